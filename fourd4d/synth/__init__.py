@@ -1,0 +1,1 @@
+"""Raw video or simulated scenes → clips with labels → questions, reasoning and overlays."""
