@@ -1,0 +1,42 @@
+"""Eight fake CPU devices for every test; nothing here imports JAX before they are asked for."""
+
+import os
+import sys
+
+import pytest
+
+DEVICES = 8
+
+_flags = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in _flags:
+    os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count={DEVICES}".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Compiled programs are kept only where the caller names a directory for them.
+_cached = "JAX_COMPILATION_CACHE_DIR" in os.environ
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", str(_cached))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_report_header() -> str:
+    return f"fourd4d: {DEVICES} fake CPU devices, python {sys.version.split()[0]}"
+
+
+@pytest.fixture(scope="session")
+def devices():
+    """The eight fake devices. Fewer is a failure: a sharding test must never be skipped."""
+    import jax
+
+    found = jax.devices()
+    assert len(found) >= DEVICES, f"{len(found)} devices; JAX started before tests/conftest.py"
+    return found[:DEVICES]
+
+
+@pytest.fixture
+def highest_precision():
+    """Matrix products in full float32, for comparisons with another framework."""
+    import jax
+
+    with jax.default_matmul_precision("highest"):
+        yield
