@@ -1,0 +1,18 @@
+"""Errors a user can act on: what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input from outside: a file, a row of a file, a config field.
+
+    The message reads ``<where>: <what>. <remedy>.``
+    """
+
+    def __init__(self, where: object, what: str, remedy: str = ""):
+        self.where, self.what, self.remedy = str(where), what, remedy
+        tail = f" {remedy.rstrip('.')}." if remedy else ""
+        super().__init__(f"{self.where}: {what.rstrip('.')}.{tail}")
+
+    def __reduce__(self):  # Worker processes hand errors back pickled.
+        return type(self), (self.where, self.what, self.remedy)

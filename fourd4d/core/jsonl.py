@@ -1,0 +1,198 @@
+"""The published JSONL layouts: DIFT rows and 4DRL rows, read and written.
+
+Both are the public 4DThinker layouts; our extra keys (``timestamps``, ``type``, …) sit beside
+theirs, so other tools read our files and we read theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fourd4d.core.errors import InputError
+from fourd4d.core.sample import LETTERS, Sample, check
+
+_OPTION = re.compile(r"^([A-H])\.\s+(.*)$")
+_KEY = re.compile(r"<answer>\s*([A-H])\b")
+
+
+def dift_row(sample: Sample) -> dict[str, Any]:
+    """The sample as a row of a DIFT file."""
+    return {
+        "id": sample.id,
+        "text_input": sample.text_input,
+        "text_output": sample.response,
+        "image_input": list(sample.frames),
+        "image_output": list(sample.overlays),
+        "timestamps": list(sample.timestamps),
+        "image_output_timestamps": list(sample.overlay_timestamps),
+        "masks": list(sample.masks),
+        "type": sample.kind,
+        "video_id": sample.video_id,
+        "provenance": dict(sample.provenance),
+    }
+
+
+def rl_row(sample: Sample) -> dict[str, Any]:
+    """The sample as a row of a 4DRL file: question and key, no response."""
+    source = {"video_path": sample.video} if sample.video else {"frame_paths": list(sample.frames)}
+    return {
+        "id": sample.id,
+        **source,
+        "Question": sample.question,
+        **dict(zip(LETTERS, sample.options, strict=False)),
+        "Correct": sample.answer,
+        "timestamps": list(sample.timestamps),
+        "type": sample.kind,
+        "video_id": sample.video_id,
+        "provenance": dict(sample.provenance),
+    }
+
+
+def parse_row(row: Mapping[str, Any], where: object) -> Sample:
+    """A checked Sample from a row of either layout. Raises InputError naming ``where``."""
+    if not isinstance(row, Mapping):
+        raise InputError(where, "the row is no JSON object", "Write one object a line")
+    if "text_input" in row:
+        sample = _parse_dift(row, where)
+    elif "Question" in row:
+        sample = _parse_rl(row, where)
+    else:
+        raise InputError(where, "neither 'text_input' nor 'Question' in the row",
+                         "Give a DIFT row or a 4DRL row")
+    check(sample, where)
+    return sample
+
+
+def _get(row: Mapping[str, Any], key: str, kind: type, where: object, default: Any = None) -> Any:
+    if key not in row or row[key] is None:
+        if default is None:
+            raise InputError(where, f"key {key!r} is missing", "Add it")
+        return default
+    value = row[key]
+    if not isinstance(value, kind):
+        raise InputError(where, f"key {key!r} is {type(value).__name__}",
+                         f"It must be {kind.__name__}")
+    return value
+
+
+def _list(row: Mapping[str, Any], key: str, kind: type, where: object) -> tuple[Any, ...]:
+    values = _get(row, key, list, where, [])
+    allowed: tuple[type, ...] = (int, float) if kind is float else (kind,)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise InputError(where, f"key {key!r} holds {value!r}",
+                             f"Every entry must be {kind.__name__}")
+    return tuple(kind(value) for value in values)
+
+
+def _common(row: Mapping[str, Any], where: object) -> dict[str, Any]:
+    return dict(
+        timestamps=_list(row, "timestamps", float, where),
+        kind=_get(row, "type", str, where, ""),
+        video_id=_get(row, "video_id", str, where, ""),
+        provenance=_get(row, "provenance", dict, where, {}),
+    )
+
+
+def _parse_dift(row: Mapping[str, Any], where: object) -> Sample:
+    text = _get(row, "text_input", str, where)
+    question, _, tail = text.rpartition("\n\n")
+    options: tuple[str, ...] = ()
+    matches = [_OPTION.match(line) for line in tail.strip().splitlines()]
+    if question and matches and all(matches):
+        letters = "".join(m.group(1) for m in matches if m)
+        if letters != LETTERS[: len(letters)]:
+            raise InputError(where, f"options are lettered {letters!r}", "Letter them A, B, C, …")
+        options = tuple(m.group(2) for m in matches if m)
+    else:
+        question = text
+    response = _get(row, "text_output", str, where)
+    keys = _KEY.findall(response) if options else []
+    if options and not keys:
+        raise InputError(where, "text_output has no <answer> with an option's letter",
+                         "End it with <answer>A. …</answer>")
+    return Sample(
+        id=_get(row, "id", str, where), question=question, options=options,
+        answer=keys[-1] if keys else "", response=response,
+        frames=_list(row, "image_input", str, where),
+        overlays=_list(row, "image_output", str, where),
+        overlay_timestamps=_list(row, "image_output_timestamps", float, where),
+        masks=_list(row, "masks", str, where), **_common(row, where),
+    )  # fmt: skip
+
+
+def _parse_rl(row: Mapping[str, Any], where: object) -> Sample:
+    options = []
+    for letter in LETTERS:
+        if row.get(letter) in (None, ""):
+            break
+        options.append(_get(row, letter, str, where))
+    common = _common(row, where)
+    video = _get(row, "video_path", str, where, "")
+    question = _get(row, "Question", str, where)
+    name = Path(video).stem if video else str((row.get("frame_paths") or ["?"])[0])
+    return Sample(
+        id=_get(row, "id", str, where, f"{name}:{question}"), question=question,
+        options=tuple(options), answer=_get(row, "Correct", str, where).strip(),
+        video=video, frames=_list(row, "frame_paths", str, where), **common,
+    )  # fmt: skip
+
+
+def read(path: str | os.PathLike[str]) -> Iterator[Sample]:
+    """Samples of a JSONL file of either layout, in order.
+
+    Raises:
+      InputError: naming file and line of the first malformed row, or a duplicate id.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "no such file", "Give a JSONL file")
+    seen: dict[str, int] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(where, f"malformed JSON ({error.msg})",
+                                 "Mend or delete the line") from error
+            sample = parse_row(row, where)
+            if sample.id in seen:
+                raise InputError(where, f"id {sample.id!r} stands at line {seen[sample.id]} too",
+                                 "Make ids unique")
+            seen[sample.id] = number
+            yield sample
+
+
+def write(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Writes rows to a temporary name, then renames; returns their number."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    count = 0
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            for row in rows:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def inside(root: str | os.PathLike[str], relative: str, where: object) -> Path:
+    """``root / relative``; raises InputError when that leaves the root."""
+    base = Path(root).resolve()
+    path = (base / relative).resolve()
+    if not path.is_relative_to(base):
+        raise InputError(where, f"path {relative!r} leaves the data root {base}",
+                         "Paths must stay below the root")
+    return path

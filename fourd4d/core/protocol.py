@@ -1,0 +1,89 @@
+"""The one description of how videos and text become tokens, shared by every stage.
+
+A checkpoint carries it, so fine-tuning, reinforcement learning and evaluation cannot drift apart
+(frame limits, pixel limits, time scale, prompt suffix).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from fourd4d.core.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ProtocolSpec:
+    """Numbers and wordings of the token protocol.
+
+    Attributes:
+      patch_size: side of a patch, pixels.
+      temporal_patch: frames in one frame slot.
+      merge: side of the square of patches merged into one token.
+      window: side of an attention window, pixels.
+      min_pixels, max_pixels: bounds of one resized frame, pixels.
+      max_frames: most frames of a video; longer ones are sampled uniformly in time.
+      fps: frames a second asked of a video file; true timestamps travel with the frames.
+      tokens_per_second: temporal M-RoPE ids per second of video.
+      image_mean, image_std: per channel, of pixels scaled to [0, 1].
+      latent_size: latents of one mental image (K in the method, axis R here).
+      pooling: how an overlay's features become latents, ``strips`` or ``grid``.
+      suffix: wording of the user turn's end: ours, the released checkpoint's, or none.
+      system: system turn; the empty string leaves the turn out.
+    """
+
+    patch_size: int = 14
+    temporal_patch: int = 2
+    merge: int = 2
+    window: int = 112
+    min_pixels: int = 56 * 56
+    max_pixels: int = 256 * 28 * 28
+    max_frames: int = 50
+    fps: float = 1.0
+    tokens_per_second: float = 2.0
+    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    latent_size: int = 4
+    pooling: Literal["strips", "grid"] = "strips"
+    suffix: Literal["fourd4d", "released", "none"] = "fourd4d"
+    system: str = "You are a helpful assistant."
+
+    def __post_init__(self) -> None:
+        if self.window % (self.patch_size * self.merge):
+            raise InputError(
+                "ProtocolSpec.window",
+                f"{self.window} is no multiple of patch_size * merge = "
+                f"{self.patch_size * self.merge}",
+                "Choose a window that holds whole merged tokens",
+            )
+        if self.pooling not in ("strips", "grid"):
+            raise InputError("ProtocolSpec.pooling", f"unknown value {self.pooling!r}",
+                             "Use 'strips' or 'grid'")
+        if self.suffix not in ("fourd4d", "released", "none"):
+            raise InputError("ProtocolSpec.suffix", f"unknown value {self.suffix!r}",
+                             "Use 'fourd4d', 'released' or 'none'")
+        if self.pooling == "grid" and round(self.latent_size**0.5) ** 2 != self.latent_size:
+            raise InputError("ProtocolSpec.latent_size", f"{self.latent_size} is no square",
+                             "Grid pooling needs a square number, or use pooling='strips'")
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers of one flattened patch (axis C)."""
+        return 3 * self.temporal_patch * self.patch_size**2
+
+    @property
+    def window_patches(self) -> int:
+        """Patches of a full window (axis M)."""
+        return (self.window // self.patch_size) ** 2
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], where: object = "protocol") -> ProtocolSpec:
+        """Raises InputError on unknown fields."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(value) - known)
+        if unknown:
+            raise InputError(where, f"unknown fields {unknown}", f"Known: {sorted(known)}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})

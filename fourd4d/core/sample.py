@@ -1,0 +1,123 @@
+"""One question about one video, as synthesis writes it and every other stage reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fourd4d.core.errors import InputError
+
+LETTERS = "ABCDEFGH"
+IMAGE_MARK = "<output_image>"
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A question, its video and (for fine-tuning) the response to imitate.
+
+    Attributes:
+      id: unique in its dataset.
+      question: without the options.
+      options: option texts in the order A, B, …; empty for a free-text task.
+      answer: the right option's letter; empty for a free-text task.
+      kind: question type, e.g. ``direction``; empty where unknown.
+      video: path of a video file, relative to the data root; empty when frames are given.
+      video_id: the source video's name, for overlap reports.
+      frames: paths of frame images, relative to the data root.
+      timestamps: seconds, one per frame; empty where the source has none.
+      response: the assistant's text with one ``<output_image>`` per overlay; empty for RL rows.
+      overlays: paths of overlay images, in time order.
+      overlay_timestamps: seconds, one per overlay; empty where unknown.
+      masks: paths of the mask behind each overlay, or empty.
+      provenance: where each label comes from (JSON values).
+    """
+
+    id: str
+    question: str
+    options: tuple[str, ...] = ()
+    answer: str = ""
+    kind: str = ""
+    video: str = ""
+    video_id: str = ""
+    frames: tuple[str, ...] = ()
+    timestamps: tuple[float, ...] = ()
+    response: str = ""
+    overlays: tuple[str, ...] = ()
+    overlay_timestamps: tuple[float, ...] = ()
+    masks: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def answer_text(self) -> str:
+        """The right option's text."""
+        return self.options[LETTERS.index(self.answer)] if self.answer else ""
+
+    @property
+    def text_input(self) -> str:
+        """Question, blank line, options one a line."""
+        if not self.options:
+            return self.question
+        lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, self.options, strict=False)]
+        return self.question + "\n\n" + "\n".join(lines)
+
+    @staticmethod
+    def fake(seed: int = 0) -> Sample:
+        """A well-formed sample whose files do not exist."""
+        times = tuple(0.5 * i for i in range(4))
+        return Sample(
+            id=f"clip{seed}_dynamic_direction", question="Which way does the red cube move?",
+            options=("Left", "Right", "Up", "Down"), answer=LETTERS[seed % 4], kind="direction",
+            video_id=f"clip{seed}", frames=tuple(f"clip{seed}/{i}.png" for i in range(4)),
+            timestamps=times,
+            response=f"<think>At the start {IMAGE_MARK} and at the end {IMAGE_MARK}.</think>\n"
+            f"<answer>{LETTERS[seed % 4]}. {('Left', 'Right', 'Up', 'Down')[seed % 4]}</answer>",
+            overlays=(f"clip{seed}/o0.png", f"clip{seed}/o3.png"),
+            overlay_timestamps=(times[0], times[-1]),
+            provenance={"source": "fake"},
+        )  # fmt: skip
+
+
+def check(sample: Sample, where: object) -> None:
+    """Raises InputError unless the sample keeps the invariants of its format.
+
+    Checked: options and key agree; one timestamp per frame, rising; as many ``<output_image>`` as
+    overlays; no latent tokens in the text; the response's ``<answer>`` is the key.
+    """
+
+    def bad(what: str, remedy: str) -> InputError:
+        return InputError(where, f"sample {sample.id!r}: {what}", remedy)
+
+    if sample.options and not 2 <= len(sample.options) <= len(LETTERS):
+        raise bad(f"{len(sample.options)} options", f"Give 2 to {len(LETTERS)}")
+    if sample.options and sample.answer not in tuple(LETTERS[: len(sample.options)]):
+        raise bad(f"answer {sample.answer!r} is no option's letter",
+                  f"Use one of {LETTERS[: len(sample.options)]}")
+    if len(set(sample.options)) != len(sample.options):
+        raise bad("two options are the same", "Make the options differ")
+    if not sample.frames and not sample.video:
+        raise bad("neither frames nor a video", "Give image_input, frame_paths or video_path")
+    if sample.timestamps and sample.frames and len(sample.timestamps) != len(sample.frames):
+        raise bad(f"{len(sample.frames)} frames, {len(sample.timestamps)} timestamps",
+                  "Give one timestamp per frame")
+    if any(b <= a for a, b in zip(sample.timestamps, sample.timestamps[1:], strict=False)):
+        raise bad("timestamps do not rise", "Sort the frames by time")
+    if sample.overlay_timestamps and len(sample.overlay_timestamps) != len(sample.overlays):
+        raise bad(f"{len(sample.overlays)} overlays, {len(sample.overlay_timestamps)} timestamps",
+                  "Give one timestamp per overlay")
+    if not sample.response:
+        return
+    marks = sample.response.count(IMAGE_MARK)
+    if marks != len(sample.overlays):
+        raise bad(f"{marks} {IMAGE_MARK} in the response, {len(sample.overlays)} overlays",
+                  "Their numbers must be equal")
+    if "<|" in sample.response or "<|" in sample.text_input:
+        raise bad("text holds a control token ('<|')", "Remove it")
+    if sample.answer:
+        found = _ANSWER.findall(sample.response)
+        if not found or found[-1].strip() not in (
+            sample.answer, sample.answer_text, f"{sample.answer}. {sample.answer_text}"):
+            raise bad(f"the response answers {found[-1].strip() if found else None!r}, the key is "
+                      f"'{sample.answer}. {sample.answer_text}'", "Make them agree")

@@ -1,0 +1,53 @@
+"""Installation. Tools are configured in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+EXTRAS = {
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda12]"],
+    "synth": ["openai", "pycolmap", "apache-beam"],
+    "quickstart": ["scikit-video"],
+    "parity": ["torch==2.13.0", "transformers==4.51.3"],
+    "hub": ["huggingface_hub"],
+    "notebook": ["jupyter", "matplotlib"],
+    "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video"],
+    "dev": ["ruff", "pyright", "pre-commit"],
+}
+
+setup(
+    name="fourd4d",
+    version="0.1.0",
+    description="Thinking with 4D imagery: video language models in JAX that imagine motion.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["fourd4d", "fourd4d.*"]),
+    package_data={"fourd4d": ["**/assets/**/*", "py.typed"]},
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "grain>=0.2.18",
+        "tensorflow-datasets>=4.9.10",
+        "array_record",
+        "sentencepiece>=0.2.1",
+        "ml-collections>=1.1",
+        "clu>=0.0.12",
+        "tokenizers>=0.21",
+        "safetensors>=0.5",
+        "jaxtyping>=0.3",
+        "av>=14",
+        "opencv-python-headless>=4.10",
+        "pillow",
+        "rich",
+        "tensorboardX",
+        "importlib_resources",
+    ],
+    extras_require=EXTRAS,
+)
