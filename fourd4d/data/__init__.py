@@ -1,0 +1,3 @@
+"""Floor 2: datasets on disk → batches. Grain pipelines, media loading, collation."""
+
+from fourd4d.data.collate import collate, shape_for
