@@ -1,0 +1,105 @@
+"""Log-probabilities of given tokens without ever holding all logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fourd4d.core.metrics import Mean
+
+_SMALL = 2**24  # Logits; below this, 64 MB in float32, one pass without recomputation is fastest.
+_CHUNK = 128
+_OUT = -1e30  # Finite, so that 0 * _OUT is 0 in the entropy.
+
+
+def token_log_probs_and_entropy(
+    hidden: Float[Array, "B L D"],
+    head: Float[Array, "D V"],
+    targets: Int[Array, "B L"],
+    *,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+    valid_vocab: int | None = None,
+) -> tuple[Float[Array, "B L"], Float[Array, "B L"]]:
+    """Log-probability of each target and entropy of its distribution, in nats, float32.
+
+    Logits are made ``chunk`` positions of every row at a time and made again in the backward pass;
+    products run in ``hidden``'s dtype and accumulate in float32, the head's gradient too. The
+    target's logit is picked by comparison, not by gather, so the vocabulary may lie on several
+    devices.
+
+    Args:
+      hidden: after the final norm; position l scores ``targets[:, l]``.
+      head: columns are tokens; for tied embeddings pass the transposed table.
+      targets: ids below V; where a result is not wanted any id will do.
+      temperature: divides the logits.
+      chunk: positions per step; by default 128, or all of them when the logits are small.
+      valid_vocab: columns from here on are padding and get no probability.
+    """
+    rows, length, _ = hidden.shape
+    vocab = head.shape[1]
+
+    def score(h_BCD: Any, y_BC: Any, w_DV: Any) -> tuple[Any, Any]:
+        w_DV = w_DV.astype(h_BCD.dtype)
+        z_BCV = jnp.einsum("bcd,dv->bcv", h_BCD, w_DV, preferred_element_type=jnp.float32)
+        z_BCV = z_BCV / temperature
+        ids = jax.lax.broadcasted_iota(jnp.int32, z_BCV.shape, 2)
+        if valid_vocab is not None and valid_vocab < vocab:
+            z_BCV = jnp.where(ids < valid_vocab, z_BCV, _OUT)
+        lse_BC = jax.nn.logsumexp(z_BCV, axis=-1)
+        picked_BC = jnp.sum(jnp.where(ids == y_BC[..., None], z_BCV, 0.0), axis=-1)
+        p_BCV = jnp.exp(z_BCV - lse_BC[..., None])
+        return picked_BC - lse_BC, lse_BC - jnp.sum(p_BCV * z_BCV, axis=-1)
+
+    if chunk is None and rows * length * vocab <= _SMALL:
+        return score(hidden, targets, head)
+    size = min(chunk or _CHUNK, length)
+    steps = -(-length // size)
+    pad = steps * size - length
+    h_BLD = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0)))
+    y_BL = jnp.pad(targets, ((0, 0), (0, pad)))
+    h_SBCD = jnp.moveaxis(h_BLD.reshape(rows, steps, size, -1), 1, 0)
+    y_SBC = jnp.moveaxis(y_BL.reshape(rows, steps, size), 1, 0)
+    # Chunks add up the head's gradient in this dtype.
+    w_DV = head.astype(jnp.promote_types(head.dtype, jnp.float32))
+    body = jax.checkpoint(score, prevent_cse=False)
+    _, out = jax.lax.scan(lambda _, xs: (None, body(*xs, w_DV)), None, (h_SBCD, y_SBC))
+    log_probs, entropy = (
+        jnp.moveaxis(x, 0, 1).reshape(rows, steps * size)[:, :length] for x in out)
+    return log_probs, entropy
+
+
+def token_log_probs(
+    hidden: Float[Array, "B L D"],
+    head: Float[Array, "D V"],
+    targets: Int[Array, "B L"],
+    *,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+    valid_vocab: int | None = None,
+) -> Float[Array, "B L"]:
+    """The first result of ``token_log_probs_and_entropy``."""
+    return token_log_probs_and_entropy(
+        hidden, head, targets, temperature=temperature, chunk=chunk, valid_vocab=valid_vocab)[0]
+
+
+def text_loss(
+    hidden: Float[Array, "B L D"],
+    head: Float[Array, "D V"],
+    tokens: Int[Array, "B L"],
+    weights: Float[Array, "B L"],
+    *,
+    chunk: int | None = None,
+    valid_vocab: int | None = None,
+) -> Mean:
+    """Cross-entropy in nats of every token given what precedes it in its row.
+
+    ``hidden[:, l - 1]`` predicts ``tokens[:, l]``, which counts ``weights[:, l]``. Padding, pads of
+    mental images and the first token of every packed segment have weight 0.
+    """
+    log_probs = token_log_probs(
+        hidden[:, :-1], head, tokens[:, 1:], chunk=chunk, valid_vocab=valid_vocab)
+    return Mean.of(-log_probs, weights[:, 1:])

@@ -1,0 +1,201 @@
+"""Group-relative policy optimisation over text tokens.
+
+GRPO: Shao et al. 2024 (arXiv 2402.03300). Dr.GRPO: Liu et al. 2025 (arXiv 2503.20783).
+DAPO: Yu et al. 2025 (arXiv 2503.14476). VLPO: Wang et al. 2025 (arXiv 2511.21395). k3: Schulman,
+"Approximating KL divergence" (2020).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from fourd4d.core.errors import InputError
+from fourd4d.core.metrics import Mean
+
+Normalisation = Literal["response", "token", "constant"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySpec:
+    """The policy loss; the defaults are the paper's, the class methods its variants.
+
+    Attributes:
+      clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
+      beta: weight of the KL term; 0 leaves the reference out.
+      normalisation: ``response`` means over each response's tokens, then over responses; ``token``
+        over all tokens alike; ``constant`` divides each response's sum by ``max_tokens``.
+      max_tokens: the response budget, for ``constant``.
+      divide_by_std: advantages are divided by their group's standard deviation.
+      drop_equal_groups: groups whose rewards are all equal leave the loss and its weight.
+      mask_truncated: truncated responses leave the loss and its weight.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    beta: float = 0.01
+    normalisation: Normalisation = "response"
+    max_tokens: int = 0
+    divide_by_std: bool = True
+    drop_equal_groups: bool = False
+    mask_truncated: bool = True
+
+    def __post_init__(self) -> None:
+        if self.normalisation not in ("response", "token", "constant"):
+            raise InputError("PolicySpec.normalisation", f"unknown value {self.normalisation!r}",
+                             "Use 'response', 'token' or 'constant'")
+        if self.normalisation == "constant" and self.max_tokens < 1:
+            raise InputError("PolicySpec.max_tokens", f"{self.max_tokens} tokens",
+                             "Constant normalisation needs the response budget")
+
+    @classmethod
+    def dr_grpo(cls, max_tokens: int, **changes: Any) -> PolicySpec:
+        """No division by the deviation, none by the response's length."""
+        return cls(**{"normalisation": "constant", "max_tokens": max_tokens,
+                      "divide_by_std": False, **changes})
+
+    @classmethod
+    def dapo(cls, **changes: Any) -> PolicySpec:
+        """Clip higher, token mean, no KL, no uninformative groups, no truncated responses."""
+        return cls(**{"clip_high": 0.28, "beta": 0.0, "normalisation": "token",
+                      "drop_equal_groups": True, "mask_truncated": True, **changes})
+
+
+def k3(logp: Float[Array, "*dims"], logp_ref: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
+    """exp(d) - d - 1 with d = logp_ref - logp: KL(policy ‖ reference), estimated per token.
+
+    Never negative; unbiased on samples of the policy. As a loss, its expected gradient is zero
+    where the two agree and pulls towards the reference elsewhere, unlike the plain difference
+    (k1), whose expected gradient is zero everywhere.
+    """
+    d = logp_ref - logp
+    return jnp.expm1(d) - d
+
+
+def clipped_surrogate(
+    logp: Float[Array, "*dims"],
+    logp_old: Float[Array, "*dims"],
+    advantages: Float[Array, "*dims"],
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+) -> Float[Array, "*dims"]:
+    """min(ρ A, clip(ρ, 1 - clip_low, 1 + clip_high) A) per token, to be maximised."""
+    ratio = jnp.exp(logp - logp_old)
+    clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+    return jnp.minimum(ratio * advantages, clipped * advantages)
+
+
+def group_advantages(
+    rewards: Float[Array, "P G"], eps: float = 1e-4, divide_by_std: bool = True
+) -> Float[Array, "P G"]:
+    """(R - mean) / (std + eps) within each prompt's group of G responses.
+
+    The deviation is the sample's (divisor G - 1), as in the public implementations. Without
+    ``divide_by_std``, R - mean (Dr.GRPO).
+    """
+    centred = rewards - jnp.mean(rewards, axis=-1, keepdims=True)
+    if not divide_by_std:
+        return centred
+    if rewards.shape[-1] < 2:
+        return jnp.zeros_like(rewards)
+    return centred / (jnp.std(rewards, axis=-1, keepdims=True, ddof=1) + eps)
+
+
+def informative_groups(rewards: Float[Array, "P G"]) -> Bool[Array, "P"]:
+    """True where a group's rewards differ; the others have no gradient (DAPO drops them)."""
+    return jnp.max(rewards, axis=-1) > jnp.min(rewards, axis=-1)
+
+
+def response_mean(
+    values: Float[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    keep: Bool[Array, "B"] | None = None,
+    normalisation: Normalisation = "response",
+    max_tokens: int = 0,
+) -> Mean:
+    """Sum and weight of per-token values over responses.
+
+    Args:
+      mask: the tokens T_i of response i that count.
+      keep: responses that count at all; by default those with a token.
+      normalisation, max_tokens: see ``PolicySpec``. The weight is the number of responses kept, or
+        for ``token`` the number of their tokens.
+    """
+    counts = jnp.sum(mask, axis=-1).astype(jnp.float32)
+    kept = counts > 0 if keep is None else keep & (counts > 0)
+    use = mask & kept[:, None]
+    sums = jnp.sum(jnp.where(use, values, 0.0).astype(jnp.float32), axis=-1)
+    if normalisation == "token":
+        return Mean(jnp.sum(sums), jnp.sum(jnp.where(kept, counts, 0.0)))
+    divisor = counts if normalisation == "response" else jnp.float32(max_tokens)
+    per_response = sums / jnp.where(kept, divisor, 1.0)
+    return Mean(jnp.sum(per_response), jnp.sum(kept.astype(jnp.float32)))
+
+
+def latent_log_probs(
+    latents: Float[Array, "*batch D"], predicted: Float[Array, "*batch D"], sigma: float = 10.0
+) -> Float[Array, "*batch"]:
+    """Gaussian log-likelihood of replayed latents around today's predictions, up to a constant.
+
+    -‖latent - predicted‖² / (2 σ²), as in VLPO; the latent is constant.
+    """
+    gap = jax.lax.stop_gradient(latents.astype(jnp.float32)) - predicted.astype(jnp.float32)
+    return -jnp.sum(gap * gap, axis=-1) / (2.0 * sigma**2)
+
+
+def policy_loss(
+    logp: Float[Array, "B T"],
+    logp_old: Float[Array, "B T"],
+    advantages: Float[Array, "B"],
+    mask: Bool[Array, "B T"],
+    spec: PolicySpec,
+    logp_ref: Float[Array, "B T"] | None = None,
+    keep: Bool[Array, "B"] | None = None,
+) -> tuple[Mean, dict[str, Mean]]:
+    """The loss to minimise, -(surrogate - β k3), and what to log.
+
+    Args:
+      logp: of the recorded tokens under the weights being trained.
+      logp_old: under the weights that sampled them; constant.
+      advantages: one per response, shared by its tokens; constant.
+      mask: text positions with a gradient; latents are not among them.
+      logp_ref: under the frozen reference; needed when ``spec.beta`` is not 0.
+      keep: responses that count (not truncated, of informative groups, no filler rows).
+
+    Returns:
+      The loss, and ``policy_surrogate``, ``ratio``, ``clipped_low``, ``clipped_high`` (shares of
+      tokens where the clip cuts the gradient), ``kl_old`` and, with a reference, ``kl_ref``.
+    """
+    if spec.beta and logp_ref is None:
+        raise InputError("policy_loss", f"beta is {spec.beta} but no reference log-probabilities",
+                         "Give logp_ref, or set beta to 0")
+    # Outside the mask log-probabilities may be anything; the ratio must not overflow there.
+    logp_old = jax.lax.stop_gradient(jnp.where(mask, logp_old, 0.0))
+    logp = jnp.where(mask, logp, 0.0)
+    a_BT = jax.lax.stop_gradient(jnp.broadcast_to(advantages[:, None], logp.shape))
+    surrogate = clipped_surrogate(logp, logp_old, a_BT, spec.clip_low, spec.clip_high)
+
+    def mean(values: Any) -> Mean:
+        return response_mean(values, mask, keep, spec.normalisation, spec.max_tokens)
+
+    ratio = jax.lax.stop_gradient(jnp.exp(logp - logp_old))
+    tokens = mask if keep is None else mask & keep[:, None]
+    share = tokens.astype(jnp.float32)
+    metrics = {
+        "policy_surrogate": mean(jax.lax.stop_gradient(surrogate)),
+        "ratio": Mean.of(ratio, share),
+        "clipped_low": Mean.of((ratio < 1 - spec.clip_low) & (a_BT < 0), share),
+        "clipped_high": Mean.of((ratio > 1 + spec.clip_high) & (a_BT > 0), share),
+        "kl_old": Mean.of(jax.lax.stop_gradient(k3(logp, logp_old)), share),
+    }
+    objective = surrogate
+    if logp_ref is not None:
+        kl = k3(logp, jax.lax.stop_gradient(jnp.where(mask, logp_ref, 0.0)))
+        metrics["kl_ref"] = Mean.of(jax.lax.stop_gradient(kl), share)
+        if spec.beta:
+            objective = objective - spec.beta * kl
+    return mean(-objective), metrics
