@@ -1,0 +1,1 @@
+"""Evaluation: benchmark items in, statistics, a per-item log and a page out."""

@@ -1,0 +1,204 @@
+"""A self-contained HTML page: numbers, charts, tables, item cards. Nothing is fetched.
+
+Example::
+
+    page = Page("Quickstart", lead="From raw scenes to a model that imagines.")
+    page.add_numbers([Number("4DRL", "64.0 %", "57 – 70 %")])
+    page.add_chart("Held-out accuracy", Bars([Bar("base", .26, .2, .33)], ("chance", .25)))
+    page.add_charts("Learning", [("DIFT", Lines([Series("loss", steps, losses)]))])
+    page.add_table("Per type", ["type", "items", "accuracy"], [["speed", 40, Interval(.5, .4, .6)]])
+    page.add_cards("Items", cards)
+    page.write("report.html")
+
+Every ``add_*`` returns the page, so calls chain. All text is escaped; pictures are inline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+from fourd4d.core.errors import InputError
+from fourd4d.eval.cards import Card, MentalImage
+from fourd4d.eval.charts import Bar, Bars, Interval, Lines, Series
+
+__all__ = ["Bar", "Bars", "Card", "Interval", "Lines", "MentalImage", "Number", "Page", "Series",
+           "read_curves"]  # fmt: skip
+
+Cell = str | int | float | Interval | None
+# The page may run its own inline script and show its own pictures; nothing else.
+_POLICY = ("default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+           "script-src 'unsafe-inline'")
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A headline figure: what it is, its value as text, a remark below."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+class Page:
+    """Sections in the order they are added.
+
+    Args:
+      title: heading and browser title.
+      lead: a sentence below it.
+    """
+
+    def __init__(self, title: str, lead: str = ""):
+        self.title, self.lead = title, lead
+        self._sections: list[str] = []
+
+    def add_numbers(self, numbers: Sequence[Number]) -> Page:
+        """A row of headline figures."""
+        cells = "".join(
+            f"<div><span>{escape(n.label)}</span><b>{escape(n.value)}</b>"
+            f"<small>{escape(n.note)}</small></div>" for n in numbers)
+        return self._add("", f'<div class="numbers">{cells}</div>')
+
+    def add_text(self, title: str, *paragraphs: str) -> Page:
+        """Plain paragraphs under a heading (the empty title leaves the heading out)."""
+        return self._add(title, "".join(f"<p>{escape(p)}</p>" for p in paragraphs))
+
+    def add_chart(self, title: str, chart: Bars | Lines, caption: str = "") -> Page:
+        """One chart over the page's width."""
+        return self._add(title, _figure(chart.svg(968), caption))
+
+    def add_charts(self, title: str, charts: Sequence[tuple[str, Bars | Lines]]) -> Page:
+        """Several (caption, chart) side by side."""
+        cells = "".join(_figure(chart.svg(480), caption) for caption, chart in charts)
+        return self._add(title, f'<div class="charts">{cells}</div>')
+
+    def add_table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[Cell]],
+                  caption: str = "") -> Page:
+        """A table; an Interval cell is printed in per cent and drawn.
+
+        Raises:
+          ValueError: a row is not as long as the header.
+        """
+        if any(len(row) != len(header) for row in rows):
+            raise ValueError(f"add_table {title!r}: every row needs {len(header)} cells")
+        right = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+
+        def line(cells: Sequence[str], tag: str) -> str:
+            return "<tr>" + "".join(
+                f"<{tag}{' class=number' if r else ''}>{cell}</{tag}>"
+                for cell, r in zip(cells, right, strict=True)) + "</tr>"
+
+        body = "".join(line([_cell(value) for value in row], "td") for row in rows)
+        table = (f"<table><thead>{line([escape(h) for h in header], 'th')}</thead>"
+                 f"<tbody>{body}</tbody></table>")
+        return self._add(title, f'<div class="scroll">{table}</div>' + _note(caption))
+
+    def add_cards(self, title: str, cards: Sequence[Card], caption: str = "") -> Page:
+        """Item cards under filter buttons: right, wrong, no answer, and by type."""
+        if not cards:
+            return self
+        kinds = sorted({card.kind for card in cards})
+        counts = {v: sum(card.verdict == v for card in cards) for v in ("right", "wrong", "none")}
+        names = {"right": "right", "wrong": "wrong", "none": "no answer"}
+        buttons = f'<button data-verdict="" aria-pressed="true">all {len(cards)}</button>' + "".join(
+            f'<button data-verdict="{v}" aria-pressed="false">{names[v]} {n}</button>'
+            for v, n in counts.items() if n)
+        options = '<option value="">every type</option>' + "".join(
+            f'<option value="{escape(k)}">{escape(k or "untyped")}</option>' for k in kinds if k)
+        choice = f'<select aria-label="type">{options}</select>' if len(kinds) > 1 else ""
+        bar = f'<nav class="filter">{buttons}{choice}<output></output></nav>'
+        body = "".join(card.html() for card in cards)
+        return self._add(title, f'{_note(caption)}<div class="items">{bar}{body}</div>')
+
+    def html(self) -> str:
+        """The whole document."""
+        lead = f'<p class="lead">{escape(self.lead)}</p>' if self.lead else ""
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(self.title)}</title><style>{_asset('page.css')}</style></head><body>"
+            f"<main><header class=\"top\"><h1>{escape(self.title)}</h1>{lead}</header>"
+            f"{''.join(self._sections)}</main><script>{_asset('page.js')}</script></body></html>\n"
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the page under a temporary name, then renames; returns its path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(self.html(), encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    def _add(self, title: str, body: str) -> Page:
+        heading = f"<h2>{escape(title)}</h2>" if title else ""
+        self._sections.append(f"<section>{heading}{body}</section>")
+        return self
+
+
+def read_curves(path: str | os.PathLike[str], *names: str) -> dict[str, Series]:
+    """Series of the named metrics (all of them by default) from a metrics JSONL file.
+
+    A line is an object with ``step`` and numbers under metric names. A half-written last line is
+    left out. When a resumed run repeats a step, the later line counts.
+
+    Raises:
+      InputError: there is no such file, or a line before the last is no JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "no such file", "Give a metrics JSONL file")
+    found: dict[str, dict[int, float]] = {}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise InputError(f"{path}:{number}", f"malformed JSON ({error.msg})",
+                             "Mend or delete the line") from error
+        for name, value in row.items():
+            number_like = isinstance(value, int | float) and not isinstance(value, bool)
+            if name != "step" and number_like and (not names or name in names):
+                if math.isfinite(value):
+                    found.setdefault(name, {})[int(row["step"])] = float(value)
+    return {name: Series(name, tuple(sorted(points)), tuple(points[s] for s in sorted(points)))
+            for name, points in found.items()}
+
+
+def _cell(value: Cell) -> str:
+    if isinstance(value, Interval):
+        return (f'<span class="interval"><b>{100 * value.value:.1f}</b>'
+                f"<small>{100 * value.low:.1f} – {100 * value.high:.1f}</small>"
+                f"{value.svg()}</span>")
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+    return escape(str(value))
+
+
+def _figure(svg: str, caption: str) -> str:
+    note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class="chart">{svg}{note}</figure>'
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>' if text else ""
+
+
+def _asset(name: str) -> str:
+    return (resources.files("fourd4d.eval") / "assets" / name).read_text(encoding="utf-8")
