@@ -1,0 +1,107 @@
+"""The assembled model: vision encoder, decoder, vocabulary head and imagery head."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from fourd4d.core.batch import Batch, OverlayInput, VisionInput
+from fourd4d.core.cache import KVCache
+from fourd4d.models.config import ModelConfig
+from fourd4d.models.imagery import ImageryHead, pool_overlays
+from fourd4d.models.language import Decoder
+from fourd4d.models.layers import normal, param
+from fourd4d.models.vision import VisionEncoder
+from fourd4d.parallel import constrain
+
+
+class Thinker(nnx.Module):
+    """A video language model that thinks with imagery. Axes as in ``core.axes``.
+
+    Every parameter's logical axes are in its ``out_sharding`` metadata; block parameters are
+    stacked with a leading ``layers`` axis.
+    """
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        d, dtype = config.decoder, jnp.dtype(config.param_dtype)
+        self.config = config
+        self.vision = VisionEncoder(config, rngs=rngs)
+        self.embedding = param(rngs, (d.vocab, d.width), ("vocab", "embed"),
+                               normal(1 / math.sqrt(d.width)), dtype)
+        self.decoder = Decoder(config, rngs=rngs)
+        self.imagery = ImageryHead(config, rngs=rngs)
+        if not d.tied:
+            self.output = param(rngs, (d.width, d.vocab), ("embed", "vocab"),
+                                normal(1 / math.sqrt(d.width)), dtype)
+
+    def encode(self, vision: VisionInput) -> Float[Array, "B F U D"]:
+        """Merged features of every frame slot, in decoder width."""
+        return self.vision(vision)
+
+    def pool(self, features: Float[Array, "B F U D"], overlays: OverlayInput
+             ) -> Float[Array, "B Q D"]:
+        """Target latents (float32) of the rows' overlays; zero where there is none."""
+        return pool_overlays(features, overlays)
+
+    def embed(self, tokens: Int[Array, "B L"], vision_index: Int[Array, "B L"] | None = None,
+              features: Float[Array, "B F U D"] | None = None,
+              latent_index: Int[Array, "B L"] | None = None,
+              latents: Float[Array, "B Q D"] | None = None) -> Float[Array, "B L D"]:
+        """Input embeddings: token rows, replaced by features and latents where an index is >= 0."""
+        dtype = jnp.dtype(self.config.dtype)
+        x = jnp.take(self.embedding[...], tokens, axis=0).astype(dtype)
+        if vision_index is not None and features is not None:
+            flat = features.reshape(features.shape[0], -1, features.shape[-1])
+            x = _replace(x, vision_index, flat)
+        if latent_index is not None and latents is not None:
+            x = _replace(x, latent_index, latents)
+        return constrain(x, "batch", "length", "embed")
+
+    def decode(self, embeds: Float[Array, "B L D"], positions: Int[Array, "3 B L"],
+               segment_ids: Int[Array, "B L"], cache: KVCache | None = None
+               ) -> tuple[Float[Array, "B L D"], KVCache | None]:
+        """Hidden states after the final norm.
+
+        A token sees its own segment's tokens up to itself. With a cache, the L tokens are written
+        at slots ``cache.used`` … and see what was written before; the grown cache comes back.
+        """
+        return self.decoder(embeds, positions, segment_ids, cache)
+
+    def __call__(self, batch: Batch, latents: Float[Array, "B Q D"] | None = None
+                 ) -> Float[Array, "B L D"]:
+        """Hidden states of a batch; latents default to its overlays' pooled features."""
+        features = self.encode(batch.vision)
+        if latents is None:
+            latents = self.pool(features, batch.overlays)
+        embeds = self.embed(batch.tokens, batch.vision_index, features, batch.latent_index,
+                            latents)
+        return self.decode(embeds, batch.positions, batch.segment_ids)[0]
+
+    def head(self) -> Float[Array, "D V"]:
+        """The vocabulary head."""
+        return self.embedding[...].T if self.config.decoder.tied else self.output[...]
+
+    def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Vocabulary scores in float32."""
+        return jnp.matmul(hidden, self.head().astype(hidden.dtype),
+                          preferred_element_type=jnp.float32)
+
+    def imagine(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """The latent a hidden state stands for."""
+        return self.imagery(hidden)
+
+    def empty_cache(self, rows: int, slots: int, dtype: Any = None) -> KVCache:
+        """A cache for ``slots`` tokens of each row, in compute dtype unless said otherwise."""
+        d = self.config.decoder
+        return KVCache.empty(d.layers, rows, slots, d.kv_heads, d.head_dim,
+                             jnp.dtype(dtype or self.config.dtype))
+
+
+def _replace(x: Array, index: Array, source: Array) -> Array:
+    index = jnp.asarray(index)
+    taken = jnp.take_along_axis(source, jnp.maximum(index, 0)[..., None], axis=1)
+    return jnp.where((index >= 0)[..., None], taken.astype(x.dtype), x)
