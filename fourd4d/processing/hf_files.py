@@ -1,0 +1,115 @@
+"""The small JSON files from which ``transformers`` builds Qwen2.5-VL's processor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from fourd4d.core.errors import InputError
+from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.processing.template import CHAT_TEMPLATE
+from fourd4d.processing.tokenizer import END_OF_TEXT, TURN_END, HFTokenizer, _write
+
+_PREPROCESSOR = "preprocessor_config.json"
+
+
+def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec) -> None:
+    """Writes ``tokenizer_config.json``, ``preprocessor_config.json`` and ``chat_template.json``."""
+    files = {
+        "tokenizer_config.json": _tokenizer_config(tokenizer),
+        _PREPROCESSOR: _preprocessor_config(protocol),
+        "chat_template.json": {"chat_template": CHAT_TEMPLATE},
+    }
+    for name, value in files.items():
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        _write(directory / name, text.encode("utf-8"))
+
+
+def _tokenizer_config(tokenizer: HFTokenizer) -> dict[str, Any]:
+    added = tokenizer.backend.get_added_tokens_decoder()
+    fields = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+    return {
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "added_tokens_decoder": {
+            str(index): {field: getattr(token, field) for field in fields}
+            for index, token in sorted(added.items())
+        },
+        "additional_special_tokens": [
+            token.content for _, token in sorted(added.items())
+            if token.special and token.content != END_OF_TEXT
+        ],
+        "bos_token": None,
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": TURN_END,
+        "errors": "replace",
+        "model_max_length": 131072,
+        "pad_token": END_OF_TEXT,
+        "processor_class": "Qwen2_5_VLProcessor",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2TokenizerFast",
+        "unk_token": None,
+    }
+
+
+def _preprocessor_config(protocol: ProtocolSpec) -> dict[str, Any]:
+    return {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(protocol.image_mean),
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "image_std": list(protocol.image_std),
+        "max_pixels": protocol.max_pixels,
+        "merge_size": protocol.merge,
+        "min_pixels": protocol.min_pixels,
+        "patch_size": protocol.patch_size,
+        "processor_class": "Qwen2_5_VLProcessor",
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"longest_edge": protocol.max_pixels, "shortest_edge": protocol.min_pixels},
+        "temporal_patch_size": protocol.temporal_patch,
+    }
+
+
+def read_protocol(directory: Path) -> ProtocolSpec:
+    """The protocol that a Hugging Face directory implies; what it does not say is the default.
+
+    Read are ``preprocessor_config.json`` and, for window and time scale, ``config.json``.
+
+    Raises:
+      InputError: no readable ``preprocessor_config.json``.
+    """
+    value = _read(directory / _PREPROCESSOR)
+    config = _read(directory / "config.json") if (directory / "config.json").is_file() else {}
+    vision = config.get("vision_config", {})
+    size = value.get("size") or {}
+    fields = {
+        "patch_size": value.get("patch_size"),
+        "temporal_patch": value.get("temporal_patch_size"),
+        "merge": value.get("merge_size"),
+        "window": vision.get("window_size"),
+        "tokens_per_second": vision.get("tokens_per_second"),
+        "min_pixels": value.get("min_pixels", size.get("shortest_edge")),
+        "max_pixels": value.get("max_pixels", size.get("longest_edge")),
+        "image_mean": value.get("image_mean"),
+        "image_std": value.get("image_std"),
+    }
+    known = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if v is not None}
+    return dataclasses.replace(ProtocolSpec(), **known)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(path, "no such file", "Give a directory with protocol.json, or with it")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(path, f"malformed JSON ({error.msg})", "Mend it") from error
+    if not isinstance(value, dict):
+        raise InputError(path, "no JSON object", "Mend it")
+    return value

@@ -1,0 +1,225 @@
+"""Question, media and response to an ``Example``: the one preprocessing of every stage."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from fourd4d.core.errors import InputError
+from fourd4d.core.example import Example, VisionSlots
+from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.core.sample import IMAGE_MARK
+from fourd4d.processing import hf_files, imagery, template
+from fourd4d.processing.media import Image, Video
+from fourd4d.processing.positions import VisionSpan, mrope_ids, slot_times
+from fourd4d.processing.tokenizer import (
+    IMAGE_PAD,
+    LATENT_PAD,
+    TURN_END,
+    VIDEO_PAD,
+    HFTokenizer,
+    Tokenizer,
+    _write,
+    check_plain,
+    load_tokenizer,
+)
+from fourd4d.processing.vision import frames_to_slots, join_slots, token_offsets
+
+
+class Processor:
+    """Tokenises questions about media, and responses with mental images.
+
+    Args:
+      tokenizer: any ``Tokenizer``.
+      protocol: the numbers and wordings; a checkpoint carries the same.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, protocol: ProtocolSpec):
+        self.tokenizer = tokenizer
+        self.protocol = protocol
+        self._pads = {"image": tokenizer.id(IMAGE_PAD), "video": tokenizer.id(VIDEO_PAD)}
+        self._latent_pad = tokenizer.id(LATENT_PAD)
+
+    def prompt_text(self, question: str, media: Sequence[Video | Image]) -> str:
+        """The prompt as text, with one pad token per medium."""
+        return template.chat(question, [medium.kind for medium in media], self.protocol)
+
+    def prompt(self, question: str, media: Sequence[Video | Image]) -> Example:
+        """User turn (media, question, suffix) and the assistant turn's head.
+
+        Args:
+          question: with its options, if any (``Sample.text_input``).
+          media: in reading order.
+
+        Raises:
+          InputError: the question holds a control token.
+        """
+        return self._build(question, media, None, ())
+
+    def example(
+        self,
+        text_input: str,
+        media: Sequence[Video | Image],
+        response: str,
+        overlays: Sequence[UInt8[np.ndarray, "H W 3"]] = (),
+        imagery: bool = True,
+    ) -> Example:
+        """The prompt with its response; weight 1 on assistant tokens up to ``<|im_end|>``.
+
+        Each ``<output_image>`` becomes ``<|latent_start|>``, ``latent_size`` pads and
+        ``<|latent_end|>``; the pads have weight 0. Prompt and response are tokenised apart, so
+        the prompt's ids are those of ``prompt``.
+
+        Args:
+          text_input, media: as in ``prompt``.
+          response: the assistant's text.
+          overlays: one image per ``<output_image>``.
+          imagery: False leaves marks and overlays out: the text-only twin of the same example.
+
+        Raises:
+          InputError: marks and overlays differ in number, or a text holds a control token.
+        """
+        marks = response.count(IMAGE_MARK)
+        if marks != len(overlays):
+            raise InputError("response", f"{marks} {IMAGE_MARK}, {len(overlays)} overlays",
+                             "Their numbers must be equal")
+        return self._build(text_input, media, response, overlays if imagery else (), imagery)
+
+    def _build(
+        self,
+        question: str,
+        media: Sequence[Video | Image],
+        response: str | None,
+        overlays: Sequence[UInt8[np.ndarray, "H W 3"]],
+        use_imagery: bool = True,
+    ) -> Example:
+        check_plain(question, "question")
+        protocol = self.protocol
+        parts: list[VisionSlots] = []
+        spans, offsets = [], []
+        for medium in media:
+            slots, grid = frames_to_slots(medium.frames, protocol)
+            times = (slot_times(medium.timestamps, protocol) if isinstance(medium, Video)
+                     else np.zeros(1, np.int32))
+            parts.append(slots)
+            offsets.append(token_offsets(grid.rows, grid.columns, protocol))
+            spans.append(VisionSpan(
+                times, grid.rows // protocol.merge, grid.columns // protocol.merge))
+
+        head = self.tokenizer.encode(self.prompt_text(question, media))
+        tail = self._response_ids(response, use_imagery) if response is not None else []
+        tokens, runs, slot, offset = self._expand(head, spans, offsets)
+        prompt_length = len(tokens)
+        tokens = np.concatenate([tokens, np.asarray(tail, np.int32)])
+        is_latent = tokens == self._latent_pad
+        weights = (np.arange(len(tokens)) >= prompt_length) & ~is_latent
+        empty = np.full(len(tail), -1, np.int32)
+
+        media_slots = sum(part.mask.shape[0] for part in parts)
+        pools, overlay_slot = [], []
+        for image in overlays:
+            slots, grid = frames_to_slots(Image(image).frames, protocol)
+            parts.append(slots)
+            pools.append(imagery.pooling_weights(grid.rows, grid.columns, protocol))
+            overlay_slot.append(media_slots + len(overlay_slot))
+        joined = join_slots(parts, protocol)
+        return Example(
+            tokens=tokens,
+            positions=mrope_ids([*runs, len(tail)]),
+            text_weights=weights.astype(np.float32),
+            vision_slot=np.concatenate([slot, empty]),
+            vision_offset=np.concatenate([offset, empty]),
+            latent_index=np.where(is_latent, np.cumsum(is_latent) - 1, -1).astype(np.int32),
+            slots=joined,
+            overlay_slot=np.asarray(overlay_slot, np.int32),
+            pool=self._join_pools(pools, joined),
+        )
+
+    def _response_ids(self, response: str, use_imagery: bool) -> list[int]:
+        check_plain(response, "response")
+        text = (imagery.insert_spans(response, self.protocol.latent_size) if use_imagery
+                else imagery.remove_marks(response))
+        return self.tokenizer.encode(text + TURN_END)
+
+    def _expand(
+        self, ids: Sequence[int], spans: Sequence[VisionSpan],
+        offsets: Sequence[Int[np.ndarray, "N"]],
+    ) -> tuple[Int[np.ndarray, "L"], list[int | VisionSpan], Int[np.ndarray, "L"],
+               Int[np.ndarray, "L"]]:
+        """Repeats each pad once per merged token of its medium, and says which it takes."""
+        source = np.asarray(ids, np.int32)
+        pads = np.flatnonzero(np.isin(source, list(self._pads.values())))
+        if len(pads) != len(spans):
+            raise InputError("prompt", f"{len(pads)} vision pads for {len(spans)} media",
+                             "Remove vision pads from the text")
+        tokens, slot, offset = [], [], []
+        runs: list[int | VisionSpan] = []
+        start = first_slot = 0
+        for at, span, places in zip(pads, spans, offsets, strict=True):
+            text = source[start:at]
+            number = len(span.times)
+            tokens += [text, np.full(span.length, source[at], np.int32)]
+            none = np.full(len(text), -1, np.int32)
+            slot += [none, np.repeat(np.arange(first_slot, first_slot + number), len(places))]
+            offset += [none, np.tile(places, number)]
+            runs += [len(text), span]
+            start, first_slot = at + 1, first_slot + number
+        rest = source[start:]
+        none = np.full(len(rest), -1, np.int32)
+        return (np.concatenate([*tokens, rest]), [*runs, len(rest)],
+                np.concatenate([*slot, none]).astype(np.int32),
+                np.concatenate([*offset, none]).astype(np.int32))
+
+    def _join_pools(self, pools: Sequence[Float[np.ndarray, "R U"]],
+                    slots: VisionSlots) -> Float[np.ndarray, "O R U"]:
+        width = slots.mask.shape[1] * slots.mask.shape[2] // self.protocol.merge**2
+        joined = np.zeros((len(pools), self.protocol.latent_size, width), np.float32)
+        for number, pool in enumerate(pools):
+            joined[number, :, : pool.shape[1]] = pool
+        return joined
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes protocol and tokenizer, and for a ``tokenizer.json`` what transformers wants.
+
+        Files: ``protocol.json``; ``tokenizer.model`` or ``tokenizer.json``; with the latter also
+        ``tokenizer_config.json``, ``preprocessor_config.json`` and ``chat_template.json``, so that
+        ``AutoProcessor.from_pretrained`` opens the directory.
+        """
+        directory = Path(directory)
+        self.tokenizer.save(directory)
+        text = json.dumps(self.protocol.to_json(), indent=2)
+        _write(directory / "protocol.json", text.encode("utf-8"))
+        if isinstance(self.tokenizer, HFTokenizer):
+            hf_files.write(directory, self.tokenizer, self.protocol)
+
+
+def load_processor(
+    directory: str | os.PathLike[str], protocol: ProtocolSpec | None = None
+) -> Processor:
+    """The processor that ``Processor.save`` wrote, or that of a Hugging Face directory.
+
+    Args:
+      directory: with a tokenizer, and ``protocol.json`` or ``preprocessor_config.json``.
+      protocol: taken instead of the directory's.
+
+    Raises:
+      InputError: files missing or malformed.
+    """
+    directory = Path(directory)
+    tokenizer = load_tokenizer(directory)
+    if protocol is None:
+        path = directory / "protocol.json"
+        if path.is_file():
+            try:
+                value = json.loads(path.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise InputError(path, f"malformed JSON ({error.msg})", "Mend it") from error
+            protocol = ProtocolSpec.from_json(value, path)
+        else:
+            protocol = hf_files.read_protocol(directory)
+    return Processor(tokenizer, protocol)

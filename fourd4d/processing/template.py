@@ -1,0 +1,69 @@
+"""Chat template of Qwen2.5-VL and the wording that ends every question.
+
+``CHAT_TEMPLATE`` is the official Jinja text, for the files that other tools read; ``chat`` writes
+the same text without Jinja.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.processing.tokenizer import (
+    IMAGE_PAD,
+    TURN_END,
+    TURN_START,
+    VIDEO_PAD,
+    VISION_END,
+    VISION_START,
+)
+
+SUFFIX: Final = (
+    "Think with mental imagery of the relevant object inside <think></think>, "
+    "then give the answer alone inside <answer></answer>."
+)
+RELEASED_SUFFIX: Final = (
+    "First, think about the reasoning process with mental imagery of the relevant object or "
+    "region, then provide the user with the answer. Put the reasoning in <think>...</think> and "
+    "only the final answer in <answer>...</answer>, e.g. <think> reasoning process (with mental "
+    "imagery as needed) </think><answer> answer here </answer>."
+)
+_SUFFIXES: Final = {"fourd4d": "\n" + SUFFIX, "released": "\n" + RELEASED_SUFFIX, "none": ""}
+
+MediaKind = Literal["image", "video"]
+_PADS: Final = {"image": IMAGE_PAD, "video": VIDEO_PAD}
+
+CHAT_TEMPLATE: Final = (
+    "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"
+    "{{ message['content'] }}<|im_end|>\n{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+    "{% set image_count.value = image_count.value + 1 %}"
+    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' or 'video' in content %}"
+    "{% set video_count.value = video_count.value + 1 %}"
+    "{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}"
+    "<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def user_text(question: str, protocol: ProtocolSpec) -> str:
+    """The question with the protocol's suffix."""
+    return question + _SUFFIXES[protocol.suffix]
+
+
+def chat(question: str, media: Sequence[MediaKind], protocol: ProtocolSpec) -> str:
+    """System turn, user turn (media, question, suffix) and the assistant turn's head.
+
+    One pad stands for each medium; ``Processor`` repeats it once per merged token.
+    """
+    system = f"{TURN_START}system\n{protocol.system}{TURN_END}\n" if protocol.system else ""
+    vision = "".join(f"{VISION_START}{_PADS[kind]}{VISION_END}" for kind in media)
+    text = user_text(question, protocol)
+    return f"{system}{TURN_START}user\n{vision}{text}{TURN_END}\n{TURN_START}assistant\n"

@@ -1,0 +1,160 @@
+"""Frames to frame slots: smart resize, normalisation, patches in window order.
+
+Resizing is Pillow's bicubic on uint8, what Hugging Face's NumPy ("slow") ``Qwen2VLImageProcessor``
+does; its torchvision ("fast") processor interpolates in another way and differs by a few levels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import PIL.Image
+from jaxtyping import Bool, Float, Int, UInt8
+
+from fourd4d.core.errors import InputError
+from fourd4d.core.example import VisionSlots
+from fourd4d.core.protocol import ProtocolSpec
+
+
+def smart_resize(height: int, width: int, protocol: ProtocolSpec) -> tuple[int, int]:
+    """Size nearest to (height, width) that the encoder takes, pixels.
+
+    Both sides become multiples of ``patch_size * merge``, the area lies within the protocol's
+    bounds and the aspect ratio is kept as well as these allow (the official formula). Sides that
+    the official formula would round to nothing get one merged token.
+
+    Raises:
+      InputError: an aspect ratio above 200.
+    """
+    factor = protocol.patch_size * protocol.merge
+    if min(height, width) < 1 or max(height, width) / min(height, width) > 200:
+        raise InputError("image", f"{height}x{width} pixels", "Sides may differ 200-fold at most")
+    rows, columns = round(height / factor) * factor, round(width / factor) * factor
+    rows, columns = max(rows, factor), max(columns, factor)
+    if rows * columns > protocol.max_pixels:
+        shrink = math.sqrt((height * width) / protocol.max_pixels)
+        rows = max(factor, math.floor(height / shrink / factor) * factor)
+        columns = max(factor, math.floor(width / shrink / factor) * factor)
+    elif rows * columns < protocol.min_pixels:
+        grow = math.sqrt(protocol.min_pixels / (height * width))
+        rows = math.ceil(height * grow / factor) * factor
+        columns = math.ceil(width * grow / factor) * factor
+    return rows, columns
+
+
+def resize(frame: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """The frame at (height, width) = ``size``, bicubic with antialiasing."""
+    if frame.shape[:2] == size:
+        return frame
+    image = PIL.Image.fromarray(np.ascontiguousarray(frame))
+    return np.asarray(image.resize((size[1], size[0]), PIL.Image.Resampling.BICUBIC))
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Shape of a medium: frame slots, then patch rows and columns of each slot."""
+
+    slots: int
+    rows: int
+    columns: int
+
+    def tokens(self, merge: int) -> int:
+        """Number of merged tokens."""
+        return self.slots * (self.rows // merge) * (self.columns // merge)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Where the merged tokens of a grid lie among its windows."""
+
+    side: int
+    window_rows: int
+    window_columns: int
+
+
+def _layout(rows: int, columns: int, protocol: ProtocolSpec) -> _Layout:
+    side = protocol.window // (protocol.patch_size * protocol.merge)
+    merged = rows // protocol.merge, columns // protocol.merge
+    return _Layout(side, -(-merged[0] // side), -(-merged[1] // side))
+
+
+def token_offsets(rows: int, columns: int, protocol: ProtocolSpec) -> Int[np.ndarray, "N"]:
+    """For merged tokens in raster order, their places in window order (axis U).
+
+    Args:
+      rows, columns: the grid, patches.
+    """
+    layout = _layout(rows, columns, protocol)
+    row, column = np.divmod(
+        np.arange(rows // protocol.merge * (columns // protocol.merge)), columns // protocol.merge)
+    window = row // layout.side * layout.window_columns + column // layout.side
+    inside = row % layout.side * layout.side + column % layout.side
+    return (window * layout.side**2 + inside).astype(np.int32)
+
+
+def _normalised_levels(protocol: ProtocolSpec) -> Float[np.ndarray, "256 3"]:
+    # float64 product rounded to float32, then float32: the official order of operations.
+    scaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)[:, None]
+    mean = np.asarray(protocol.image_mean, np.float32)
+    return (scaled - mean) / np.asarray(protocol.image_std, np.float32)
+
+
+def frames_to_slots(
+    frames: UInt8[np.ndarray, "T H W 3"], protocol: ProtocolSpec
+) -> tuple[VisionSlots, Grid]:
+    """Resized, normalised frames cut into patches; the last frame fills an odd slot.
+
+    Returns:
+      The slots, and their grid. Patches past the grid's edge are zero and masked.
+    """
+    size = smart_resize(frames.shape[1], frames.shape[2], protocol)
+    resized = np.stack([resize(frame, size) for frame in frames])
+    t, p, m = protocol.temporal_patch, protocol.patch_size, protocol.merge
+    missing = -len(resized) % t
+    if missing:
+        resized = np.concatenate([resized, np.repeat(resized[-1:], missing, axis=0)])
+    grid = Grid(len(resized) // t, size[0] // p, size[1] // p)
+    layout = _layout(grid.rows, grid.columns, protocol)
+    s, a, b = layout.side, layout.window_rows, layout.window_columns
+
+    levels = _normalised_levels(protocol)
+    pixels = np.zeros((len(resized), a * protocol.window, b * protocol.window, 3), np.float32)
+    for channel in range(3):
+        pixels[:, : size[0], : size[1], channel] = levels[:, channel][resized[..., channel]]
+    patches = pixels.reshape(grid.slots, t, a, s, m, p, b, s, m, p, 3)
+    patches = patches.transpose(0, 2, 6, 3, 7, 4, 8, 10, 1, 5, 9)
+    patches = patches.reshape(grid.slots, a * b, s * s * m * m, protocol.patch_dim)
+
+    rows, columns = np.meshgrid(np.arange(a * s * m), np.arange(b * s * m), indexing="ij")
+    coords = np.stack([rows, columns], -1).reshape(a, s, m, b, s, m, 2)
+    coords = coords.transpose(0, 3, 1, 4, 2, 5, 6).reshape(a * b, -1, 2)
+    mask = (coords[..., 0] < grid.rows) & (coords[..., 1] < grid.columns)
+    coords = np.where(mask[..., None], coords, 0)
+    full = (grid.slots, *mask.shape)
+    return VisionSlots(
+        np.ascontiguousarray(patches),
+        np.broadcast_to(coords, (*full, 2)).astype(np.int32),
+        np.broadcast_to(mask, full).copy(),
+    ), grid
+
+
+def join_slots(parts: Sequence[VisionSlots], protocol: ProtocolSpec) -> VisionSlots:
+    """All slots one after the other, padded to the largest number of windows among them."""
+    windows = max((part.mask.shape[1] for part in parts), default=0)
+    m, c = protocol.window_patches, protocol.patch_dim
+
+    def pad(value: np.ndarray) -> np.ndarray:
+        widths = [(0, 0)] * value.ndim
+        widths[1] = (0, windows - value.shape[1])
+        return np.pad(value, widths)
+
+    patches: Float[np.ndarray, "F W M C"] = np.concatenate(
+        [np.zeros((0, windows, m, c), np.float32), *(pad(part.patches) for part in parts)])
+    coords = np.concatenate(
+        [np.zeros((0, windows, m, 2), np.int32), *(pad(part.coords) for part in parts)])
+    mask: Bool[np.ndarray, "F W M"] = np.concatenate(
+        [np.zeros((0, windows, m), np.bool_), *(pad(part.mask) for part in parts)])
+    return VisionSlots(patches, coords, mask)
