@@ -149,26 +149,42 @@ def read(path: str | os.PathLike[str]) -> Iterator[Sample]:
     Raises:
       InputError: naming file and line of the first malformed row, or a duplicate id.
     """
+    for _, _, sample in scan(path):
+        yield sample
+
+
+def scan(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, Sample]]:
+    """As ``read``, with each row's byte offset and line number, for random access later."""
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "no such file", "Give a JSONL file")
     seen: dict[str, int] = {}
-    with path.open(encoding="utf-8") as lines:
+    offset = 0
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            start, offset = offset, offset + len(line)
             if not line.strip():
                 continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(where, f"malformed JSON ({error.msg})",
-                                 "Mend or delete the line") from error
-            sample = parse_row(row, where)
+            sample = parse_line(line, f"{path}:{number}")
             if sample.id in seen:
-                raise InputError(where, f"id {sample.id!r} stands at line {seen[sample.id]} too",
+                raise InputError(f"{path}:{number}",
+                                 f"id {sample.id!r} stands at line {seen[sample.id]} too",
                                  "Make ids unique")
             seen[sample.id] = number
-            yield sample
+            yield start, number, sample
+
+
+def parse_line(line: bytes, where: object) -> Sample:
+    """The Sample of one line. Raises InputError naming ``where``."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(where, f"malformed JSON ({error.msg})",
+                         "Mend or delete the line") from error
+    except UnicodeDecodeError as error:
+        raise InputError(where, f"no UTF-8 text ({error.reason})",
+                         "Save the file as UTF-8") from error
+    return parse_row(row, where)
 
 
 def write(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:

@@ -1,3 +1,13 @@
-"""Floor 2: datasets on disk → batches. Grain pipelines, media loading, collation."""
+"""Floor 2: datasets on disk → batches. Sources, media loading, collation, Grain pipelines."""
 
 from fourd4d.data.collate import collate, shape_for
+from fourd4d.data.media import load_media
+from fourd4d.data.pipeline import (
+    Prompt,
+    Reading,
+    Shard,
+    dift_pipeline,
+    measure,
+    prompt_pipeline,
+)
+from fourd4d.data.source import JsonlSource, ListSource, RecordSource, open_source

@@ -1,0 +1,296 @@
+"""Grain pipelines: sources → shuffled, sharded, checkpointable streams of batches.
+
+Every stage prepares its examples here, by one path: row → media → processor. The iterators have
+``get_state`` and ``set_state``; restored, they go on with exactly the batches that would have come.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import grain
+import numpy as np
+
+from fourd4d.core.batch import BatchShape
+from fourd4d.core.errors import InputError
+from fourd4d.core.example import Example
+from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.core.sample import Sample
+from fourd4d.data import media
+from fourd4d.data.collate import Size, check_size, collate, shape_of_sizes
+from fourd4d.data.packing import PackedBatches
+from fourd4d.data.source import Row, Source
+
+Sources: TypeAlias = Source | Sequence[tuple[Source, float]]
+"""One source, or several with weights."""
+
+
+class Preparer(Protocol):
+    """What the pipelines need of ``processing.Processor``."""
+
+    protocol: ProtocolSpec
+
+    def prompt(self, question: str, media: Sequence[Any]) -> Example: ...
+
+    def example(self, text_input: str, media: Sequence[Any], response: str,
+                overlays: Sequence[np.ndarray] = ..., imagery: bool = ...) -> Example: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Which part of the data this process reads: share ``index`` of ``count``."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise InputError("Shard", f"index {self.index} of {self.count}",
+                             "Indices run from 0 to count - 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the work of reading is spread; no effect on what is read.
+
+    Attributes:
+      workers: processes; 0 reads in this one.
+      threads: threads of each process; 0 reads when asked.
+      buffer: batches held ready by each process.
+    """
+
+    workers: int = 0
+    threads: int = 2
+    buffer: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A question ready to be sampled, with the sample that scores the answers."""
+
+    sample: Sample
+    example: Example
+    where: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareExample:
+    """Row → supervised Example. With ``imagery`` False, the marks and overlays are left out."""
+
+    processor: Preparer
+    imagery: bool = True
+    assumed_fps: float | None = None
+
+    def __call__(self, row: Row) -> Example:
+        sample = row.sample
+        if not sample.response:
+            raise InputError(row.where, f"sample {sample.id!r} has no response to learn from",
+                             "Give DIFT rows (with 'text_output')")
+        found, overlays = media.row_media(row, self.processor.protocol,
+                                          assumed_fps=self.assumed_fps,
+                                          with_overlays=self.imagery)
+        try:
+            return self.processor.example(sample.text_input, found, sample.response, overlays,
+                                          imagery=self.imagery)
+        except InputError as error:
+            raise _located(error, row) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparePrompt:
+    """Row → Prompt; the response, if any, is ignored."""
+
+    processor: Preparer
+    assumed_fps: float | None = None
+
+    def __call__(self, row: Row) -> Prompt:
+        found, _ = media.row_media(row, self.processor.protocol, assumed_fps=self.assumed_fps,
+                                   with_overlays=False)
+        try:
+            example = self.processor.prompt(row.sample.text_input, found)
+        except InputError as error:
+            raise _located(error, row) from error
+        return Prompt(row.sample, example, row.where)
+
+
+def dift_pipeline(
+    source: Sources,
+    processor: Preparer,
+    shape: BatchShape,
+    *,
+    seed: int = 0,
+    epochs: int | None = 1,
+    shuffle: bool = True,
+    imagery: bool = True,
+    pack: bool = False,
+    remainder: Literal["drop", "pad"] = "drop",
+    shard: Shard | None = None,
+    reading: Reading | None = None,
+    assumed_fps: float | None = None,
+) -> grain.IterDataset:
+    """Batches of supervised examples; ``shape.rows`` rows each, for this process.
+
+    The order depends on ``seed`` and the number of processes only. In one epoch each row of the
+    data goes to one process, once. With several weighted sources an epoch has as many rows as the
+    sources together; light ones are cut, heavy ones repeated.
+
+    Args:
+      epochs: None for an endless stream.
+      imagery: False trains on text alone, from the same data.
+      pack: fill rows with several examples. How many batches an epoch then gives depends on the
+        examples, so several processes need an endless stream, and workers change the batches.
+      remainder: what becomes of the last rows that fill no batch; ``pad`` completes it with empty
+        rows. Every process yields the same number of batches either way. (Ignored with ``pack``,
+        which pads.)
+
+    Raises:
+      InputError: while iterating, naming file and row.
+    """
+    shard, reading = shard or Shard(), reading or Reading()
+    rows = _rows(source, seed, epochs, shuffle)
+    prepare = PrepareExample(processor, imagery, assumed_fps)
+    collator = _Collate(prepare, shape)
+    if not pack:
+        return _read(_Groups(rows, shape.rows, shard, remainder).map(collator), reading)
+    if shard.count > 1 and epochs is not None:
+        raise InputError("dift_pipeline", "packing with several processes and counted epochs",
+                         "Use epochs=None and stop by steps, or pack=False")
+    mine = _Groups(rows, 1, shard, "drop").map(_Sized(prepare, shape))
+    examples = mine.to_iter_dataset(grain.ReadOptions(
+        num_threads=reading.threads, prefetch_buffer_size=reading.buffer * 2 * shape.rows))
+    return _workers(PackedBatches(examples, shape, processor.protocol), reading)
+
+
+def prompt_pipeline(
+    source: Sources,
+    processor: Preparer,
+    prompts: int,
+    *,
+    seed: int = 0,
+    epochs: int | None = 1,
+    shuffle: bool = True,
+    remainder: Literal["drop", "pad"] = "drop",
+    shard: Shard | None = None,
+    reading: Reading | None = None,
+    assumed_fps: float | None = None,
+) -> grain.IterDataset:
+    """Groups of ``prompts`` prompts for this process, each group a tuple of ``Prompt``.
+
+    As ``dift_pipeline``; with ``remainder="pad"`` the last group may be shorter, even empty.
+    """
+    rows = _rows(source, seed, epochs, shuffle)
+    groups = _Groups(rows, prompts, shard or Shard(), remainder)
+    return _read(groups.map(_Each(PreparePrompt(processor, assumed_fps))), reading or Reading())
+
+
+def measure(source: Source, processor: Preparer, rows: int, *, imagery: bool = True,
+            examples: int | None = None, round_to: int = 1,
+            assumed_fps: float | None = None) -> BatchShape:
+    """The shape that holds the rows of ``source``, found by preparing them.
+
+    Args:
+      examples: how many rows to look at, spread evenly; by default all.
+    """
+    total = len(source)
+    chosen = np.unique(np.linspace(0, total - 1, min(examples or total, total)).round().astype(int))
+    prepare = PrepareExample(processor, imagery, assumed_fps)
+    return shape_of_sizes([Size.of(prepare(source[int(i)])) for i in chosen], rows, round_to)
+
+
+def _located(error: InputError, row: Row) -> InputError:
+    return InputError(row.where, f"sample {row.sample.id!r}: {error.where}: {error.what}",
+                      error.remedy)
+
+
+def _rows(source: Sources, seed: int, epochs: int | None, shuffle: bool) -> grain.MapDataset:
+    """All rows of all epochs in their order, the same on every process."""
+    if epochs is not None and epochs < 1:
+        raise InputError("epochs", f"{epochs} epochs", "Give 1 or more, or None")
+    if not isinstance(source, Sequence):
+        dataset = grain.MapDataset.source(source)
+        if shuffle:
+            dataset = dataset.shuffle(seed=seed % 2**32)
+        return dataset.repeat(epochs)
+    if not source or any(weight <= 0 for _, weight in source):
+        raise InputError("sources", f"weights {[weight for _, weight in source]}",
+                         "Give at least one source, all weights above zero")
+    parts = []
+    for number, (part, _) in enumerate(source):
+        dataset = grain.MapDataset.source(part)
+        if shuffle:
+            dataset = dataset.shuffle(seed=(seed + 7919 * number) % 2**32)
+        parts.append(dataset.repeat(None))
+    mixed = grain.MapDataset.mix(parts, [weight for _, weight in source])
+    return mixed if epochs is None else mixed[: epochs * sum(len(part) for part, _ in source)]
+
+
+class _Groups(grain.MapDataset):
+    """This process's groups of ``size`` rows; group i of all processes lie side by side."""
+
+    def __init__(self, rows: grain.MapDataset, size: int, shard: Shard,
+                 remainder: Literal["drop", "pad"]):
+        super().__init__(rows)
+        self._size, self._shard, self._total = size, shard, len(rows)
+        per_step = size * shard.count
+        steps = self._total // per_step if remainder == "drop" else -(-self._total // per_step)
+        if not steps:
+            raise InputError("data", f"{self._total} rows, {per_step} a step: no full batch",
+                             "Use fewer rows a batch, more epochs, or remainder='pad'")
+        self._steps = min(steps, sys.maxsize)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        start = (index * self._shard.count + self._shard.index) * self._size
+        return [self._parent[i] for i in range(start, min(start + self._size, self._total))]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Collate:
+    prepare: PrepareExample
+    shape: BatchShape
+
+    def __call__(self, rows: Sequence[Row]) -> Any:
+        examples = [self.prepare(row) for row in rows]
+        return collate(examples, self.shape, self.prepare.processor.protocol,
+                       names=[row.where for row in rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sized:
+    """One example that fits a row by itself."""
+
+    prepare: PrepareExample
+    shape: BatchShape
+
+    def __call__(self, rows: Sequence[Row]) -> tuple[Example, str]:
+        (row,) = rows
+        example = self.prepare(row)
+        check_size(Size.of(example), self.shape, row.where)
+        return example, row.where
+
+
+@dataclasses.dataclass(frozen=True)
+class _Each:
+    prepare: PreparePrompt
+
+    def __call__(self, rows: Sequence[Row]) -> tuple[Prompt, ...]:
+        return tuple(self.prepare(row) for row in rows)
+
+
+def _read(groups: grain.MapDataset, reading: Reading) -> grain.IterDataset:
+    return _workers(groups.to_iter_dataset(grain.ReadOptions(
+        num_threads=reading.threads, prefetch_buffer_size=reading.buffer)), reading)
+
+
+def _workers(dataset: grain.IterDataset, reading: Reading) -> grain.IterDataset:
+    if not reading.workers:
+        return dataset
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(
+        num_workers=reading.workers, per_worker_buffer_size=reading.buffer))
