@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from jaxtyping import Float, UInt8
 
 from fourd4d.core.errors import InputError
 from fourd4d.processing import color
+from fourd4d.processing.vision import resize
 
 FrameSize = Callable[[int, int], tuple[int, int]]
 
@@ -75,16 +77,22 @@ def read_image(path: str | os.PathLike[str]) -> Image:
       InputError: missing, empty, or no image.
     """
     path = _existing(path)
+    return decode_image(path.read_bytes(), path)
+
+
+def decode_image(data: bytes, where: object = "image") -> Image:
+    """As ``read_image``, from the bytes of a file; ``where`` names them in errors."""
     try:
-        with PIL.Image.open(path) as image:
+        with PIL.Image.open(io.BytesIO(data)) as image:
             upright = PIL.ImageOps.exif_transpose(image)
             if upright.mode.startswith("I;16") or upright.mode == "I":
                 levels = np.asarray(upright).astype(np.float64) / 257
                 return Image(np.repeat(np.clip(levels.round(), 0, 255).astype(np.uint8)[..., None],
                                        3, axis=-1))
             return Image(np.asarray(upright.convert("RGB")))
-    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise InputError(path, f"no readable image ({error})", "Give a whole image file") from error
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise InputError(where, f"no readable image ({error})",
+                         "Give a whole image file") from error
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
@@ -235,8 +243,6 @@ def _read(
         turns = round(frame.rotation / 90)
         pixels = np.rot90(pixels, turns) if turns % 4 else pixels
         if frame_size is not None:
-            from fourd4d.processing.vision import resize
-
             pixels = resize(pixels, frame_size(pixels.shape[0], pixels.shape[1]))
         pictures.append(np.ascontiguousarray(pixels))
         taken.append((frame.pts - index.pts[0]) * base)

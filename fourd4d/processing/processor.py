@@ -85,7 +85,7 @@ class Processor:
           InputError: marks and overlays differ in number, or a text holds a control token.
         """
         marks = response.count(IMAGE_MARK)
-        if marks != len(overlays):
+        if imagery and marks != len(overlays):
             raise InputError("response", f"{marks} {IMAGE_MARK}, {len(overlays)} overlays",
                              "Their numbers must be equal")
         return self._build(text_input, media, response, overlays if imagery else (), imagery)
