@@ -1,0 +1,9 @@
+"""Floor 2: pytrees on disk. Orbax for training, Hugging Face safetensors in and out."""
+
+from fourd4d.checkpoint.orbax import (
+    CheckpointManager,
+    Restored,
+    processor_dir,
+    read_specs,
+    restore_params,
+)

@@ -1,0 +1,399 @@
+"""Orbax checkpoints: state, position in the data, step, and the specs that describe them.
+
+Layout of a directory::
+
+    <step>/state/         arrays, under the paths of the state's tree
+    <step>/data/          position of the data iterator, one JSON file per process
+    <step>/specs/         JSON: model config, protocol, trainer config, …
+    processor/            tokenizer and protocol files, written once
+
+A step's directory appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from fourd4d.checkpoint import trees
+from fourd4d.core.errors import InputError
+
+PROCESSOR = "processor"
+_ITEMS = ("state", "data", "specs")
+_FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota exceeded", "File too large", "ENOSPC")
+_SLACK = 16 << 20  # Bytes beside the arrays.
+
+
+class Iterator(Protocol):
+    """What is needed of a data iterator; Grain's have it."""
+
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any, /) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What ``restore`` found.
+
+    Attributes:
+      state: the stored values in the tree that was asked for, on its shardings.
+      step: the step they were saved at.
+      specs: the JSON saved with them.
+    """
+
+    state: Any
+    step: int
+    specs: dict[str, Any]
+
+
+class CheckpointManager:
+    """Saves and restores training; a context manager.
+
+    Args:
+      directory: created when absent.
+      keep: checkpoints to keep, the newest; None keeps all.
+      every: ``save`` without ``force`` acts on multiples of this step.
+      asynchronous: writing goes on behind training; ``wait`` and ``close`` wait for it.
+      processor: writes the tokenizer's files into a directory (``Processor.save``), so that
+        evaluation needs only this directory.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int | None = 3,
+        every: int = 1,
+        asynchronous: bool = False,
+        processor: Callable[[str], None] | None = None,
+    ):
+        if every < 1 or (keep is not None and keep < 1):
+            raise InputError("CheckpointManager", f"keep={keep}, every={every}",
+                             "Both are at least 1")
+        self.directory = epath.Path(directory).expanduser().absolute()
+        if self.directory.exists() and not self.directory.is_dir():
+            raise InputError(self.directory, "a file, not a directory", "Choose another directory")
+        self.every = every
+        self._processor = processor
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.directory, item_names=_ITEMS, item_handlers=_handlers(),
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep, enable_async_checkpointing=asynchronous,
+                    cleanup_tmp_directories=True, step_format_fixed_length=None))
+        except OSError as error:
+            raise InputError(self.directory, f"cannot be opened ({error.strerror or error})",
+                             "Choose a directory that you may write to") from error
+
+    def __enter__(self) -> CheckpointManager:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def latest(self) -> int | None:
+        """The newest complete step."""
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """All complete steps, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def should_save(self, step: int) -> bool:
+        return step % self.every == 0 and step not in self.steps()
+
+    def save(self, step: int, state: Any, iterator: Iterator | None = None,
+             specs: Mapping[str, Any] | None = None, *, force: bool = False) -> bool:
+        """Saves if it is time (or ``force``); whether it did.
+
+        Save before the next batch is drawn: the iterator's position is taken now. Every process
+        must call this.
+
+        Raises:
+          InputError: the disk is full; the last complete checkpoint is untouched and the
+            incomplete one is removed.
+        """
+        if step in self.steps() or not (force or self.should_save(step)):
+            return False
+        plain = {path: trees.to_plain(leaf) for path, leaf in trees.flatten(state).items()}
+        self._check_space(plain)
+        items: dict[str, Any] = dict(
+            state=ocp.args.StandardSave(trees.nest(plain)),
+            specs=ocp.args.JsonSave(_json(specs or {})))
+        if iterator is not None:
+            items["data"] = SaveIterator(iterator)
+        try:
+            self._write_processor()
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:
+            raise self._failed(step, error) from error
+        return True
+
+    def restore(self, abstract_state: Any, iterator: Iterator | None = None,
+                step: int | None = None) -> Restored:
+        """The checkpoint of ``step`` (the newest by default), on the shardings asked for.
+
+        Args:
+          abstract_state: arrays or ``jax.ShapeDtypeStruct`` with shardings; dtypes are converted
+            to these.
+          iterator: put back where it was.
+
+        Raises:
+          InputError: no such checkpoint; another size (every path that differs is listed, nothing
+            is restored); damaged files; saved by another number of processes.
+        """
+        self.wait()
+        where = _step_dir(self.directory, step)
+        step = int(where.name)
+        wanted = trees.flatten(abstract_state)
+        plain = {path: trees.to_abstract(leaf) for path, leaf in wanted.items()}
+        _check_same(where, trees.differences(plain, _stored(where)))
+        position = _read_position(where) if iterator is not None else None
+        state = _read(where, plain)
+        values = [trees.from_plain(state[path], leaf) for path, leaf in wanted.items()]
+        specs = read_specs(self.directory, step)
+        if iterator is not None:
+            try:
+                iterator.set_state(position)
+            except Exception as error:
+                raise InputError(where / "data", f"does not fit this iterator ({error})",
+                                 "Use the data, batch size and workers that it was saved with"
+                                 ) from error
+        treedef = jax.tree_util.tree_structure(abstract_state)
+        return Restored(jax.tree_util.tree_unflatten(treedef, values), step, specs)
+
+    def wait(self) -> None:
+        """Until everything is written. Raises InputError when an earlier write failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(None, error) from error
+
+    def close(self) -> None:
+        """Waits and closes."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _write_processor(self) -> None:
+        target = self.directory / PROCESSOR
+        if self._processor is None or jax.process_index() or target.exists():
+            return
+        temporary = self.directory / f".{PROCESSOR}.{os.getpid()}.tmp"
+        try:
+            temporary.mkdir(parents=True, exist_ok=True)
+            self._processor(os.fspath(temporary))
+            temporary.rename(target)
+        finally:
+            if temporary.exists():
+                temporary.rmtree()
+
+    def _check_space(self, plain: Mapping[Any, Any]) -> None:
+        """Before anything is written: an error here leaves nothing to clean up."""
+        if "://" in os.fspath(self.directory):
+            return
+        need = _SLACK + sum(_local_bytes(leaf) for leaf in plain.values())
+        free = shutil.disk_usage(self.directory).free
+        if free < need:
+            raise InputError(
+                self.directory, f"the disk is full: a checkpoint takes {need / 1e9:.2f} GB, "
+                f"{free / 1e9:.2f} GB are free", self._remedy())
+
+    def _failed(self, step: int | None, error: Exception) -> InputError:
+        if isinstance(error, InputError):
+            return error
+        self._remove_incomplete()
+        name = f"checkpoint of step {step}" if step is not None else "checkpoint"
+        text = str(error)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+            mark in text for mark in _FULL)
+        what = "the disk is full" if full else f"{type(error).__name__}: {text.splitlines()[0]}"
+        return InputError(self.directory, f"{name} was not written ({what})", self._remedy())
+
+    def _remedy(self) -> str:
+        last = self.latest()
+        safe = f"step {last} is intact" if last is not None else "there is no earlier checkpoint"
+        return f"Free space or lower the number of checkpoints kept; {safe}"
+
+    def _remove_incomplete(self) -> None:
+        if jax.process_index() == 0:
+            for path in self.directory.iterdir():
+                if ".orbax-checkpoint-tmp" in path.name:
+                    path.rmtree(missing_ok=True)
+
+
+def read_specs(directory: str | os.PathLike[str], step: int | None = None) -> dict[str, Any]:
+    """The specs saved at ``step``, by default the newest. Raises InputError."""
+    path = _step_dir(directory, step) / "specs" / "metadata"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(path, f"cannot be read ({error})", "Use another step") from error
+
+
+def restore_params(directory: str | os.PathLike[str], abstract_params: Any,
+                   prefix: str = "params", step: int | None = None) -> Any:
+    """Only the part of the state below ``prefix`` (a ``/``-path), without the optimizer's.
+
+    Args:
+      abstract_params: arrays or ``jax.ShapeDtypeStruct`` with shardings; dtypes are converted.
+
+    Raises:
+      InputError: as ``CheckpointManager.restore``.
+    """
+    where = _step_dir(directory, step)
+    head = tuple(prefix.split("/")) if prefix else ()
+    wanted = {head + path: leaf for path, leaf in trees.flatten(abstract_params).items()}
+    stored = _stored(where)
+    below = {path: leaf for path, leaf in stored.items() if path[: len(head)] == head}
+    if not below:
+        raise InputError(where, f"no {prefix!r} in the checkpoint",
+                         f"It holds {sorted({path[0] for path in stored})}")
+    plain = {path: trees.to_abstract(leaf) for path, leaf in wanted.items()}
+    _check_same(where, trees.differences(plain, below))
+    state = _read(where, plain)
+    values = [trees.from_plain(state[path], leaf) for path, leaf in wanted.items()]
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(abstract_params), values)
+
+
+def processor_dir(directory: str | os.PathLike[str]) -> Path:
+    """Where the tokenizer's files of a checkpoint directory are. Raises InputError."""
+    path = Path(directory) / PROCESSOR
+    if not path.is_dir():
+        raise InputError(directory, f"no {PROCESSOR}/ with tokenizer files",
+                         "Give a checkpoint directory written by a trainer")
+    return path
+
+
+class IteratorHandler(ocp.CheckpointHandler):
+    """The position of a data iterator, JSON, one file per process."""
+
+    def save(self, directory: epath.Path, args: SaveIterator) -> None:
+        text = json.dumps(args.item.get_state(), default=_plain_json)
+        (directory / _position_name()).write_text(text)
+
+    def restore(self, directory: epath.Path, args: Any = None) -> Any:
+        return json.loads((directory / _position_name()).read_text())
+
+
+@ocp.args.register_with_handler(IteratorHandler, for_save=True)
+@dataclasses.dataclass
+class SaveIterator(ocp.args.CheckpointArgs):
+    item: Iterator
+
+
+@ocp.args.register_with_handler(IteratorHandler, for_restore=True)
+@dataclasses.dataclass
+class RestoreIterator(ocp.args.CheckpointArgs):
+    item: Any = None
+
+
+def _handlers() -> dict[str, Any]:
+    return dict(state=ocp.StandardCheckpointHandler(), data=IteratorHandler(),
+                specs=ocp.JsonCheckpointHandler())
+
+
+def _position_name() -> str:
+    return f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+
+
+def _read_position(where: epath.Path) -> Any:
+    folder = where / "data"
+    path = folder / _position_name()
+    if not folder.exists():
+        raise InputError(where, "holds no position in the data", "Restore without an iterator")
+    if not path.exists():
+        found = sorted(p.name for p in folder.iterdir() if p.name.startswith("process_"))
+        raise InputError(folder, f"no {path.name}; there are {found}",
+                         "Resume with as many processes as saved it")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(path, f"damaged ({error})", "Use an earlier step") from error
+
+
+def _step_dir(directory: str | os.PathLike[str], step: int | None) -> epath.Path:
+    path = epath.Path(directory).expanduser().absolute()
+    if not path.is_dir():
+        raise InputError(path, "no such directory", "Give a checkpoint directory")
+    steps = sorted(ocp.utils.checkpoint_steps(path))
+    if not steps:
+        raise InputError(path, "holds no complete checkpoint",
+                         "Give a directory that a trainer has saved to")
+    if step is not None and step not in steps:
+        raise InputError(path, f"no checkpoint of step {step}", f"There are {steps}")
+    return path / str(steps[-1] if step is None else step)
+
+
+def _stored(where: epath.Path) -> dict[tuple[str, ...], Any]:
+    """Shape and dtype of every stored array."""
+    try:
+        metadata = ocp.PyTreeCheckpointHandler().metadata(where / "state")
+        tree = getattr(metadata, "tree", metadata)
+        if not isinstance(tree, Mapping):
+            raise ValueError("no description of its arrays")
+    except Exception as error:
+        raise _damaged(where, error) from error
+    return trees.flatten(dict(tree))
+
+
+def _read(where: epath.Path,
+          plain: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+    """The arrays at these paths; others are left unread."""
+    abstract = trees.nest(plain)
+    try:
+        tree = ocp.PyTreeCheckpointHandler().restore(where / "state", args=ocp.args.PyTreeRestore(
+            abstract, partial_restore=True,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)))
+    except Exception as error:
+        raise _damaged(where, error) from error
+    return trees.flatten(tree)
+
+
+def _damaged(where: epath.Path, error: Exception) -> InputError:
+    others = [s for s in sorted(ocp.utils.checkpoint_steps(where.parent)) if str(s) != where.name]
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(where, f"the checkpoint is damaged ({text})",
+                      f"Restore another step: {others}" if others else "There is no other step")
+
+
+def _check_same(where: Any, lines: list[str]) -> None:
+    if lines:
+        raise InputError(where, f"a checkpoint of another size, {len(lines)} paths differ:\n  "
+                         + "\n  ".join(lines), "Use the config that is saved in its specs")
+
+
+def _local_bytes(leaf: Any) -> int:
+    if isinstance(leaf, jax.Array):
+        return sum(s.data.nbytes for s in leaf.addressable_shards if s.replica_id == 0)
+    return leaf.nbytes
+
+
+def _json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain JSON, checked now rather than inside Orbax."""
+    try:
+        return json.loads(json.dumps(value, default=_plain_json))
+    except (TypeError, ValueError) as error:
+        raise InputError("specs", f"no JSON ({error})",
+                         "Give dicts, lists, numbers, text") from error
+
+
+def _plain_json(value: Any) -> Any:
+    if isinstance(value, np.integer | np.floating | np.bool_):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
