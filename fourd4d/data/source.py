@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Row:
     record: Record | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """Rows by number. Instances are picklable and safe to read from many threads."""
 
