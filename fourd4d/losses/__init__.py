@@ -1,7 +1,7 @@
 """Floor 1: pure functions from log-probabilities, latents and rewards to (sum, weight) means."""
 
 from fourd4d.losses.cross_entropy import text_loss, token_log_probs, token_log_probs_and_entropy
-from fourd4d.losses.imagery import cosine_loss, imagery_metrics, norm_loss
+from fourd4d.losses.imagery import cosine_loss, norm_loss, norm_ratio
 from fourd4d.losses.policy import (
     PolicySpec,
     clipped_surrogate,
@@ -14,7 +14,7 @@ from fourd4d.losses.policy import (
 )
 
 __all__ = [
-    "PolicySpec", "clipped_surrogate", "cosine_loss", "group_advantages", "imagery_metrics",
-    "informative_groups", "k3", "latent_log_probs", "norm_loss", "policy_loss", "response_mean",
+    "PolicySpec", "clipped_surrogate", "cosine_loss", "group_advantages", "informative_groups",
+    "k3", "latent_log_probs", "norm_loss", "norm_ratio", "policy_loss", "response_mean",
     "text_loss", "token_log_probs", "token_log_probs_and_entropy",
 ]  # fmt: skip

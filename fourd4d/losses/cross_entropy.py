@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fourd4d.core.metrics import Mean
 
@@ -23,6 +23,8 @@ def token_log_probs_and_entropy(
     temperature: float = 1.0,
     chunk: int | None = None,
     valid_vocab: int | None = None,
+    allowed: Bool[Array, "V"] | None = None,
+    blocked: Int[Array, "B L"] | None = None,
 ) -> tuple[Float[Array, "B L"], Float[Array, "B L"]]:
     """Log-probability of each target and entropy of its distribution, in nats, float32.
 
@@ -38,35 +40,43 @@ def token_log_probs_and_entropy(
       temperature: divides the logits.
       chunk: positions per step; by default 128, or all of them when the logits are small.
       valid_vocab: columns from here on are padding and get no probability.
+      allowed: columns that may get probability; the others are left out of the softmax.
+      blocked: one more column to leave out at each position, or -1.
     """
     rows, length, _ = hidden.shape
     vocab = head.shape[1]
 
-    def score(h_BCD: Any, y_BC: Any, w_DV: Any) -> tuple[Any, Any]:
+    def score(h_BCD: Any, y_BC: Any, b_BC: Any, w_DV: Any) -> tuple[Any, Any]:
         w_DV = w_DV.astype(h_BCD.dtype)
         z_BCV = jnp.einsum("bcd,dv->bcv", h_BCD, w_DV, preferred_element_type=jnp.float32)
         z_BCV = z_BCV / temperature
         ids = jax.lax.broadcasted_iota(jnp.int32, z_BCV.shape, 2)
         if valid_vocab is not None and valid_vocab < vocab:
             z_BCV = jnp.where(ids < valid_vocab, z_BCV, _OUT)
+        if allowed is not None:
+            z_BCV = jnp.where(allowed, z_BCV, _OUT)
+        if b_BC is not None:
+            z_BCV = jnp.where(ids == b_BC[..., None], _OUT, z_BCV)
         lse_BC = jax.nn.logsumexp(z_BCV, axis=-1)
         picked_BC = jnp.sum(jnp.where(ids == y_BC[..., None], z_BCV, 0.0), axis=-1)
         p_BCV = jnp.exp(z_BCV - lse_BC[..., None])
         return picked_BC - lse_BC, lse_BC - jnp.sum(p_BCV * z_BCV, axis=-1)
 
     if chunk is None and rows * length * vocab <= _SMALL:
-        return score(hidden, targets, head)
+        return score(hidden, targets, blocked, head)
     size = min(chunk or _CHUNK, length)
     steps = -(-length // size)
     pad = steps * size - length
-    h_BLD = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0)))
-    y_BL = jnp.pad(targets, ((0, 0), (0, pad)))
-    h_SBCD = jnp.moveaxis(h_BLD.reshape(rows, steps, size, -1), 1, 0)
-    y_SBC = jnp.moveaxis(y_BL.reshape(rows, steps, size), 1, 0)
+
+    def split(x: Any) -> Any:
+        x = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(rows, steps, size, *x.shape[2:]), 1, 0)
+
+    xs = split(hidden), split(targets), None if blocked is None else split(blocked)
     # Chunks add up the head's gradient in this dtype.
     w_DV = head.astype(jnp.promote_types(head.dtype, jnp.float32))
     body = jax.checkpoint(score, prevent_cse=False)
-    _, out = jax.lax.scan(lambda _, xs: (None, body(*xs, w_DV)), None, (h_SBCD, y_SBC))
+    _, out = jax.lax.scan(lambda _, xs: (None, body(*xs, w_DV)), None, xs)
     log_probs, entropy = (
         jnp.moveaxis(x, 0, 1).reshape(rows, steps * size)[:, :length] for x in out)
     return log_probs, entropy
@@ -92,14 +102,18 @@ def text_loss(
     tokens: Int[Array, "B L"],
     weights: Float[Array, "B L"],
     *,
+    segment_ids: Int[Array, "B L"] | None = None,
     chunk: int | None = None,
     valid_vocab: int | None = None,
 ) -> Mean:
     """Cross-entropy in nats of every token given what precedes it in its row.
 
-    ``hidden[:, l - 1]`` predicts ``tokens[:, l]``, which counts ``weights[:, l]``. Padding, pads of
-    mental images and the first token of every packed segment have weight 0.
+    ``hidden[:, l - 1]`` predicts ``tokens[:, l]``, which counts ``weights[:, l]``: 0 on padding and
+    on pads of mental images. Nothing predicts the first token of a segment.
     """
+    counts = weights[:, 1:]
+    if segment_ids is not None:
+        counts = jnp.where(segment_ids[:, 1:] == segment_ids[:, :-1], counts, 0.0)
     log_probs = token_log_probs(
         hidden[:, :-1], head, tokens[:, 1:], chunk=chunk, valid_vocab=valid_vocab)
-    return Mean.of(-log_probs, weights[:, 1:])
+    return Mean.of(-log_probs, counts)

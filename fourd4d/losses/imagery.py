@@ -49,15 +49,11 @@ def norm_loss(
     return Mean.of(jnp.square(0.5 * (jnp.log(p2) - jnp.log(t2))), weights)
 
 
-def imagery_metrics(
+def norm_ratio(
     predicted: Float[Array, "*batch D"],
     target: Float[Array, "*batch D"],
     weights: Float[Array, "*batch"],
-) -> dict[str, Mean]:
-    """``cosine`` and ``norm_ratio`` (‖predicted‖ / ‖target‖), means over latents."""
-    p, t, p2, t2 = jax.lax.stop_gradient(_squares(predicted, target))
-    cosine = jnp.sum(p * t, -1) * jax.lax.rsqrt(p2) * jax.lax.rsqrt(t2)
-    return {
-        "cosine": Mean.of(cosine, weights),
-        "norm_ratio": Mean.of(jnp.sqrt(p2 / t2), weights),
-    }
+) -> Mean:
+    """Mean over latents of ‖predicted‖ / ‖target‖: a metric, without gradient."""
+    _, _, p2, t2 = jax.lax.stop_gradient(_squares(predicted, target))
+    return Mean.of(jnp.sqrt(p2 / t2), weights)

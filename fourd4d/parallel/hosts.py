@@ -51,7 +51,8 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def _axes(path: Any, ndim: int) -> tuple[str | None, ...]:
+def batch_axes(path: Any, ndim: int) -> tuple[str | None, ...]:
+    """Logical axes of a batch's leaf at a key path: rows first, except in ``positions``."""
     name = getattr(path[-1], "name", getattr(path[-1], "key", None)) if path else None
     axes = BATCH_AXES.get(str(name))
     if axes is not None and len(axes) == ndim:
@@ -63,7 +64,7 @@ def batch_shardings(batch: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any
     """Shardings of a global batch (arrays or shapes): rows over ``data`` and ``fsdp``."""
     return jax.tree.map_with_path(
         lambda path, x: NamedSharding(mesh, rules.spec(
-            _axes(path, len(x.shape)), x.shape, dict(mesh.shape),
+            batch_axes(path, len(x.shape)), x.shape, dict(mesh.shape),
             f"batch{jax.tree_util.keystr(path)}", activation=True)),
         batch)
 
@@ -81,7 +82,7 @@ def host_to_global(batch: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
 
     def place(path: Any, x: Any) -> jax.Array:
         x = np.asarray(x)
-        axes = _axes(path, x.ndim)
+        axes = batch_axes(path, x.ndim)
         shape = tuple(n * processes if name == "batch" else n
                       for name, n in zip(axes, x.shape, strict=True))
         where = f"batch{jax.tree_util.keystr(path)}"

@@ -1,0 +1,134 @@
+"""Metrics to TensorBoard event files and to JSON lines, under CLU's method names."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from fourd4d.core.errors import InputError
+from fourd4d.parallel import is_main
+
+JSONL = "metrics.jsonl"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextlib.contextmanager
+def clear_disk_errors(where: object) -> Iterator[None]:
+    """A full disk becomes an InputError that says so; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise InputError(where, "no space left on the disk",
+                         "Free some space, then resume from the last checkpoint") from error
+
+
+class MetricWriter:
+    """Writes under ``directory`` on the main host; does nothing on the others.
+
+    Event files come from tensorboardX; ``metrics.jsonl`` holds one object a call, with ``step``.
+
+    Args:
+      directory: made if absent.
+      start: first step of this run. What an earlier run wrote at or after it is dropped, because
+        that run's steps are about to be repeated.
+
+    Raises:
+      InputError: the directory cannot be made or the disk is full.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], start: int = 0):
+        self._events: Any = None
+        self._lines: TextIO | None = None
+        self._path = Path(directory) / JSONL
+        if not is_main():
+            return
+        from tensorboardX import SummaryWriter  # Slow to import.
+
+        with clear_disk_errors(directory):
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise InputError(directory, f"no directory to write to ({error.strerror})",
+                                 "Choose another workdir") from error
+            self._drop_from(start)
+            self._lines = self._path.open("a", encoding="utf-8")
+            self._events = SummaryWriter(str(directory), purge_step=start or None)
+
+    def _drop_from(self, start: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] < start:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # The last line of a killed run may be cut.
+        draft = self._path.with_suffix(".tmp")
+        draft.write_text("".join(kept), encoding="utf-8")
+        draft.replace(self._path)
+
+    def _write(self, step: int, values: Mapping[str, Any]) -> None:
+        assert self._lines is not None
+        self._lines.write(json.dumps({"step": int(step), **values}) + "\n")
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Numbers at ``step``."""
+        if self._lines is None:
+            return
+        values = {key: float(value) for key, value in scalars.items()}
+        with clear_disk_errors(self._path):
+            self._write(step, values)
+            for key, value in values.items():
+                self._events.add_scalar(key, value, step)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Strings at ``step``, e.g. sampled responses."""
+        if self._lines is None:
+            return
+        with clear_disk_errors(self._path):
+            self._write(step, dict(texts))
+            for key, text in texts.items():
+                self._events.add_text(key, text, step)
+
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+        """uint8 images (H, W, 3) at ``step``, to event files only."""
+        if self._lines is None:
+            return
+        with clear_disk_errors(self._path):
+            for key, image in images.items():
+                self._events.add_image(key, np.asarray(image), step, dataformats="HWC")
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """The run's configuration, as text."""
+        self.write_texts(0, {"hparams": json.dumps(dict(hparams), indent=1, default=str)})
+
+    def flush(self) -> None:
+        if self._lines is None:
+            return
+        with clear_disk_errors(self._path):
+            self._lines.flush()
+            self._events.flush()
+
+    def close(self) -> None:
+        if self._lines is None:
+            return
+        self.flush()
+        self._lines.close()
+        self._events.close()
+        self._lines = None
+
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
