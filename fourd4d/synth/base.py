@@ -1,0 +1,71 @@
+"""Free-text tasks for making a tiny base model: seeing, telling, and lettered choice.
+
+``describe_*`` tasks tell where things are and what that amounts to; ``exercise_*`` tasks match a
+given word to lettered options. Neither has tags, mental images or a key, so fine-tuning still has
+the form of an answer, the imagery, and the chaining of both skills to teach.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+
+from fourd4d.core.sample import LETTERS
+from fourd4d.synth import short
+from fourd4d.synth.clip import Clip
+from fourd4d.synth.questions import Question
+
+_ASK: Final = {
+    "camera": ("Where is the fixed {name}, and what does the camera do?",
+               "Describe the fixed {name} and the camera.",
+               "Track the fixed {name} to tell the camera move."),
+    "direction": ("Where is the {name} at each time?", "Describe the path of the {name}.",
+                  "Track the {name} and tell its direction."),
+    "distance": ("How big is the {name} at each time?", "Describe the size of the {name}.",
+                 "Track the {name} and tell its distance."),
+    "speed": ("How fast does the {name} go at each time?", "Describe the speed of the {name}.",
+              "Track the {name} and tell its speed."),
+    "box_direction": ("Describe the thing in {box}.", "Track the thing in {box}."),
+}  # fmt: skip
+_MATCH: Final = ("{word} is the answer. Which option is it?", "Which option says {word}?",
+                 "Find the option for {word}.", "We see: {word}. Pick the option.",
+                 "It is {word}. Give the letter.")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A prompt and its response, in plain text."""
+
+    kind: str
+    prompt: str
+    response: str
+
+
+def describe(clip: Clip, question: Question, rng: np.random.Generator) -> Task:
+    """Positions at each time and what they amount to; no letter. Raises Dropped."""
+    found, lead = short.findings(clip, question)
+    asks = _ASK[question.kind]
+    box = question.text[question.text.find("[") : question.text.find("]") + 1]
+    prompt = asks[rng.integers(len(asks))].format(name=question.track.name, box="box " + box)
+    where = short.positions(clip, question.track, question.frames, images=False)
+    opening = f"The {question.track.name}. " if question.kind == "box_direction" else ""
+    response = f"{opening}{where} {found} So {lead}{question.answer_text}."
+    return Task(f"describe_{question.kind}", prompt, response)
+
+
+def exercise(question: Question, rng: np.random.Generator, chained: bool) -> Task:
+    """Names the letter of a given word.
+
+    ``chained`` gives the word in the words of a description ('So it moves Left.').
+    """
+    word = question.answer_text
+    if chained:
+        lead = {"camera": "the camera move is ", "direction": "its motion is ", "box_direction": "its motion is "}
+        ask = f"So {lead.get(question.kind, '')}{word}. Which option is that?"
+    else:
+        ask = _MATCH[rng.integers(len(_MATCH))].format(word=word)
+    lines = [f"{a}. {b}" for a, b in zip(LETTERS, question.options, strict=False)]
+    return Task(f"exercise_{question.kind}", ask + "\n\n" + "\n".join(lines),
+                f"That is option {question.answer}. {word}")

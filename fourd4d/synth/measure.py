@@ -1,0 +1,203 @@
+"""What a clip shows, in numbers, and the rules that turn numbers into answers.
+
+Geometry (centres and poses in metres, or in one unknown scale) is used where a clip has it;
+otherwise screen boxes, with the landmark standing for the camera's motion and size for distance.
+A rule answers, or says why it will not: cases near a boundary are ambiguous and dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from fourd4d.synth.clip import CameraSegment, Clip, Track
+from fourd4d.synth.pools import SECTORS
+
+
+class Dropped(Exception):  # noqa: N818 - a verdict on a question, not a fault
+    """No question is asked; the reason is counted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Margins:
+    """How far from a boundary an answer must be.
+
+    Attributes:
+      angle: degrees, from the border between two of the eight screen directions, and from the
+        border between screen-plane and depth motion.
+      still, moving: displacement over distance (geometry) or over frame height (boxes) below which
+        a thing is stationary, above which it moves; between them nothing is asked.
+      same, changed: ratios of largest to smallest distance below and above which it is the same
+        and has changed.
+      steady, pace: the same for speeds.
+    """
+
+    angle: float = 10.0
+    still: float = 0.03
+    moving: float = 0.12
+    same: float = 1.12
+    changed: float = 1.30
+    steady: float = 1.25
+    pace: float = 1.7
+
+
+def spaced(first: int, last: int, count: int) -> tuple[int, ...]:
+    """``count`` frames from ``first`` at one spacing, the largest that stays within ``last``."""
+    step = max((last - first) // max(count - 1, 1), 1)
+    return tuple(first + step * i for i in range(min(count, (last - first) // step + 1)))
+
+
+def centre(track: Track) -> Float[np.ndarray, "T 2"]:
+    """Box centres, fractions of the frame."""
+    return (track.boxes[:, :2] + track.boxes[:, 2:]) / 2
+
+
+def size(track: Track, aspect: float) -> Float[np.ndarray, "T"]:
+    """Side of the square of the box's area, frame heights. ``aspect`` is width / height."""
+    w, h = (track.boxes[:, 2:] - track.boxes[:, :2]).T
+    return np.sqrt(np.maximum(w * h * aspect, 0))
+
+
+def aspect(clip: Clip) -> float:
+    """Width / height."""
+    return clip.frames.shape[2] / clip.frames.shape[1]
+
+
+def distance(clip: Clip, track: Track) -> tuple[Float[np.ndarray, "T"], str]:
+    """Distance from the camera (in some fixed unit), and where it comes from."""
+    if track.centers is not None and clip.poses is not None:
+        start = clip.poses[0]
+        world = track.centers @ start[:3, :3].T + start[:3, 3]
+        return np.linalg.norm(world - clip.poses[:, :3, 3], axis=1), "geometry"
+    if track.depth is not None and np.isfinite(track.depth).all():
+        return track.depth, "geometry"
+    return 1 / np.maximum(size(track, aspect(clip)), 1e-6), "scale"
+
+
+def displacement(clip: Clip, track: Track, first: int, last: int
+                 ) -> tuple[Float[np.ndarray, "3"], str]:
+    """Motion of the thing against the static scene, in the first camera's axes.
+
+    Geometry: metres over the distance at the first frame. Boxes: frame heights for x and y, and
+    log of the size ratio (negative is nearer) for z.
+    """
+    if track.centers is not None and clip.poses is not None:
+        # ``centers`` stand in the axes of frame 0; turn them into those of ``first``.
+        turn = clip.poses[first, :3, :3].T @ clip.poses[0, :3, :3]
+        far, _ = distance(clip, track)
+        return turn @ (track.centers[last] - track.centers[first]) / far[first], "geometry"
+    shift = centre(track)[last] - centre(track)[first]
+    ratio = size(track, aspect(clip))[first] / size(track, aspect(clip))[last]
+    mark = clip.landmark
+    if mark is not None and mark.seen[[first, last]].all():
+        shift = shift - (centre(mark)[last] - centre(mark)[first])
+        sizes = size(mark, aspect(clip))
+        ratio = ratio * sizes[last] / sizes[first]
+    elif any(s.moves != ("Static",) for s in clip.camera) or not clip.camera:
+        raise Dropped("the camera moves and there is no landmark")
+    return np.array([shift[0] * aspect(clip), shift[1], np.log(ratio)]), "boxes"
+
+
+def direction(move: Float[np.ndarray, "3"], margins: Margins) -> str:
+    """One of the eleven answers of ``pools.DIRECTION``. Raises Dropped near a boundary."""
+    length = float(np.linalg.norm(move))
+    if length < margins.still:
+        return "Stationary"
+    if length < margins.moving:
+        raise Dropped("direction: neither moving nor still")
+    across = float(np.hypot(move[0], move[1]))
+    out = np.degrees(np.arctan2(abs(move[2]), across))
+    if out > 45 + margins.angle:
+        return "Toward the camera" if move[2] < 0 else "Away from the camera"
+    if out > 45 - margins.angle:
+        raise Dropped("direction: between screen plane and depth")
+    angle = np.degrees(np.arctan2(move[1], move[0])) % 360
+    sector = round(angle / 45)
+    if abs(angle - 45 * sector) > 22.5 - margins.angle:
+        raise Dropped("direction: between two directions")
+    return SECTORS[sector % 8]
+
+
+def _shape(values: Float[np.ndarray, "K"], same: float, changed: float) -> str:
+    """``flat``, ``up``, ``down``, ``up-down``, ``down-up`` or ``varying``; Dropped if unclear.
+
+    A change counts when it exceeds the ratio ``changed``; back and forth below ``same`` is noise.
+    """
+    logs = np.log(np.maximum(values, 1e-9))
+    if logs.max() - logs.min() < np.log(same):
+        return "flat"
+    # Turning points, ignoring wiggles below ``same``.
+    level, trend, high, low, pivots = np.log(same), 0, 0, 0, [0]
+    for i in range(1, len(logs)):
+        if trend >= 0 and logs[i] > logs[high]:
+            high = i
+        if trend <= 0 and logs[i] < logs[low]:
+            low = i
+        if trend <= 0 and logs[i] - logs[low] > level:
+            pivots = [*pivots, low] if trend else [low]
+            trend, high = 1, i
+        elif trend >= 0 and logs[high] - logs[i] > level:
+            pivots = [*pivots, high] if trend else [high]
+            trend, low = -1, i
+    legs = np.diff(logs[[*pivots, high if trend > 0 else low]])
+    if (np.abs(legs) < np.log(changed)).any():
+        raise Dropped("change: below the margin")
+    return "-".join("up" if leg > 0 else "down" for leg in legs) if len(legs) < 3 else "varying"
+
+
+def distance_answer(values: Float[np.ndarray, "K"], margins: Margins) -> str:
+    """One of ``pools.DISTANCE`` from distances over time."""
+    shape = _shape(values, margins.same, margins.changed)
+    names = {"flat": "Same distance", "up": "Getting farther", "down": "Getting closer",
+             "up-down": "First farther, then closer", "down-up": "First closer, then farther"}
+    if shape not in names:
+        raise Dropped("distance: changes more than twice")
+    return names[shape]
+
+
+def speed_answer(speeds: Float[np.ndarray, "K"], margins: Margins) -> str:
+    """One of ``pools.SPEED_VARYING`` from speeds over equal spans of time."""
+    if speeds.max() < 1e-6:
+        raise Dropped("speed: it does not move")
+    shape = _shape(np.maximum(speeds, 0.08 * speeds.max()), margins.steady, margins.pace)
+    return {"flat": "Constant speed", "up": "Speeding up", "down": "Slowing down",
+            "up-down": "First faster, then slower", "down-up": "First slower, then faster",
+            "varying": "Varying speed"}[shape]
+
+
+def steps(clip: Clip, track: Track, frames: tuple[int, ...]
+          ) -> tuple[Float[np.ndarray, "K"], str]:
+    """Length of the way between consecutive ``frames`` over its time (any unit), and the source."""
+    moves, source = [], ""
+    base, _ = distance(clip, track)
+    for a, b in zip(frames, frames[1:], strict=False):
+        move, source = displacement(clip, track, a, b)
+        scale = base[a] if source == "geometry" else 1.0
+        moves.append(np.linalg.norm(move if source == "geometry" else move[:2]) * scale)
+    return np.array(moves) / np.diff(clip.timestamps[list(frames)]), source
+
+
+def background(clip: Clip, first: int, last: int) -> str:
+    """How far things shift on screen, from the camera's rotation: a word; '' without poses."""
+    if clip.poses is None:
+        return ""
+    turn = clip.poses[first, :3, :3].T @ clip.poses[last, :3, :3]
+    pan, tilt = np.arctan2(turn[0, 2], turn[2, 2]), -np.arcsin(np.clip(turn[1, 2], -1, 1))
+    roll = np.arctan2(turn[1, 0], turn[1, 1])
+    angles = np.degrees([pan, tilt, roll])
+    biggest = int(np.abs(angles).argmax())
+    if abs(angles[biggest]) < 3:
+        return "still"
+    names = (("right", "left"), ("up", "down"), ("turning clockwise", "turning counterclockwise"))
+    return names[biggest][int(angles[biggest] > 0)]
+
+
+def frames_of(clip: Clip, segment: CameraSegment) -> tuple[int, int]:
+    """First and last frame within the segment's times."""
+    inside = np.flatnonzero((clip.timestamps >= segment.start - 1e-6)
+                            & (clip.timestamps <= segment.end + 1e-6))  # fmt: skip
+    if len(inside) < 2:
+        raise Dropped("camera: a segment of less than two frames")
+    return int(inside[0]), int(inside[-1])
