@@ -1,0 +1,5 @@
+"""Floor 2: rewards of responses; training and evaluation score with the same objects."""
+
+from fourd4d.rewards.rewards import DEFAULT, AnswerReward, FormatReward, Reward, score
+
+__all__ = ["DEFAULT", "AnswerReward", "FormatReward", "Reward", "score"]

@@ -1,0 +1,10 @@
+"""Floor 3: decoding with imagery, and the replay of what was decoded."""
+
+from fourd4d.sampling.loop import Imagined, Intervention, generate, row_keys, sample
+from fourd4d.sampling.replay import replay
+from fourd4d.sampling.spec import SamplingSpec
+from fourd4d.sampling.text import texts
+
+__all__ = [
+    "Imagined", "Intervention", "SamplingSpec", "generate", "replay", "row_keys", "sample", "texts",
+]  # fmt: skip

@@ -1,0 +1,42 @@
+"""What probes feed in place of an imagined latent. Each is ``(Imagined, data) -> latent``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fourd4d.sampling.loop import Imagined
+
+
+def zero(imagined: Imagined, data: Any = None) -> Float[Array, "B D"]:
+    """Nothing."""
+    del data
+    return jnp.zeros_like(imagined.latent)
+
+
+def noise(imagined: Imagined, data: Any = None) -> Float[Array, "B D"]:
+    """Gaussian noise of the latent's own norm."""
+    del data
+    width = imagined.latent.shape[-1]
+    random = jax.vmap(lambda key: jax.random.normal(key, (width,)))(imagined.keys)
+    norm = jnp.linalg.norm(imagined.latent.astype(jnp.float32), axis=-1, keepdims=True)
+    return random / jnp.linalg.norm(random, axis=-1, keepdims=True) * norm
+
+
+def swap(imagined: Imagined, data: Float[Array, "B Q D"]) -> Float[Array, "B D"]:
+    """The latent of the same number in ``data``, such as another sample's recorded latents.
+
+    Numbers that ``data`` lacks wrap around.
+    """
+    number = imagined.number % data.shape[1]
+    return jnp.take_along_axis(data, number[:, None, None], axis=1)[:, 0]
+
+
+def freeze(imagined: Imagined, data: Any = None) -> Float[Array, "B D"]:
+    """The row's first latent, over and over."""
+    del data
+    first = imagined.fed[:, 0].astype(imagined.latent.dtype)
+    return jnp.where(imagined.number[:, None] == 0, imagined.latent, first)

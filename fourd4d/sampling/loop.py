@@ -1,0 +1,237 @@
+"""Decoding with imagery: one prefill, then one jitted loop with a text or imagery state per row.
+
+A row is in text mode or inside a block. In text mode it draws a token. Once that token is
+``<|latent_start|>``, the next ``latent_size`` inputs of the row are the decoder's own last hidden
+states (after the final norm, through the imagery head), recorded as ``<|latent_pad|>``; then
+``<|latent_end|>`` is forced and text mode resumes. Whatever the vocabulary head would have drawn
+inside a block is ignored, and no row's state touches another row.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from fourd4d.core.batch import Batch
+from fourd4d.core.cache import KVCache
+from fourd4d.core.rollout import Rollout
+from fourd4d.core.struct import pytree
+from fourd4d.sampling.distribution import draw
+from fourd4d.sampling.spec import SamplingSpec
+
+
+@pytree
+class Imagined:
+    """What an intervention sees of the latent about to be fed to each row.
+
+    Attributes:
+      latent: what the model imagined.
+      number: its number in the row, from 0.
+      place: its number in the block, from 0.
+      fed: latents fed to the row so far, zero from ``number`` on.
+      keys: one random key per row and token.
+    """
+
+    latent: Float[Array, "B D"]
+    number: Int[Array, "B"]
+    place: Int[Array, "B"]
+    fed: Float[Array, "B Q D"]
+    keys: Key[Array, "B"]
+
+
+Intervention = Callable[[Imagined, Any], Float[Array, "B D"]]
+
+
+@pytree
+class State:
+    """The loop's carry. Columns of the (B, T) buffers from ``step`` on are not written yet.
+
+    Attributes:
+      step: tokens chosen so far.
+      hidden: last hidden state of the token fed last, after the final norm.
+      block: what is left of the row's block: latents to feed plus the end token; 0 in text mode.
+      count: latents fed to the row so far.
+      live: rows that have not ended.
+    """
+
+    step: Int[Array, ""]
+    hidden: Float[Array, "B D"]
+    cache: KVCache
+    block: Int[Array, "B"]
+    count: Int[Array, "B"]
+    live: Bool[Array, "B"]
+    rollout: Rollout
+
+
+def row_keys(rng: Key[Array, ""] | Key[Array, "B"], rows: int) -> Key[Array, "B"]:
+    """One key per row: ``rng`` folded with the row's number, or the keys given."""
+    if rng.shape:
+        return rng
+    return jax.vmap(lambda row: jax.random.fold_in(rng, row))(jnp.arange(rows))
+
+
+def next_positions(batch: Batch) -> Int[Array, "B"]:
+    """M-RoPE id, on all three axes, of the first token after each prompt."""
+    real = jnp.asarray(batch.segment_ids) != 0
+    return jnp.max(jnp.where(real[None], batch.positions, -1), axis=(0, 2)) + 1
+
+
+def last_hidden(hidden: Float[Array, "B L D"], segment_ids: Int[Array, "B L"]
+                ) -> Float[Array, "B D"]:
+    """Hidden state of each row's last real token, wherever the row is padded."""
+    slots = jnp.arange(hidden.shape[1])
+    last = jnp.max(jnp.where(segment_ids != 0, slots, 0), axis=1)
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+
+def prompt_embeddings(model: Any, batch: Batch) -> Float[Array, "B L D"]:
+    """Embeds prompts; every video is encoded once."""
+    features = model.encode(batch.vision) if batch.vision.patches.shape[1] else None
+    return model.embed(batch.tokens, batch.vision_index, features, batch.latent_index, None)
+
+
+def prefill(model: Any, batch: Batch, tokens: int, group: int
+            ) -> tuple[Float[Array, "B D"], KVCache]:
+    """Reads each prompt once; rows and cache of the ``group`` responses are copies of it.
+
+    Returns:
+      hidden: of each response's last prompt token.
+      cache: the prompt's slots, then room for ``tokens`` more.
+    """
+    rows, length = batch.tokens.shape
+    embeds = prompt_embeddings(model, batch)
+    hidden, cache = model.decode(embeds, batch.positions, batch.segment_ids,
+                                 model.empty_cache(rows, length))
+    hidden = jnp.repeat(last_hidden(hidden, jnp.asarray(batch.segment_ids)), group, axis=0)
+
+    def grow(x: Array, rows_axis: int) -> Array:
+        pads = [(0, 0)] * x.ndim
+        pads[rows_axis + 1] = (0, tokens)
+        return jnp.pad(jnp.repeat(x, group, axis=rows_axis), pads)
+
+    return hidden, KVCache(grow(cache.keys, 1), grow(cache.values, 1),
+                           grow(cache.segment_ids, 0), cache.used)
+
+
+def choose(state: State, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec: SamplingSpec
+           ) -> tuple[Int[Array, "B"], Bool[Array, "B"], Bool[Array, "B"], Float[Array, "B"]]:
+    """The next token of each row.
+
+    Returns:
+      tokens: 0 on ended rows.
+      sampled: rows that drew their token.
+      imagined: rows whose token is a latent.
+      log_probs: of drawn tokens, else 0.
+    """
+    full = state.count + spec.latent_size > spec.max_blocks * spec.latent_size
+    drawn, log_probs = draw(logits, keys, full, spec)
+    sampled = state.live & (state.block == 0)
+    imagined = state.live & (state.block > 1)
+    forced = jnp.where(state.block > 1, spec.latent_pad, spec.latent_end)
+    tokens = jnp.where(sampled, drawn, jnp.where(state.live, forced, 0))
+    return tokens, sampled, imagined, jnp.where(sampled, log_probs, 0.0)
+
+
+def step(model: Any, state: State, start: Int[Array, "B"], keys: Key[Array, "B"],
+         spec: SamplingSpec, intervene: Intervention | None, data: Any) -> State:
+    """Chooses a token for every row, records it and feeds it (a latent instead, in imagery)."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
+    tokens, sampled, imagined, log_probs = choose(state, model.logits(state.hidden), keys, spec)
+
+    out = state.rollout
+    latent = model.imagine(state.hidden).astype(out.latents.dtype)
+    if intervene is not None:
+        place = spec.latent_size + 1 - state.block
+        seen = Imagined(latent, state.count, place, out.latents, keys)
+        latent = intervene(seen, data).astype(latent.dtype)
+    slot = jnp.where(imagined, state.count, out.latents.shape[1])
+    rows = jnp.arange(len(tokens))
+
+    def put(buffer: Array, column: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(buffer, column[:, None], state.step, axis=1)
+
+    ended = sampled & jnp.isin(tokens, jnp.asarray(spec.ends))
+    rollout = Rollout(
+        tokens=put(out.tokens, tokens),
+        mask=put(out.mask, state.live),
+        sampled=put(out.sampled, sampled),
+        log_probs=put(out.log_probs, log_probs),
+        latents=out.latents.at[rows, slot].set(latent, mode="drop"),
+        latent_index=put(out.latent_index, jnp.where(imagined, state.count, -1)),
+        truncated=out.truncated & ~ended,
+    )
+    embeds = model.embed(tokens[:, None], None, None, jnp.where(imagined, 0, -1)[:, None],
+                         latent[:, None])
+    positions = jnp.broadcast_to((start + state.step)[None, :, None], (3, len(tokens), 1))
+    hidden, cache = model.decode(embeds, positions, state.live.astype(jnp.int32)[:, None],
+                                 state.cache)
+    starts = sampled & (tokens == spec.latent_start)
+    return State(
+        step=state.step + 1,
+        hidden=hidden[:, 0],
+        cache=cache,
+        block=jnp.where(starts, spec.latent_size + 1, jnp.maximum(state.block - 1, 0)),
+        count=state.count + imagined,
+        live=state.live & ~ended,
+        rollout=rollout,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "spec", "group", "intervene"))
+def generate(graphdef: Any, params: Any, batch: Batch, rng: Any, spec: SamplingSpec,
+             group: int = 1, intervene: Intervention | None = None, data: Any = None) -> Rollout:
+    """``sample`` for callers that hold a split model: ``nnx.split(model)``."""
+    rows = batch.tokens.shape[0] * group
+    hidden, cache = prefill(nnx.merge(graphdef, params), batch, spec.max_tokens, group)
+    live = jnp.repeat(jnp.any(jnp.asarray(batch.segment_ids) != 0, axis=1), group)
+    keys = row_keys(rng, rows)
+    start = jnp.repeat(next_positions(batch), group)
+    shape = (rows, spec.max_tokens)
+    latents = max(spec.max_blocks, 1) * spec.latent_size
+    state = State(
+        step=jnp.zeros((), jnp.int32),
+        hidden=hidden,
+        cache=cache,
+        block=jnp.zeros(rows, jnp.int32),
+        count=jnp.zeros(rows, jnp.int32),
+        live=live,
+        rollout=Rollout(
+            tokens=jnp.zeros(shape, jnp.int32), mask=jnp.zeros(shape, bool),
+            sampled=jnp.zeros(shape, bool), log_probs=jnp.zeros(shape),
+            latents=jnp.zeros((rows, latents, hidden.shape[-1]), hidden.dtype),
+            latent_index=jnp.full(shape, -1, jnp.int32), truncated=live,
+        ),
+    )  # fmt: skip
+    return jax.lax.while_loop(
+        lambda s: (s.step < spec.max_tokens) & jnp.any(s.live),
+        # Merged inside: a module belongs to the trace that made it.
+        lambda s: step(nnx.merge(graphdef, params), s, start, keys, spec, intervene, data),
+        state,
+    ).rollout
+
+
+def sample(model: nnx.Module, batch: Batch, rng: Key[Array, ""] | Key[Array, "B"],
+           spec: SamplingSpec, group: int = 1, intervene: Intervention | None = None,
+           data: Any = None) -> Rollout:
+    """Responses to prompts, ``group`` to each: rows p * group … p * group + group - 1 of prompt p.
+
+    Prompts may be padded on either side, one prompt a row (segment id 1); a row of padding only
+    yields an empty response. Generated token i stands at M-RoPE id (largest id of the prompt) + 1
+    + i on all three axes. Token i of a row is drawn with the row's key folded with i, so a row's
+    response does not depend on its neighbours.
+
+    Args:
+      model: a thinker; see ``fourd4d.models``.
+      rng: one key, folded with the row numbers, or one key per response row.
+      intervene: maps the latent about to be fed to the one fed instead (probes); a module-level
+        pure function, since it is a static argument.
+      data: arrays handed to ``intervene``.
+    """
+    graphdef, params = nnx.split(model)
+    return generate(graphdef, params, batch, rng, spec, group, intervene, data)

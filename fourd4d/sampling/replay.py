@@ -1,0 +1,87 @@
+"""Log-probabilities of a rollout, recomputed in one forward pass with its latents replayed.
+
+The pass feeds at every ``<|latent_pad|>`` the vector that the rollout fed there, so it describes
+the sequence that was sampled; at unchanged weights its log-probs are the sampled ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fourd4d.core.batch import Batch
+from fourd4d.core.errors import InputError
+from fourd4d.core.rollout import Rollout
+from fourd4d.losses.cross_entropy import token_log_probs_and_entropy
+from fourd4d.sampling.distribution import allowed_tokens, full_at
+from fourd4d.sampling.loop import last_hidden, next_positions, prompt_embeddings
+from fourd4d.sampling.spec import SamplingSpec
+
+
+def response_positions(batch: Batch, tokens: int, group: int) -> Int[Array, "3 B T"]:
+    """M-RoPE ids of the responses' tokens."""
+    start = jnp.repeat(next_positions(batch), group)
+    positions = start[:, None] + jnp.arange(tokens)
+    return jnp.broadcast_to(positions, (3, *positions.shape))
+
+
+def response_embeddings(model: Any, rollout: Rollout) -> Float[Array, "B T D"]:
+    """What the rollout fed: tokens, and its recorded latents as constants."""
+    latents = jax.lax.stop_gradient(jnp.asarray(rollout.latents))
+    return model.embed(rollout.tokens, None, None, rollout.latent_index, latents)
+
+
+def response_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1
+                    ) -> Float[Array, "B T D"]:
+    """The hidden states that each response token was chosen from.
+
+    Prompts and responses are joined into one sequence a row, prompt padding between them.
+    """
+    length, tokens = batch.tokens.shape[1], rollout.tokens.shape[1]
+
+    def repeat(x: Any, axis: int = 0) -> Array:
+        return jnp.repeat(jnp.asarray(x), group, axis=axis)
+
+    prompt_segments = repeat(batch.segment_ids)
+    hidden, _ = model.decode(
+        jnp.concatenate([repeat(prompt_embeddings(model, batch)),
+                         response_embeddings(model, rollout)], axis=1),
+        jnp.concatenate([repeat(batch.positions, 1),
+                         response_positions(batch, tokens, group)], axis=2),
+        jnp.concatenate([prompt_segments, jnp.asarray(rollout.mask).astype(jnp.int32)], axis=1),
+    )
+    first = last_hidden(hidden[:, :length], prompt_segments)
+    return jnp.concatenate([first[:, None], hidden[:, length : length + tokens - 1]], axis=1)
+
+
+def score_hidden(model: Any, hidden: Float[Array, "B T D"], rollout: Rollout, spec: SamplingSpec
+                 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Log-prob of each sampled token and entropy of the distribution it came from; 0 elsewhere.
+
+    Raises:
+      InputError: ``spec.top_p`` below 1; the truncated distribution is not recomputed.
+    """
+    if spec.top_p < 1 and spec.temperature > 0:
+        raise InputError("SamplingSpec.top_p", f"cannot replay top_p={spec.top_p}",
+                         "Sample with top_p=1 what is to be trained on")
+    head = model.head()
+    blocked = jnp.where(full_at(jnp.asarray(rollout.tokens), spec), spec.latent_start, -1)
+    log_probs, entropy = token_log_probs_and_entropy(
+        hidden, head, rollout.tokens, temperature=spec.temperature or 1.0,
+        allowed=jnp.asarray(allowed_tokens(spec, head.shape[1])), blocked=blocked)
+    sampled = jnp.asarray(rollout.sampled)
+    return jnp.where(sampled, log_probs, 0.0), jnp.where(sampled, entropy, 0.0)
+
+
+def replay(model: Any, batch: Batch, rollout: Rollout, spec: SamplingSpec, group: int = 1
+           ) -> Float[Array, "B T"]:
+    """Log-probs of the rollout's sampled tokens under ``model``; 0 elsewhere.
+
+    Args:
+      batch: the prompts that were sampled from.
+      spec, group: as given to ``sample``.
+    """
+    return score_hidden(model, response_hidden(model, batch, rollout, group), rollout, spec)[0]
