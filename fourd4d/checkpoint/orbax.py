@@ -19,7 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -35,6 +35,7 @@ _FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota exceeded", "File too
 _SLACK = 16 << 20  # Bytes beside the arrays.
 
 
+@runtime_checkable
 class Iterator(Protocol):
     """What is needed of a data iterator; Grain's have it."""
 

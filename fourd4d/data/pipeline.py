@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import grain
 import numpy as np
+from absl import flags
 
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
@@ -28,6 +29,7 @@ Sources: TypeAlias = Source | Sequence[tuple[Source, float]]
 """One source, or several with weights."""
 
 
+@runtime_checkable
 class Preparer(Protocol):
     """What the pipelines need of ``processing.Processor``."""
 
@@ -292,5 +294,7 @@ def _read(groups: grain.MapDataset, reading: Reading) -> grain.IterDataset:
 def _workers(dataset: grain.IterDataset, reading: Reading) -> grain.IterDataset:
     if not reading.workers:
         return dataset
+    if not flags.FLAGS.is_parsed():  # Grain's workers read flags; outside absl nobody parses them.
+        flags.FLAGS.mark_as_parsed()
     return dataset.mp_prefetch(grain.MultiprocessingOptions(
         num_workers=reading.workers, per_worker_buffer_size=reading.buffer))

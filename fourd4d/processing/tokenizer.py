@@ -10,7 +10,7 @@ import importlib.resources
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import sentencepiece
 import tokenizers
@@ -40,6 +40,7 @@ _META = "\u2581"  # SentencePiece's stand-in for a space.
 _REPLACEMENT = "\ufffd"
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What every other part of the package knows of a tokenizer."""
 
