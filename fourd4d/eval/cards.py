@@ -11,9 +11,11 @@ import numpy as np
 
 from fourd4d.core.sample import IMAGE_MARK, LETTERS
 from fourd4d.eval import heat
+from fourd4d.eval.charts import Real, Reals
 
 MAX_STRIP = 16
 _TAGS = re.compile(r"(</?think>|</?answer>|<output_image>)")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class MentalImage:
 
     maps: np.ndarray | None = None
     overlay: np.ndarray | None = None
-    overlay_time: float | None = None
+    overlay_time: Real | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Card:
     chosen: str
     correct: bool
     frames: np.ndarray
-    timestamps: Sequence[float]
+    timestamps: Reals
     slot_frames: Sequence[int] = ()
     images: Sequence[MentalImage] = ()
     facts: Sequence[str] = ()
@@ -111,7 +113,7 @@ class Card:
     def _response(self) -> str:
         parts: list[str] = []
         kind, number = "", 0
-        for piece in _TAGS.split(self.response):
+        for piece in _TAGS.split(_UNPRINTABLE.sub("\ufffd", self.response)):
             if piece == IMAGE_MARK:
                 image = self.images[number] if number < len(self.images) else MentalImage()
                 number += 1

@@ -7,7 +7,11 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+import numpy as np
+
 SERIES_COLOURS = 5
+Real = float | int | np.number
+Reals = Sequence[Real] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +19,9 @@ class Bar:
     """One bar. ``low`` and ``high`` are the ends of its interval, or None for no whisker."""
 
     label: str
-    value: float
-    low: float | None = None
-    high: float | None = None
+    value: Real
+    low: Real | None = None
+    high: Real | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +29,8 @@ class Series:
     """One line. ``x`` and ``y`` are of equal length; points that are not finite are left out."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Reals
+    y: Reals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +45,10 @@ class Bars:
     """
 
     bars: Sequence[Bar]
-    reference: tuple[str, float] | None = None
+    reference: tuple[str, Real] | None = None
     percent: bool = True
-    low: float = 0.0
-    high: float = 1.0
+    low: Real = 0.0
+    high: Real = 1.0
 
     def svg(self, width: int = 640) -> str:
         """The chart as an ``<svg>`` element."""
@@ -53,7 +57,7 @@ class Bars:
         bottom = top + step * len(self.bars)
         span = max(self.high - self.low, 1e-12)
 
-        def place(value: float) -> float:
+        def place(value: Real) -> float:
             part = (min(max(value, self.low), self.high) - self.low) / span
             return left + part * (width - left - right)
 
@@ -90,7 +94,7 @@ class Bars:
                          f"{escape(name)} {escape(self._print(value))}</text>")
         return _svg(width, bottom + 24, parts, "bar chart")
 
-    def _print(self, value: float, digits: int = 1) -> str:
+    def _print(self, value: Real, digits: int = 1) -> str:
         return f"{100 * value:.{digits}f} %" if self.percent else f"{value:.4g}"
 
 
@@ -109,9 +113,9 @@ class Lines:
     series: Sequence[Series]
     x_label: str = "step"
     y_label: str = ""
-    reference: tuple[str, float] | None = None
-    low: float | None = None
-    high: float | None = None
+    reference: tuple[str, Real] | None = None
+    low: Real | None = None
+    high: Real | None = None
     smooth: int = 1
 
     def svg(self, width: int = 480, height: int = 260) -> str:
@@ -132,7 +136,7 @@ class Lines:
             pad = 0.05 * (y1 - y0)
             y0, y1 = (y0 - pad if self.low is None else y0), (y1 + pad if self.high is None else y1)
 
-        def place(x: float, y: float) -> tuple[float, float]:
+        def place(x: Real, y: Real) -> tuple[float, float]:
             across = 0.5 if x1 == x0 else (x - x0) / (x1 - x0)
             up = (min(max(y, y0), y1) - y0) / (y1 - y0)
             return left + across * (right - left), bottom - up * (bottom - top)
@@ -181,15 +185,15 @@ class Lines:
 class Interval:
     """A share with its interval, for table cells: printed, and drawn on a 0 – 1 axis."""
 
-    value: float
-    low: float
-    high: float
-    reference: float | None = None
+    value: Real
+    low: Real
+    high: Real
+    reference: Real | None = None
 
     def svg(self, width: int = 150) -> str:
         """A small bar with its whisker."""
 
-        def place(value: float) -> float:
+        def place(value: Real) -> float:
             return 2 + min(max(value, 0.0), 1.0) * (width - 4)
 
         parts = [
@@ -224,7 +228,7 @@ def _running_mean(points: list[tuple[float, float]], window: int) -> list[tuple[
     return out
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
+def _ticks(low: Real, high: Real, count: int) -> list[float]:
     """Round numbers within [low, high], about ``count`` of them."""
     if high <= low:
         return [low]

@@ -24,14 +24,16 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+
 from fourd4d.core.errors import InputError
 from fourd4d.eval.cards import Card, MentalImage
-from fourd4d.eval.charts import Bar, Bars, Interval, Lines, Series
+from fourd4d.eval.charts import Bar, Bars, Interval, Lines, Real, Series
 
 __all__ = ["Bar", "Bars", "Card", "Interval", "Lines", "MentalImage", "Number", "Page", "Series",
            "read_curves"]  # fmt: skip
 
-Cell = str | int | float | Interval | None
+Cell = str | Real | Interval | None
 # The page may run its own inline script and show its own pictures; nothing else.
 _POLICY = ("default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
            "script-src 'unsafe-inline'")
@@ -87,7 +89,8 @@ class Page:
         """
         if any(len(row) != len(header) for row in rows):
             raise ValueError(f"add_table {title!r}: every row needs {len(header)} cells")
-        right = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+        right = [all(isinstance(row[i], int | float | np.number) for row in rows)
+                 for i in range(len(header))]
 
         def line(cells: Sequence[str], tag: str) -> str:
             return "<tr>" + "".join(
@@ -106,9 +109,11 @@ class Page:
         kinds = sorted({card.kind for card in cards})
         counts = {v: sum(card.verdict == v for card in cards) for v in ("right", "wrong", "none")}
         names = {"right": "right", "wrong": "wrong", "none": "no answer"}
-        buttons = f'<button data-verdict="" aria-pressed="true">all {len(cards)}</button>' + "".join(
-            f'<button data-verdict="{v}" aria-pressed="false">{names[v]} {n}</button>'
-            for v, n in counts.items() if n)
+        shown = [("", f"all {len(cards)}")]
+        shown += [(verdict, f"{names[verdict]} {n}") for verdict, n in counts.items() if n]
+        buttons = "".join(
+            f'<button data-verdict="{v}" aria-pressed="{str(not v).lower()}">{text}</button>'
+            for v, text in shown)
         options = '<option value="">every type</option>' + "".join(
             f'<option value="{escape(k)}">{escape(k or "untyped")}</option>' for k in kinds if k)
         choice = f'<select aria-label="type">{options}</select>' if len(kinds) > 1 else ""
@@ -186,7 +191,7 @@ def _cell(value: Cell) -> str:
                 f"{value.svg()}</span>")
     if value is None:
         return "–"
-    if isinstance(value, float):
+    if isinstance(value, float | np.floating):
         return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
     return escape(str(value))
 

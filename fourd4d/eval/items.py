@@ -1,0 +1,186 @@
+"""Benchmark items, and the append-only log that makes an evaluation resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fourd4d.core.errors import InputError
+from fourd4d.data.source import Source
+
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A question's place in its source, and what every tally needs of it.
+
+    Attributes:
+      number: its index in the source.
+      key: the sample's id.
+      kind: question type.
+      options: how many options it has.
+    """
+
+    number: int
+    key: str
+    kind: str
+    options: int
+
+
+def read_items(source: Source, limit: int = 0) -> list[Item]:
+    """The first ``limit`` items of the source (all by default).
+
+    Raises:
+      InputError: an item has no options, or two items share an id.
+    """
+    items, seen = [], {}
+    for number in range(min(limit or len(source), len(source))):
+        row = source[number]
+        sample = row.sample
+        if not sample.options:
+            raise InputError(row.where, f"item {sample.id!r} has no options",
+                             "Evaluate multiple-choice questions; leave free-text rows out")
+        if sample.id in seen:
+            raise InputError(row.where, f"id {sample.id!r} stands at {seen[sample.id]} too",
+                             "Make ids unique")
+        seen[sample.id] = row.where
+        items.append(Item(number, sample.id, sample.kind, len(sample.options)))
+    return items
+
+
+def shard(items: Sequence[Item], index: int, count: int) -> list[Item]:
+    """Every ``count``-th item from ``index`` on."""
+    if not 0 <= index < count:
+        raise InputError("shard", f"{index} of {count}", "Use 0 … shards - 1")
+    return list(items[index::count])
+
+
+def item_seed(key: str, seed: int) -> int:
+    """31 bits from the item's key and the run's seed; neither order nor batch plays a part."""
+    digest = hashlib.sha256(f"{seed}\n{key}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """``count`` items, in turns from each question type and in file order within it.
+
+    Chosen before anything is answered, so a page shows neither the best nor the worst.
+    """
+    queues: dict[str, list[Item]] = {}
+    for item in items:
+        queues.setdefault(item.kind, []).append(item)
+    rank = {item.key: (turn, item.number)
+            for queue in queues.values() for turn, item in enumerate(queue)}
+    return sorted(items, key=lambda item: rank[item.key])[:count]
+
+
+class ItemLog:
+    """A JSONL file: a header line that says what is evaluated, then one record per item.
+
+    Records are appended as items finish. A line that a kill left half-written is cut off when the
+    log is opened again. One process at a time may hold a log.
+
+    Args:
+      path: the file, or None for a log in memory.
+      header: JSON value that must be the same when the log is resumed.
+      retry_failed: forget the items that could not be run, so that they are tried again.
+
+    Raises:
+      InputError: the log belongs to another evaluation, is damaged, or is in use.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, header: Mapping[str, Any],
+                 retry_failed: bool = False):
+        self.path = None if path is None else Path(path)
+        self.records: dict[str, Record] = {}
+        self._file = None
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise InputError(self.path, "another process writes this log",
+                             "Wait for it, or choose another out directory") from error
+        try:
+            self._resume(dict(header), retry_failed)
+        except BaseException:
+            self.close()
+            raise
+
+    def _resume(self, header: dict[str, Any], retry_failed: bool) -> None:
+        assert self._file is not None and self.path is not None
+        self._file.seek(0)
+        data = self._file.read()
+        whole = data.rfind(b"\n") + 1
+        self._file.truncate(whole)
+        found, self.records = _parse(self.path, data[:whole])
+        if found is None:
+            self._write(header)
+            return
+        header = json.loads(json.dumps(header))
+        if found != header:
+            other = sorted(k for k in {*found, *header} if found.get(k) != header.get(k))
+            raise InputError(self.path, f"the log belongs to another evaluation ({other} differ)",
+                             "Choose another out directory, or delete the log")
+        failed = [k for k, record in self.records.items() if record["status"] == "failed"]
+        if retry_failed and failed:
+            for key in failed:
+                del self.records[key]
+            self._file.truncate(0)
+            self._write(header, *self.records.values())
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Appends records and has them on disk when it returns."""
+        records = list(records)
+        self.records.update((record["key"], record) for record in records)
+        if self._file is not None:
+            self._write(*records)
+
+    def _write(self, *rows: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._file.write("".join(lines).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> ItemLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_log(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, dict[str, Record]]:
+    """Header and records of a log that another process may be writing; changes nothing."""
+    data = Path(path).read_bytes()
+    return _parse(Path(path), data[: data.rfind(b"\n") + 1])
+
+
+def _parse(path: Path, data: bytes) -> tuple[dict[str, Any] | None, dict[str, Record]]:
+    header, records = None, {}
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+            if number == 1:
+                header = row["evaluation"] and row
+            else:
+                records[row["key"]] = row
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}:{number}", "this is no line of an evaluation log",
+                             "Delete the log, or choose another out directory") from error
+    return header, records

@@ -1,0 +1,44 @@
+"""Cosine maps of shown items on disk, so that a resumed evaluation draws the same page."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+Maps = Float[np.ndarray, "R slots rows columns"]
+
+
+class MapStore:
+    """One ``.npz`` file per item below ``directory``; item keys need not be file names."""
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        self.directory = Path(directory)
+
+    def save(self, key: str, maps: Sequence[Maps]) -> None:
+        """One array per mental image, kept in half precision."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as out:
+                np.savez_compressed(out, **{f"{i:03d}": m.astype(np.float16)
+                                            for i, m in enumerate(maps)})
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load(self, key: str) -> list[Maps]:
+        """What was saved in float32; empty when nothing was."""
+        path = self._path(key)
+        if not path.exists():
+            return []
+        with np.load(path, allow_pickle=False) as file:
+            return [file[name].astype(np.float32) for name in sorted(file.files)]
+
+    def _path(self, key: str) -> Path:
+        return self.directory / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"

@@ -1,0 +1,179 @@
+"""What an evaluation leaves behind: ``result.json`` and ``page.html``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fourd4d.core.errors import InputError
+from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.core.sample import Sample
+from fourd4d.data.media import row_media
+from fourd4d.data.source import Source
+from fourd4d.eval.charts import Real
+from fourd4d.eval.items import Item, Record
+from fourd4d.eval.maps import MapStore
+from fourd4d.eval.page import Card, Interval, MentalImage, Number, Page
+from fourd4d.eval.score import tally, tally_by_type
+from fourd4d.processing.media import Video
+
+
+def versions() -> dict[str, str]:
+    """Packages and machine that produced a result."""
+    names = ("fourd4d", "jax", "jaxlib", "flax", "numpy")
+    found = {name: metadata.version(name) for name in names}
+    device = jax.local_devices()[0]
+    return found | {"python": platform.python_version(), "device": device.device_kind,
+                    "devices": str(jax.device_count())}
+
+
+def digest(source: Source, items: Sequence[Item]) -> str:
+    """16 hexadecimal digits of the questions, options and keys."""
+    total = hashlib.sha256()
+    for item in items:
+        sample = source[item.number].sample
+        total.update(json.dumps([sample.id, sample.text_input, sample.answer]).encode())
+    return total.hexdigest()[:16]
+
+
+def summarise(items: Sequence[Item], records: Mapping[str, Record]) -> dict[str, Any]:
+    """Summaries over all items and per type, and the items that could not be run.
+
+    Raises:
+      InputError: an item has no record; the benchmark is not finished.
+    """
+    missing = [item.key for item in items if item.key not in records]
+    if missing:
+        raise InputError("result", f"{len(missing)} of {len(items)} items have no record, first "
+                         f"{missing[0]!r}", "Finish every shard first")
+    chosen = [records[item.key] for item in items]
+    kinds = tally_by_type(chosen)
+    per_type = {kind: part.summary() for kind, part in kinds.items()}
+    return {
+        "overall": tally(chosen).summary(),
+        "by_type": per_type,
+        "mean_of_types": float(np.mean([part["accuracy"] for part in per_type.values()])),
+        "failed": [{"key": r["key"], "reason": r["reason"]} for r in chosen
+                   if r["status"] == "failed"],
+    }
+
+
+def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> Path:
+    """Under a temporary name, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n",
+                             encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def cards(
+    source: Source,
+    items: Sequence[Item],
+    records: Mapping[str, Record],
+    maps: MapStore,
+    protocol: ProtocolSpec,
+    assumed_fps: float | None = None,
+) -> list[Card]:
+    """A card for each of the items that was run, with its frames read again."""
+    found = []
+    for item in items:
+        record = records[item.key]
+        if record["status"] == "failed":
+            continue
+        row = source[item.number]
+        media, overlays = row_media(row, protocol, assumed_fps=assumed_fps)
+        found.append(_card(row.sample, record, media, overlays, maps.load(item.key), protocol))
+    return found
+
+
+def _card(sample: Sample, record: Record, media: Sequence[Any], overlays: Sequence[np.ndarray],
+          maps: Sequence[np.ndarray], protocol: ProtocolSpec) -> Card:
+    medium = media[0]
+    video = isinstance(medium, Video)
+    frames = medium.frames if video else medium.pixels[None]
+    step = protocol.temporal_patch if video else 1
+    times = sample.overlay_timestamps
+    images = tuple(
+        MentalImage(
+            maps=maps[i] if i < len(maps) else None,
+            overlay=overlays[i] if i < len(overlays) else None,
+            overlay_time=times[i] if i < len(times) else None)
+        for i in range(record["blocks"]))
+    facts = [f"{record['tokens']} tokens", _plural(record["blocks"], "mental image")]
+    if record["truncated"]:
+        facts.append("cut off by the token budget")
+    return Card(
+        key=record["key"], kind=record["kind"], question=sample.question, options=sample.options,
+        answer=sample.answer, response=record["response"], chosen=record["chosen"] or "",
+        correct=record["correct"], frames=frames,
+        timestamps=medium.timestamps if video else (),
+        slot_frames=tuple(range(0, len(frames), step)), images=images, facts=tuple(facts),
+    )  # fmt: skip
+
+
+def percent(value: Real) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def span(low: Real, high: Real) -> str:
+    return f"{100 * low:.1f} – {100 * high:.1f}"
+
+
+def add_summary(page: Page, summary: Mapping[str, Any]) -> Page:
+    """Headline figures, the table per type, and the items that could not be run."""
+    o = summary["overall"]
+    page.add_numbers([
+        Number("accuracy", percent(o["accuracy"]),
+               f"95 %: {span(o['accuracy_low'], o['accuracy_high'])}"),
+        Number("chance-adjusted", percent(o["chance_adjusted"]), f"chance {percent(o['chance'])}"),
+        Number("lenient", percent(o["lenient_accuracy"]),
+               f"95 %: {span(o['lenient_accuracy_low'], o['lenient_accuracy_high'])}"),
+        Number("answered", percent(o["answered_share"]),
+               f"truncated {percent(o['truncated_share'])}"),
+        Number("mental images", f"{o['blocks_per_answer']:.2f}",
+               f"per answer of {o['tokens_per_answer']:.0f} tokens"),
+        Number("not run", str(o["failed"]), f"of {o['items']}, counted wrong"),
+    ])
+    rows = [[kind or "untyped", part["items"], _interval(part, "accuracy"),
+             _interval(part, "lenient_accuracy"), percent(part["chance_adjusted"])]
+            for kind, part in [*summary["by_type"].items(), ("all", o)]]
+    page.add_table(
+        "By question type", ["type", "items", "accuracy, %", "lenient, %", "chance-adjusted"], rows,
+        "Accuracy is strict: the last <answer> after the reasoning must hold an option's letter or "
+        "its exact text. Lenient takes what a patient reader would. Whiskers are 95 % Wilson "
+        "intervals; the dashed line is chance. Every item of the benchmark is in the denominator.")
+    if summary["failed"]:
+        page.add_table("Items that could not be run", ["item", "reason"],
+                       [[f["key"], f["reason"]] for f in summary["failed"]])
+    return page
+
+
+def _interval(part: Mapping[str, Any], name: str) -> Interval:
+    return Interval(part[name], part[f"{name}_low"], part[f"{name}_high"], part["chance"])
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+CARDS_NOTE = (
+    "Chosen in turn from each question type before anything was answered, not by outcome. A mental "
+    "image stands where the model imagined it, as the cosine of its latents with the features that "
+    "the model's own vision encoder gave the video. The large picture is the mean over latents on "
+    "the frame where it is strongest; beside it each latent on that frame, and the mean on every "
+    "frame slot. Where the item comes with a taught overlay, that is shown too.")
