@@ -1,11 +1,14 @@
-"""Trains the small SentencePiece tokenizer.
+r"""Trains the small SentencePiece tokenizer.
 
-  python -m fourd4d.processing.train_tokenizer --text corpus.txt --out tiny.model
+  python -m fourd4d.processing.train_tokenizer --text fourd4d/processing/assets/tiny.txt \
+      --out tiny.model
 
-``corpus.txt`` holds questions and responses of synthesized samples, any number of lines. The
-model is a BPE: whole words that are common there become single pieces, digits stay apart, anything
-else falls back to bytes. Text is taken as it is (no normalisation, every space and line break
-kept), so any text comes back unchanged. The same text gives the same model.
+``assets/tiny.txt`` is the text behind the shipped ``assets/tiny.model``: questions and responses
+of synthesized samples, and a few words beside them. For other text give another file. The model is a BPE: whole words that are common there become single pieces, digits stay apart, anything
+else falls back to bytes. An option's letter is one id wherever it stands: its piece with a space
+before it is marked unused, so ``option C`` and ``<answer>C`` share theirs. Text is taken as it is
+(no normalisation, every space and line break kept), so any text comes back unchanged. The same
+text gives the same model.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from pathlib import Path
 from typing import Final
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.sample import LETTERS
 from fourd4d.processing.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer, _write
 
 TAGS: Final = ("<think>", "</think>", "<answer>", "</answer>")
@@ -58,11 +63,19 @@ def train(lines: Iterable[str], vocab_size: int = 1024) -> bytes:
         num_threads=1,
         minloglevel=2,
     )  # fmt: skip
-    return model.getvalue()
+    return _share_letters(model.getvalue())
+
+
+def _share_letters(model: bytes) -> bytes:
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    for piece in proto.pieces:
+        if piece.piece in {"\u2581" + letter for letter in LETTERS}:
+            piece.type = sentencepiece_model_pb2.ModelProto.SentencePiece.UNUSED
+    return proto.SerializeToString(deterministic=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--text", type=Path, required=True, help="UTF-8 text, one line each")
     parser.add_argument("--out", type=Path, required=True, help="the model file to write")
     parser.add_argument("--vocab-size", type=int, default=1024)
