@@ -1,0 +1,47 @@
+"""DIFT of the tiny model on CPU.
+
+    python -m fourd4d.dift --config=configs/dift_tiny.py --config.data.path=DIR/dift.jsonl
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.workdir = "runs/dift_tiny"
+    config.seed = 0
+    config.mesh = "cpu"
+
+    # What to start from: a checkpoint directory (ours or Hugging Face's), or a preset at random.
+    config.init = "tiny-base"
+    config.preset = ""
+    config.tokenizer = ""
+    config.protocol = ConfigDict()
+    config.model = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.path = "runs/data/dift.jsonl"
+    config.data.root = ""
+    config.data.held_out = ""
+    config.data.held_out_root = ""
+    config.data.assumed_fps = 0.0
+    config.data.pack = False
+    config.data.measure = 0  # Examples looked at to find the batch shape; 0 is all.
+    config.data.round_to = 8
+    config.reading = ConfigDict(dict(workers=0, threads=1, buffer=2))
+
+    config.imagery = True  # False trains on text alone, from the same data.
+    config.trainable = (r"(?!vision/).*",)  # The vision encoder is frozen.
+    config.dift = ConfigDict(dict(text_weight=0.1, imagery_weight=1.0, norm_weight=0.0,
+                                  self_feed_passes=0))
+    config.optimizer = ConfigDict(dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine",
+                                       weight_decay=0.01, clip_norm=1.0))
+    config.batch = 32
+    config.accumulate = 1
+    config.epochs = 0  # 0 repeats the data until the steps are done.
+    config.steps = 400
+    config.log_every = 10
+    config.eval_every = 200
+    config.save_every = 200
+    config.keep = 1
+    return config

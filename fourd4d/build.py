@@ -1,0 +1,154 @@
+"""Floor 6: configs and checkpoint directories → the objects that the rooms take as arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fourd4d.checkpoint.orbax import processor_dir, read_specs, restore_params
+from fourd4d.core.errors import InputError
+from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
+from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded
+from fourd4d.processing import Processor, load_processor, load_tokenizer, tiny_tokenizer
+from fourd4d.train import state as train_state
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A model's weights and all that is needed to talk to it.
+
+    Attributes:
+      graphdef, tree: ``nnx.merge(graphdef, tree)`` is the model.
+    """
+
+    config: ModelConfig
+    processor: Processor
+    graphdef: Any
+    tree: Any
+
+    @property
+    def model(self) -> Thinker:
+        return nnx.merge(self.graphdef, self.tree)
+
+
+def frozen(cls: type[T], section: ConfigDict | Mapping[str, Any], where: str, **extra: Any) -> T:
+    """A frozen dataclass from a config section. Raises InputError on unknown fields."""
+    values = section.to_dict() if isinstance(section, ConfigDict) else dict(section)
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise InputError(f"config.{where}", f"unknown fields {unknown}", f"Known: {known}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return cls(**(values | extra))
+
+
+def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokenizer: str = "",
+          protocol: Mapping[str, Any] | None = None, **model: Any) -> Bundle:
+    """Random weights of a preset, born sharded.
+
+    Args:
+      name: a preset of ``models.presets``.
+      tokenizer: file or directory; the shipped SentencePiece model when empty.
+      protocol: fields that differ from the preset's protocol.
+      model: fields of ``ModelConfig`` that differ from the preset.
+    """
+    words = load_tokenizer(tokenizer) if tokenizer else tiny_tokenizer()
+    config = dataclasses.replace(preset(name), **model)
+    if words.vocab_size > config.decoder.vocab:
+        raise InputError("config.tokenizer", f"{words.vocab_size} tokens, the preset {name!r} "
+                         f"embeds {config.decoder.vocab}", "Choose a preset with a larger table")
+    config = dataclasses.replace(
+        config, decoder=dataclasses.replace(config.decoder, valid_vocab=words.vocab_size))
+    spec = dataclasses.replace(preset_protocol(name), **dict(protocol or {}))
+    config.check_protocol(spec, "config.protocol")
+    graphdef, _ = _abstract(config)
+    tree = born_sharded(lambda key: nnx.split(Thinker(config, nnx.Rngs(key)))[1], mesh, rules)(
+        jax.random.key(seed))
+    return Bundle(config, Processor(words, spec), graphdef, tree)
+
+
+def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
+                 step: int | None = None, **model: Any) -> Bundle:
+    """The weights of a trainer's checkpoint directory, without its optimizer.
+
+    Args:
+      step: the newest by default.
+      model: fields of ``ModelConfig`` set for this use (dtype, attention, remat, …).
+
+    Raises:
+      InputError: no checkpoint, or one that does not fit its own specs.
+    """
+    specs = read_specs(directory, step)
+    for key in ("model", "trainable"):
+        if key not in specs:
+            raise InputError(directory, f"its specs lack {key!r}", "Use a trainer's directory")
+    config = dataclasses.replace(ModelConfig.from_json(specs["model"], directory), **model)
+    graphdef, tree = _abstract(config)
+    tree = abstract_for(tree, mesh, rules)
+    parts = dict(zip(("params", "frozen"), train_state.split(tree, specs["trainable"]),
+                     strict=True))
+    parts = {name: restore_params(directory, part, name, step) if jax.tree.leaves(part) else part
+             for name, part in parts.items()}
+    return Bundle(config, load_processor(processor_dir(directory)), graphdef,
+                  nnx.merge_state(*parts.values()))
+
+
+def is_trained(directory: str | os.PathLike[str]) -> bool:
+    """Whether a trainer wrote this directory (otherwise it may be a Hugging Face one)."""
+    return (Path(directory) / "processor").is_dir()
+
+
+def start_from(config: ConfigDict, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Bundle:
+    """What a trainer starts from: ``config.init``, or ``config.preset`` at random.
+
+    ``config.protocol`` and ``config.model`` hold the fields to change.
+    """
+    model, protocol = config.model.to_dict(), config.protocol.to_dict()
+    if bool(config.init) == bool(config.preset):
+        raise InputError("config.init", f"init {config.init!r} and preset {config.preset!r}",
+                         "Give one of them: a checkpoint, or a preset to start at random")
+    if config.preset:
+        return fresh(config.preset, mesh, config.seed, rules, config.tokenizer, protocol, **model)
+    if config.tokenizer:
+        raise InputError("config.tokenizer", "a checkpoint brings its own tokenizer",
+                         "Leave it empty, or start from a preset")
+    bundle = open_checkpoint(config.init, mesh, rules, **model)
+    changed = dataclasses.replace(bundle.processor.protocol, **protocol)
+    bundle.config.check_protocol(changed, "config.protocol")
+    return dataclasses.replace(bundle, processor=Processor(bundle.processor.tokenizer, changed))
+
+
+def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
+                    step: int | None = None, **model: Any) -> Bundle:
+    """A trainer's directory; see ``open_trained``."""
+    if not Path(directory).is_dir():
+        raise InputError(directory, "no such directory", "Give a checkpoint directory")
+    return open_trained(directory, mesh, rules, step, **model)
+
+
+def abstract(tree: Any) -> Any:
+    """Shapes, dtypes and shardings of a tree of arrays: what a restore fills."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def specs(config: ConfigDict, model: ModelConfig, processor: Processor,
+          trainable: Sequence[str]) -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    return {"model": model.to_json(), "protocol": processor.protocol.to_json(),
+            "trainable": list(trainable), "config": config.to_dict()}
+
+
+def _abstract(config: ModelConfig) -> Any:
+    """(graphdef, state of shapes). ``nnx.eval_shape`` takes logical names for mesh axes."""
+    return jax.eval_shape(lambda: nnx.split(Thinker(config, nnx.Rngs(0))))

@@ -1,0 +1,94 @@
+"""Trains by DIFT: ``python -m fourd4d.dift --config=configs/dift_tiny.py --config.field=value``."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app
+from ml_collections import ConfigDict, config_flags
+
+from fourd4d import build
+from fourd4d.checkpoint.orbax import CheckpointManager
+from fourd4d.data import Reading, Shard, dift_pipeline, measure, open_source
+from fourd4d.dift.train import DiftSpec, evaluate, update
+from fourd4d.parallel import host_to_global, make_mesh, start, use
+from fourd4d.train import (
+    Every,
+    MetricWriter,
+    OptimizerSpec,
+    Outcome,
+    make_optimizer,
+    run,
+    state_from,
+)
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+
+
+def train(config: ConfigDict) -> Outcome:
+    """Runs, or resumes, what ``config`` describes; see ``configs/dift_tiny.py``."""
+    start()
+    mesh = make_mesh(config.mesh)
+    workdir = Path(config.workdir)
+    with use(mesh):
+        bundle = build.start_from(config, mesh)
+        protocol = bundle.processor.protocol
+        source = open_source(config.data.path, config.data.root or None)
+        read = functools.partial(
+            dift_pipeline, processor=bundle.processor, imagery=config.imagery,
+            shard=Shard(jax.process_index(), jax.process_count()),
+            assumed_fps=config.data.assumed_fps or None)
+        shape = measure(source, bundle.processor, config.batch // jax.process_count(),
+                        imagery=config.imagery, examples=config.data.measure or None,
+                        round_to=config.data.round_to,
+                        assumed_fps=config.data.assumed_fps or None)
+        batches = iter(read(source, shape=shape, seed=config.seed, epochs=config.epochs or None,
+                            pack=config.data.pack, reading=build.frozen(
+                                Reading, config.reading, "reading")))
+
+        spec = build.frozen(DiftSpec, config.dift, "dift")
+        tx = make_optimizer(build.frozen(OptimizerSpec, config.optimizer, "optimizer",
+                                         total_steps=config.steps))
+        state = state_from(bundle.tree, tx, mesh, trainable=config.trainable)
+        step = jax.jit(functools.partial(
+            update, graphdef=bundle.graphdef, tx=tx, spec=spec, accumulate=config.accumulate),
+            donate_argnums=0)
+
+        with CheckpointManager(workdir / "checkpoints", keep=config.keep,
+                               processor=bundle.processor.save) as checkpoints:
+            first = checkpoints.latest() or 0
+            if first:
+                state = checkpoints.restore(build.abstract(state), batches).state
+            about = build.specs(config, bundle.config, bundle.processor, config.trainable)
+            writer = MetricWriter(workdir, first + 1)
+
+            def held_out(at: int, now: Any) -> None:
+                losses = evaluate(now.params, now.frozen, read(
+                    test, shape=shape, epochs=1, shuffle=False, remainder="pad"),
+                    graphdef=bundle.graphdef, spec=spec,
+                    place=lambda batch: host_to_global(batch, mesh))
+                writer.write_scalars(at, {f"held_out/{k}": v for k, v in losses.items()})
+
+            hooks = []
+            if config.data.held_out:
+                test = open_source(config.data.held_out, config.data.held_out_root or None)
+                hooks.append(Every(config.eval_every, held_out, last=True))
+            with writer:
+                return run(
+                    state, step, batches, first=first, total=config.steps, writer=writer,
+                    place=lambda batch: host_to_global(batch, mesh), hooks=hooks,
+                    save=lambda at, now: checkpoints.save(at, now, batches, about, force=True),
+                    save_every=config.save_every, log_every=config.log_every, name="dift")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    outcome = train(_CONFIG.value)
+    print(f"{outcome.reason} at step {outcome.step}: {_CONFIG.value.workdir}")
+
+
+if __name__ == "__main__":
+    app.run(main)
