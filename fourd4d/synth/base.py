@@ -15,6 +15,7 @@ import numpy as np
 from fourd4d.core.sample import LETTERS
 from fourd4d.synth import short
 from fourd4d.synth.clip import Clip
+from fourd4d.synth.measure import Dropped
 from fourd4d.synth.questions import Question
 
 _ASK: Final = {
@@ -58,7 +59,7 @@ def describe(clip: Clip, question: Question, rng: np.random.Generator) -> Task:
 def exercise(question: Question, rng: np.random.Generator, chained: bool) -> Task:
     """Names the letter of a given word.
 
-    ``chained`` gives the word in the words of a description ('So it moves Left.').
+    ``chained`` gives the word in the words of a description ('So its motion is Left.').
     """
     word = question.answer_text
     if chained:
@@ -69,3 +70,15 @@ def exercise(question: Question, rng: np.random.Generator, chained: bool) -> Tas
     lines = [f"{a}. {b}" for a, b in zip(LETTERS, question.options, strict=False)]
     return Task(f"exercise_{question.kind}", ask + "\n\n" + "\n".join(lines),
                 f"That is option {question.answer}. {word}")
+
+
+def place(clip: Clip, rng: np.random.Generator, times: int = 3) -> Task:
+    """Where some thing of the clip is at a few moments, in time order."""
+    track = clip.tracks[rng.integers(len(clip.tracks))]
+    seen = np.flatnonzero(track.seen)
+    if len(seen) < times:
+        raise Dropped("place: seen too briefly")
+    frames = tuple(int(i) for i in np.sort(rng.choice(seen, times, replace=False)))
+    said = ", ".join(f"{clip.timestamps[i]:.1f}s" for i in frames)
+    prompt = f"Where is the {track.name} at {said}?"
+    return Task("describe_place", prompt, short.positions(clip, track, frames, images=False))

@@ -32,7 +32,7 @@ def shift_words(move: Place) -> str:
 
 
 def findings(clip: Clip, question: Question) -> tuple[str, str]:
-    """What follows the positions, and the conclusion: 'Shift: …. So it moves' and the answer.
+    """What follows the positions, and the conclusion: what leads to the answer.
 
     Raises Dropped when the told numbers would not lead to the answer.
     """

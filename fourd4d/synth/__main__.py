@@ -1,0 +1,76 @@
+"""Entry point of data synthesis.
+
+python -m fourd4d.synth --config=configs/synth_quickstart.py --config.output=runs/data
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+
+from fourd4d.core.errors import InputError
+from fourd4d.synth import pipeline
+from fourd4d.synth.clip import Clip
+from fourd4d.synth.questions import QuestionSpec
+from fourd4d.synth.scenes.source import clips as scene_clips
+from fourd4d.synth.scenes.spec import SceneSpec
+
+
+def question_spec(config: ConfigDict) -> QuestionSpec:
+    return QuestionSpec(style=config.style, overlays=config.overlays.to_dict())
+
+
+def scene_spec(config: ConfigDict) -> SceneSpec:
+    values = config.scene.to_dict()
+    weights = values.pop("weights")
+    return SceneSpec(kinds=tuple(weights), weights=tuple(weights.values()), **values)
+
+
+def scene_works(config: ConfigDict) -> Iterator[pipeline.Work]:
+    """Scenes as work, rendered in order, a batch at a time."""
+    spec = scene_spec(config)
+    for clip in scene_clips(spec, config.seed, config.start, config.clips):
+        yield pipeline.Work(clip.video_id, lambda clip=clip: clip)
+
+
+def main(config: ConfigDict) -> None:
+    """Runs the stage a config describes; prints what came out."""
+    if not config.output:
+        raise InputError("config.output", "no output folder", "Give --config.output=DIR")
+    console = Console()
+    if config.task == "base":
+        spec = scene_spec(config)
+
+        def part(start: int, count: int) -> Iterator[Clip]:
+            return scene_clips(spec, config.seed, config.start + start, count)
+
+        shards = pipeline.write_base(config.output, part, config.clips, spec.kinds,
+                                     question_spec(config), config.seed, config.quality)
+        console.print(f"{shards} shards in {config.output}")
+        return
+    entries = pipeline.run(
+        config.output, scene_works(config), config.clips, tuple(config.scene.weights),
+        question_spec(config), config.seed, config.quality,
+        config=config.to_dict(), with_records=config.records,
+    )  # fmt: skip
+    states = [entry.status for entry in entries.values()]
+    count = sum(len(entry.samples) for entry in entries.values())
+    console.print(f"{len(entries)} videos: {states.count('done')} done, {states.count('empty')} "
+                  f"empty, {states.count('failed')} failed; {count} samples in {config.output}")
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "What to synthesize.")
+    flags.mark_flag_as_required("config")
+
+    def _run(_: list[str]) -> None:
+        try:
+            main(_CONFIG.value)
+        except InputError as error:
+            sys.exit(str(error))
+
+    app.run(_run)

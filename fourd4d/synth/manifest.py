@@ -1,0 +1,87 @@
+"""One line a video: what became of it. Written as it happens, read back to resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from fourd4d.core.errors import InputError
+
+NAME = "manifest.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """The outcome of one video.
+
+    Attributes:
+      video_id: unique in the manifest.
+      status: ``done``, ``empty`` (sound, but nothing could be asked), ``failed``.
+      reason: why it failed or is empty.
+      dropped: number of questions dropped, by reason.
+      samples: the samples it gave, as JSON values.
+    """
+
+    video_id: str
+    status: Literal["done", "empty", "failed"]
+    reason: str = ""
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    samples: tuple[Mapping[str, Any], ...] = ()
+
+
+class Manifest:
+    """Append-only record of a run, one JSON object a line; the first line names the run.
+
+    A line cut short by a crash is dropped, so its video is done again.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], run: Mapping[str, Any]):
+        """Opens or starts the manifest of ``root``.
+
+        Raises InputError when ``root`` holds the manifest of a run with another config.
+        """
+        self._path = Path(root) / NAME
+        self.entries: dict[str, Entry] = {}
+        head = json.loads(json.dumps(dict(run)))
+        sound = 0
+        if self._path.is_file():
+            with self._path.open("rb") as lines:
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        break
+                    value = json.loads(line)
+                    if sound == 0 and value != {"run": head}:
+                        raise InputError(
+                            self._path, "this folder holds data of another configuration: "
+                            f"{_difference(value.get('run', {}), head)}",
+                            "Choose another output folder, or delete this one")
+                    if "video_id" in value:
+                        entry = Entry(**{**value, "samples": tuple(value["samples"])})
+                        self.entries[entry.video_id] = entry
+                    sound += len(line)
+            os.truncate(self._path, sound)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("a", encoding="utf-8")
+        if sound == 0:
+            self._line({"run": head})
+
+    def add(self, entry: Entry) -> None:
+        """Records an outcome; it is on disk when this returns."""
+        self._line(dataclasses.asdict(entry))
+        self.entries[entry.video_id] = entry
+
+    def _line(self, value: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(value, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    keys = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+    return ", ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in keys[:3])

@@ -1,0 +1,152 @@
+"""From clips to a dataset: ask, reason, draw, write, keep account."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.progress import Progress
+
+from fourd4d.core import jsonl, records
+from fourd4d.core.errors import InputError
+from fourd4d.synth import base, short, write
+from fourd4d.synth.clip import Clip
+from fourd4d.synth.manifest import Entry, Manifest
+from fourd4d.synth.measure import Dropped
+from fourd4d.synth.questions import Question, QuestionSpec, ask
+
+SHARD_CLIPS: Final = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One source video: its name and how to get its clip (which may raise InputError)."""
+
+    video_id: str
+    clip: Callable[[], Clip]
+
+
+Reason = Callable[[Clip, Question, np.random.Generator], str]
+
+
+def seeded(seed: int, video_id: str) -> np.random.Generator:
+    """A stream that depends on the seed and the video's name only."""
+    return np.random.default_rng([seed, *video_id.encode()])
+
+
+def samples_of(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, reason: Reason,
+               rng: np.random.Generator, quality: int
+               ) -> tuple[list[write.Written], collections.Counter[str]]:
+    """Samples of the clip, at most one a kind, and what was dropped and why."""
+    encoder = write.Encoder(clip, quality)
+    out: list[write.Written] = []
+    dropped: collections.Counter[str] = collections.Counter()
+    for kind in kinds:
+        try:
+            question = ask(clip, kind, rng, spec)
+            response = reason(clip, question, rng)
+        except Dropped as why:
+            dropped[str(why)] += 1
+            continue
+        out.append(write.question_sample(clip, question, response, encoder))
+    return out, dropped
+
+
+def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.random.Generator,
+                 quality: int) -> list[write.Written]:
+    """Free-text tasks of the clip for making a base model; none where it shows nothing clearly."""
+    encoder = write.Encoder(clip, quality)
+    every = range(len(clip.frames))
+    out = []
+    for kind in kinds:
+        try:
+            question = ask(clip, kind, rng, spec)
+            task = base.describe(clip, question, rng)
+            where = base.place(clip, rng)
+        except Dropped:
+            continue
+        lettered = base.exercise(question, rng, chained=bool(rng.random() < 0.5))
+        out += [write.task_sample(clip, task, every, encoder),
+                write.task_sample(clip, where, every, encoder),
+                write.task_sample(clip, lettered, every[:2], encoder)]
+    return out
+
+
+def shown(clip: Clip, kinds: Sequence[str]) -> Sequence[str]:
+    """The kinds to ask about a clip: the one a simulated scene was made for, else all."""
+    made_for = clip.provenance.get("kind")
+    return (made_for,) if made_for in kinds else kinds
+
+
+def write_base(root: str | os.PathLike[str], clips: Callable[[int, int], Iterator[Clip]],
+               count: int, kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int) -> int:
+    """Shards of free-text tasks, one per SHARD_CLIPS clips; finished shards are kept.
+
+    ``clips(start, count)`` gives a part of the sequence. Returns the number of shards.
+    """
+
+    def tasks(start: int, number: int) -> Iterator[bytes]:
+        for clip in clips(start, number):
+            rng = seeded(seed, clip.video_id)
+            for one in base_samples(clip, shown(clip, kinds), spec, rng, quality):
+                yield one.record()
+
+    starts = range(0, count, SHARD_CLIPS)
+    with Progress() as progress:
+        for number, start in enumerate(progress.track(starts, description="shards")):
+            name = f"base{number:04d}"
+            if not list(Path(root).glob(f"{name}-*{records.SUFFIX}")):
+                records.write_shards(root, name, tasks(start, min(SHARD_CLIPS, count - start)))
+    return len(starts)
+
+
+def run(root: str | os.PathLike[str], works: Iterable[Work], total: int | None,
+        kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int = 95,
+        reason: Reason = short.reasoning, config: Mapping[str, Any] | None = None,
+        with_records: bool = False) -> dict[str, Entry]:
+    """Makes ``dift.jsonl``, ``rl.jsonl`` and the images they name under ``root``.
+
+    Videos already in the manifest are skipped; a bad one is recorded with its reason.
+    ``with_records`` writes the same samples as ArrayRecord shards too.
+    """
+    root = Path(root)
+    manifest = Manifest(root, config or {})
+    with Progress() as progress:
+        for work in progress.track(works, total=total, description="videos"):
+            if work.video_id in manifest.entries:
+                continue
+            manifest.add(_one(root, work, kinds, spec, seed, quality, reason))
+    manifest.close()
+    entries = dict(sorted(manifest.entries.items()))
+    rows = [records.sample_from_json(dict(s), root) for e in entries.values() for s in e.samples]
+    jsonl.write(root / "dift.jsonl", (jsonl.dift_row(s) for s in rows))
+    jsonl.write(root / "rl.jsonl", (jsonl.rl_row(s) for s in rows))
+    if with_records and rows:
+        records.write_shards(root, "dift", (_packed(root, s) for s in rows))
+    return entries
+
+
+def _packed(root: Path, sample: Any) -> bytes:
+    return records.encode_sample(sample, [(root / p).read_bytes() for p in sample.frames],
+                                 [(root / p).read_bytes() for p in sample.overlays])
+
+
+def _one(root: Path, work: Work, kinds: Sequence[str], spec: QuestionSpec, seed: int,
+         quality: int, reason: Reason) -> Entry:
+    try:
+        clip = work.clip()
+        rng = seeded(seed, work.video_id)
+        samples, dropped = samples_of(clip, shown(clip, kinds), spec, reason, rng, quality)
+        for one in samples:
+            write.write_files(root, one.files)
+    except InputError as error:
+        return Entry(work.video_id, "failed", str(error))
+    if not samples:
+        return Entry(work.video_id, "empty", "; ".join(dropped) or "nothing to ask", dict(dropped))
+    rows = tuple(records.sample_to_json(one.sample) for one in samples)
+    return Entry(work.video_id, "done", "", dict(dropped), rows)
