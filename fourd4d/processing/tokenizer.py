@@ -197,7 +197,7 @@ class SentencePieceTokenizer:
         _write(Path(directory) / "tokenizer.model", self._model)
 
     def __reduce__(self):  # Data workers receive the tokenizer pickled.
-        return type(self).from_bytes, (self._model, self._where)
+        return _unpickle, (type(self), "from_bytes", self._model, self._where)
 
 
 def _split_keep(text: str, mark: str) -> list[str]:
@@ -298,7 +298,12 @@ class HFTokenizer:
         _write(Path(directory) / "tokenizer.json", text.encode("utf-8"))
 
     def __reduce__(self):
-        return type(self).from_json, (self._tokenizer.to_str(), self._where)
+        return _unpickle, (type(self), "from_json", self._tokenizer.to_str(), self._where)
+
+
+def _unpickle(kind: type, maker: str, content: bytes | str, where: str) -> object:
+    # At module level: picklers store a bound classmethod by value, wrappers and all.
+    return getattr(kind, maker)(content, where)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
