@@ -53,7 +53,7 @@ def rl_row(sample: Sample) -> dict[str, Any]:
     }
 
 
-def parse_row(row: Mapping[str, Any], where: object) -> Sample:
+def parse_row(row: Any, where: object) -> Sample:
     """A checked Sample from a row of either layout. Raises InputError naming ``where``."""
     if not isinstance(row, Mapping):
         raise InputError(where, "the row is no JSON object", "Write one object a line")

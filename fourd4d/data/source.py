@@ -85,11 +85,11 @@ class RecordSource:
         for shard in self.paths:
             try:
                 reader = _open(shard)
+                counts.append(reader.num_records())
+                reader.close()
             except Exception as error:  # The binding raises bare RuntimeErrors.
                 raise InputError(shard, f"no readable ArrayRecord file ({error})",
                                  "Write the dataset again") from error
-            counts.append(reader.num_records())
-            reader.close()
         self._ends = np.cumsum(counts)
         if not self._ends[-1]:
             raise InputError(path, "the shards hold no records", "Give a dataset with samples")
@@ -107,7 +107,11 @@ class RecordSource:
         readers = self._local.__dict__.setdefault("readers", {})  # A reader serves one thread.
         if shard not in readers:
             readers[shard] = _open(self.paths[shard])
-        record = decode_sample(readers[shard].read([number])[0], where)
+        try:
+            data = readers[shard].read([number])[0]
+        except RuntimeError as error:
+            raise InputError(where, f"unreadable ({error})", "Write the dataset again") from error
+        record = decode_sample(data, where)
         return Row(record.sample, where, record=record)
 
     def __getstate__(self) -> dict:
