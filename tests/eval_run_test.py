@@ -154,8 +154,8 @@ def test_stored_maps_are_the_cosines_with_the_videos_own_features(tmp_path, righ
     maps = store.load(items[1].key)
     assert [m.shape for m in maps] == [(2, 2, 2, 4)] * 2
 
-    # By hand: frames are resized to 16 x 32, patches are of 4; a merged token sees 8 x 8 pixels of two
-    # frames, and the actor's features are its mean colours.
+    # By hand: frames are resized to 16 x 32, patches are of 4; a merged token sees 8 x 8 pixels of
+    # two frames, and the actor's features are its mean colours.
     (video,), _ = row_media(source[1], PROTOCOL)
     example = PROCESSOR.prompt(Sample.fake().text_input, [video])
     patches = example.slots.patches.reshape(*example.slots.patches.shape[:3], 3, 2, 4, 4)

@@ -126,7 +126,7 @@ class Lines:
         xs = [x for line in points for x, _ in line] or [0.0, 1.0]
         ys = [y for line in points for _, y in line] or [0.0, 1.0]
         if self.reference:
-            ys.append(self.reference[1])
+            ys.append(float(self.reference[1]))
         x0, x1 = min(xs), max(xs)
         y0 = min(ys) if self.low is None else self.low
         y1 = max(ys) if self.high is None else self.high
@@ -231,7 +231,7 @@ def _running_mean(points: list[tuple[float, float]], window: int) -> list[tuple[
 def _ticks(low: Real, high: Real, count: int) -> list[float]:
     """Round numbers within [low, high], about ``count`` of them."""
     if high <= low:
-        return [low]
+        return [float(low)]
     raw = (high - low) / count
     base = 10 ** math.floor(math.log10(raw))
     step = min((m * base for m in (1, 2, 2.5, 5, 10)), key=lambda s: abs(s - raw))

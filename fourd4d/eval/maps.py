@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -26,8 +27,8 @@ class MapStore:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as out:
-                np.savez_compressed(out, **{f"{i:03d}": m.astype(np.float16)
-                                            for i, m in enumerate(maps)})
+                arrays: Any = {f"{i:03d}": m.astype(np.float16) for i, m in enumerate(maps)}
+                np.savez_compressed(out, **arrays)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

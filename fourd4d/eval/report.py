@@ -45,6 +45,25 @@ def digest(source: Source, items: Sequence[Item]) -> str:
     return total.hexdigest()[:16]
 
 
+def weights_digest(params: Any) -> str:
+    """16 hexadecimal digits of a few numbers of every parameter: tells checkpoints apart."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        few = leaf[(0,) * (leaf.ndim - 1)][:32] if leaf.ndim else leaf
+        total.update(np.asarray(few, np.float32).tobytes())
+    return total.hexdigest()[:16]
+
+
+def header(settings: Mapping[str, Any], params: Any, protocol: ProtocolSpec, source: Source,
+           items: Sequence[Item]) -> dict[str, Any]:
+    """What must be the same for a log to be resumed, as JSON values."""
+    value = {
+        "evaluation": dict(settings), "weights": weights_digest(params),
+        "protocol": protocol.to_json(), "data": digest(source, items), "items": len(items),
+    }  # fmt: skip
+    return json.loads(json.dumps(value))
+
+
 def summarise(items: Sequence[Item], records: Mapping[str, Record]) -> dict[str, Any]:
     """Summaries over all items and per type, and the items that could not be run.
 

@@ -1,0 +1,144 @@
+"""The page: escaped, self-contained, and true to its numbers."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from fourd4d.core.errors import InputError
+from fourd4d.eval import heat
+from fourd4d.eval.page import (
+    Bar,
+    Bars,
+    Card,
+    Interval,
+    Lines,
+    MentalImage,
+    Number,
+    Page,
+    Series,
+    read_curves,
+)
+
+EVIL = "<script>alert(1)</script> & \"quotes\" 'single'"
+
+
+def card(**changes):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (4, 20, 28, 3), np.uint8)
+    image = MentalImage(rng.random((2, 2, 3, 4)), frames[0], 0.5)
+    fields = dict(
+        key="k", kind="speed", question="Which?", options=("Left", "Right"), answer="A",
+        response="<think>So <output_image> then <output_image>.</think><answer>B. Right</answer>",
+        chosen="B", correct=False, frames=frames, timestamps=(0.0, 0.5, 1.0, 1.5),
+        slot_frames=(0, 2), images=(image,))  # fmt: skip
+    return Card(**(fields | changes))
+
+
+def full_page(text="text"):
+    page = Page(text, lead=text)
+    page.add_numbers([Number(text, text, text)]).add_text(text, text)
+    page.add_chart(text, Bars([Bar(text, 0.5, 0.4, 0.6)], (text, 0.25)), text)
+    page.add_charts(text, [(text, Lines([Series(text, [1, 2], [3, 4])], text, text, (text, 3)))])
+    page.add_table(text, [text, "share"], [[text, Interval(0.5, 0.4, 0.6, 0.25)]], text)
+    odd = card(key=text, kind=text, question=text, options=(text, "Right"), facts=(text,),
+               response=f"{text}<think>{text}<output_image>{text}</think><answer>{text}</answer>")
+    return page.add_cards(text, [odd, card()], text)
+
+
+def test_every_text_is_escaped():
+    html = full_page(EVIL).html()
+    assert html.count("<script") == 1 and "alert(1)</script>" not in html
+    assert html.count("alert(1)") == full_page("PLAIN").html().count("PLAIN")
+    assert not re.search(r'="[^"]*<script', html)
+
+
+def test_nothing_is_fetched():
+    html = full_page().html()
+    for address in re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\')\s>]+)', html):
+        assert address.startswith("data:image/"), address
+    assert "http" not in html.replace('http-equiv="Content-Security-Policy"', "")
+
+
+def test_key_and_choice_are_marked():
+    html = card().html()
+    assert 'data-verdict="wrong" data-kind="speed"' in html
+    assert '<li class="key"><b>A</b> Left<i>key</i></li>' in html
+    assert '<li class="chosen"><b>B</b> Right<i>chosen</i></li>' in html
+    right = card(chosen="A", correct=True).html()
+    assert 'data-verdict="right"' in right and '<li class="key chosen"><b>A</b> Left' in right
+    assert 'data-verdict="none"' in card(chosen="").html()
+
+
+def test_mental_images_stand_where_they_were_imagined():
+    html = card().html()
+    first, second = html.index("mental image 1"), html.index("mental image 2")
+    assert html.index("<p>So</p>") < first < html.index("<p>then</p>") < second
+    assert second < html.index("<p>.</p>") < html.index('<p class="answer">B. Right</p>')
+    assert html.count("overlay taught here at 0.50 s") == 1  # The second has none.
+    assert html.count("latent 2") == 2 and html.count("mental image") == 2
+
+
+def test_a_response_cut_anywhere_still_makes_a_card():
+    whole = card().response
+    for end in range(len(whole)):
+        assert card(response=whole[:end]).html().endswith("</article>")
+
+
+def test_long_videos_show_a_bounded_strip():
+    frames = np.zeros((50, 8, 8, 3), np.uint8)
+    html = card(frames=frames, timestamps=np.arange(50) / 2, images=(), response="").html()
+    assert html.count("<img") == 16 and "16 of 50 frames" in html
+    assert "0.00 s" in html and "24.50 s" in html
+
+
+def test_the_heat_map_is_dark_at_its_low_and_bright_at_its_high_end():
+    frame = np.full((32, 32, 3), 128, np.uint8)
+    cosines = np.array([[0.0, 0.0], [0.0, 1.0]], np.float32)
+    painted = heat.paint(frame, cosines, 0.0, 1.0, width=64).astype(int)
+    assert painted.shape == (64, 64, 3)
+    assert painted[-1, -1].sum() > painted[0, 0].sum() + 200
+    np.testing.assert_array_equal(heat.colour(np.array([0.0, 1.0])), [[0, 0, 4], [252, 255, 164]])
+
+
+def test_bars_are_as_long_as_their_values():
+    svg = Bars([Bar("a", 0.5), Bar("b", 1.0), Bar("c", 0)]).svg(640)
+    widths = [float(w) for w in re.findall(r'<rect class="fill s\d" [^>]*width="([\d.]+)"', svg)]
+    assert widths == pytest.approx([160, 320, 0])
+
+
+def test_lines_leave_out_what_is_not_finite_and_survive_few_points():
+    svg = Lines([Series("a", [1, 2, 3], [1.0, float("nan"), 3.0])]).svg()
+    (points,) = re.findall(r'points="([^"]+)"', svg)
+    assert len(points.split()) == 2
+    for xs, ys in (([], []), ([1], [2.0]), ([1, 2], [5, 5])):
+        assert "nan" not in Lines([Series("a", xs, ys)], smooth=5).svg()
+
+
+def test_a_table_needs_full_rows():
+    with pytest.raises(ValueError, match="every row needs 2 cells"):
+        Page("t").add_table("x", ["a", "b"], [["only"]])
+
+
+def test_curves_come_from_metrics_files(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5, "note": "x"},
+            {"step": 2, "loss": 2.0, "lr": float("nan")}]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"step": 3, "lo')
+    curves = read_curves(path)
+    assert list(curves) == ["loss"]
+    assert (curves["loss"].x, curves["loss"].y) == ((1, 2), (3.0, 2.0))
+    assert read_curves(path, "other") == {}
+    path.write_text("oops\n{}\n")
+    with pytest.raises(InputError, match="metrics.jsonl:1: malformed JSON"):
+        read_curves(path)
+    with pytest.raises(InputError, match="no such file"):
+        read_curves(tmp_path / "none.jsonl")
+
+
+def test_a_page_replaces_the_old_one_whole(tmp_path):
+    path = tmp_path / "deep" / "page.html"
+    full_page("old").write(path)
+    full_page("new").write(path)
+    assert "<title>new</title>" in path.read_text() and len(list(path.parent.iterdir())) == 1
