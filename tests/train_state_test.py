@@ -174,7 +174,8 @@ def test_sharded_step_equals_unsharded(devices, made, sizes):
 
 def test_abstract_state_matches_and_allocates_nothing(devices):
     mesh = make_mesh(dict(data=2, fsdp=2, tensor=2), devices)
-    graphdef, abstract = abstract_state(Net, TX, mesh)
+    with use(mesh):
+        graphdef, abstract = abstract_state(Net, TX, mesh)
     graphdef_2, state = create_state(Net, 0, TX, mesh)
     assert graphdef == graphdef_2
     assert jax.tree.structure(abstract) == jax.tree.structure(state)

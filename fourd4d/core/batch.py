@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from fourd4d.core.protocol import ProtocolSpec
-from fourd4d.core.struct import pytree
+from fourd4d.core.struct import AnyArray, pytree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,9 @@ class BatchShape:
 class VisionInput:
     """Frame slots of every row; see ``example.VisionSlots`` for the order inside a slot."""
 
-    patches: Float[Array | np.ndarray, "B F W M C"]
-    coords: Int[Array | np.ndarray, "B F W M 2"]
-    mask: Bool[Array | np.ndarray, "B F W M"]
+    patches: Float[AnyArray, "B F W M C"]
+    coords: Int[AnyArray, "B F W M 2"]
+    mask: Bool[AnyArray, "B F W M"]
 
 
 @pytree
@@ -40,8 +40,8 @@ class OverlayInput:
     ``slot`` is -1 for absent overlays, whose ``pool`` rows are zero.
     """
 
-    slot: Int[Array | np.ndarray, "B O"]
-    pool: Float[Array | np.ndarray, "B O R U"]
+    slot: Int[AnyArray, "B O"]
+    pool: Float[AnyArray, "B O R U"]
 
 
 @pytree
@@ -54,12 +54,12 @@ class Batch:
       latent_index: row of the Q latents fed here, else -1.
     """
 
-    tokens: Int[Array | np.ndarray, "B L"]
-    positions: Int[Array | np.ndarray, "3 B L"]
-    segment_ids: Int[Array | np.ndarray, "B L"]
-    text_weights: Float[Array | np.ndarray, "B L"]
-    vision_index: Int[Array | np.ndarray, "B L"]
-    latent_index: Int[Array | np.ndarray, "B L"]
+    tokens: Int[AnyArray, "B L"]
+    positions: Int[AnyArray, "3 B L"]
+    segment_ids: Int[AnyArray, "B L"]
+    text_weights: Float[AnyArray, "B L"]
+    vision_index: Int[AnyArray, "B L"]
+    latent_index: Int[AnyArray, "B L"]
     vision: VisionInput
     overlays: OverlayInput
 

@@ -34,7 +34,7 @@ class Example:
       tokens: ids; ``<|latent_pad|>`` where a latent is fed.
       positions: M-RoPE ids (time, height, width).
       text_weights: weight of predicting ``tokens[l]`` from what precedes it; 0 on prompts and pads.
-      vision_slot, vision_offset: merged token ``offset`` of frame slot ``slot`` is fed here, else -1.
+      vision_slot, vision_offset: merged token ``offset`` of frame slot ``slot`` is fed here, or -1.
       latent_index: number of the latent fed here, 0 … Q-1 in reading order, else -1.
       slots: the example's frame slots; overlays come after the media.
       overlay_slot: frame slot of each overlay.

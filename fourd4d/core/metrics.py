@@ -31,7 +31,8 @@ class Mean:
 
     def value(self) -> Any:
         """total / weight, and 0 where there is no weight."""
-        return jnp.where(self.weight == 0, 0.0, self.total / jnp.where(self.weight == 0, 1.0, self.weight))
+        none = self.weight == 0
+        return jnp.where(none, 0.0, self.total / jnp.where(none, 1.0, self.weight))
 
 
 def add(left: Mapping[str, Mean], right: Mapping[str, Mean]) -> dict[str, Mean]:

@@ -86,4 +86,6 @@ class ProtocolSpec:
         unknown = sorted(set(value) - known)
         if unknown:
             raise InputError(where, f"unknown fields {unknown}", f"Known: {sorted(known)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        kwargs: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        return cls(**kwargs)

@@ -53,7 +53,8 @@ def sample_from_json(value: dict[str, Any], where: object) -> Sample:
     if unknown or "id" not in value or "question" not in value:
         raise InputError(where, f"unknown fields {unknown}" if unknown else "no id or question",
                          "The record must come from this package's writer")
-    sample = Sample(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    sample = Sample(**fields)
     check(sample, where)
     return sample
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
-from fourd4d.core.struct import pytree
+from fourd4d.core.struct import AnyArray, pytree
 
 
 @pytree
@@ -28,13 +28,13 @@ class Rollout:
       truncated: True where the budget ended the row before its end-of-turn token.
     """
 
-    tokens: Int[Array | np.ndarray, "B T"]
-    mask: Bool[Array | np.ndarray, "B T"]
-    sampled: Bool[Array | np.ndarray, "B T"]
-    log_probs: Float[Array | np.ndarray, "B T"]
-    latents: Float[Array | np.ndarray, "B Q D"]
-    latent_index: Int[Array | np.ndarray, "B T"]
-    truncated: Bool[Array | np.ndarray, "B"]
+    tokens: Int[AnyArray, "B T"]
+    mask: Bool[AnyArray, "B T"]
+    sampled: Bool[AnyArray, "B T"]
+    log_probs: Float[AnyArray, "B T"]
+    latents: Float[AnyArray, "B Q D"]
+    latent_index: Int[AnyArray, "B T"]
+    truncated: Bool[AnyArray, "B"]
 
     @staticmethod
     def spec(rows: int, tokens: int, latents: int, width: int, dtype: Any = jnp.float32) -> Rollout:

@@ -1,11 +1,18 @@
 """Frozen dataclasses that are JAX pytrees."""
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 
 T = TypeVar("T")
+
+# Array types of fields that live on the host or on a device. Static checkers cannot know which.
+if TYPE_CHECKING:
+    AnyArray = Any
+else:
+    AnyArray = jax.Array | np.ndarray
 
 
 @dataclass_transform(frozen_default=True)

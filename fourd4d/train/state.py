@@ -72,6 +72,11 @@ def _assemble(tree: Any, tx: optax.GradientTransformation, trainable: Sequence[s
     return TrainState(jnp.zeros((), jnp.int32), params, frozen, tx.init(params))
 
 
+def _shapes(make: Callable[[nnx.Rngs], nnx.Module]) -> Any:
+    """(graphdef, state of shapes). ``nnx.eval_shape`` would take logical names for mesh axes."""
+    return jax.eval_shape(lambda: nnx.split(make(nnx.Rngs(0))))
+
+
 def abstract_state(
     make: Callable[[nnx.Rngs], nnx.Module],
     tx: optax.GradientTransformation,
@@ -80,7 +85,7 @@ def abstract_state(
     trainable: Sequence[str] = EVERYTHING,
 ) -> tuple[Any, TrainState]:
     """(graphdef, state of ``jax.ShapeDtypeStruct`` with shardings); allocates nothing."""
-    graphdef, tree = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    graphdef, tree = _shapes(make)
     state = jax.eval_shape(lambda tree: _assemble(tree, tx, trainable), tree)
     return graphdef, abstract_for(state, mesh, rules)
 
@@ -99,7 +104,7 @@ def create_state(
       make: builds the model.
       trainable: see ``split``.
     """
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    graphdef, _ = _shapes(make)
 
     def init(key: Any) -> TrainState:
         return _assemble(nnx.split(make(nnx.Rngs(key)))[1], tx, trainable)
