@@ -1,0 +1,376 @@
+"""Hugging Face safetensors directories, read and written leaf by leaf.
+
+The format (github.com/huggingface/safetensors): 8 bytes with the header's length, the header as
+JSON (name → dtype, shape, byte range), the bytes. Several shards have an index beside them.
+Files are memory-mapped, so of the host's memory only the parameter being read or written is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax import nnx
+
+from fourd4d.core.errors import InputError
+from fourd4d.core.keys import Entry, KeyTable
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_DTYPES: Mapping[str, Any] = {
+    "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_EXPONENTS = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_HEADER_LIMIT = 100 << 20
+_ALIGN = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies."""
+
+    key: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def _header(file: Path) -> list[Tensor]:
+    """Raises InputError on a file that is truncated or no safetensors file."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+            raise InputError(file, f"{size} bytes hold no whole header", "Copy the shard again")
+        try:
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            found = [Tensor(key, file, item["dtype"], tuple(item["shape"]),
+                            8 + length + item["data_offsets"][0],
+                            8 + length + item["data_offsets"][1])
+                     for key, item in header.items()]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise InputError(file, "its header is no safetensors header",
+                             "Copy the shard again") from error
+    end = max((tensor.stop for tensor in found), default=8 + length)
+    if end > size:
+        raise InputError(file, f"truncated: {size} bytes, its header speaks of {end}",
+                         "Copy the shard again")
+    for tensor in found:
+        item = _DTYPES.get(tensor.dtype)
+        if item is not None and tensor.stop - tensor.start != math.prod(
+                tensor.shape) * item.itemsize:
+            raise InputError(file, f"tensor {tensor.key!r} has {tensor.stop - tensor.start} bytes "
+                             f"for shape {list(tensor.shape)} {tensor.dtype}",
+                             "Copy the shard again")
+    return found
+
+
+def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Every tensor of a directory's shards by name; headers only are read.
+
+    Raises:
+      InputError: no safetensors (a pickle is refused), a missing or truncated shard, or an index
+        that disagrees with its shards.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(directory, "no such directory", "Give a Hugging Face model directory")
+    index, expected = directory / INDEX, None
+    if index.is_file():
+        try:
+            expected = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = sorted(set(expected.values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(index, "no index of shards", "Copy it again") from error
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise InputError(index, f"shards {outside} lie outside the directory",
+                             "Name files beside the index")
+        lacking = [name for name in names if not (directory / name).is_file()]
+        if lacking:
+            raise InputError(directory, f"shards are missing: {', '.join(lacking)}",
+                             "Copy them into the directory")
+        files = [directory / name for name in names]
+    else:
+        files = sorted(directory.glob("*.safetensors"))
+        if len(files) > 1:
+            raise InputError(directory, f"{len(files)} safetensors files and no {INDEX}",
+                             "Copy the index too")
+    if not files:
+        pickles = sorted(p.name for pattern in _PICKLES for p in directory.glob(pattern))
+        if pickles:
+            raise InputError(
+                directory, f"pickle checkpoint ({', '.join(pickles[:3])}): unpickling runs code "
+                "from the file, so it is not read",
+                "Where you trust it, load it with transformers and "
+                "save_pretrained(..., safe_serialization=True)")
+        raise InputError(directory, "no safetensors files", f"Give a directory with {SINGLE}")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        for tensor in _header(file):
+            if tensor.key in tensors:
+                raise InputError(file, f"tensor {tensor.key!r} is in another shard too",
+                                 "Remove one")
+            tensors[tensor.key] = tensor
+    if expected is not None:
+        wrong = sorted(key for key, name in expected.items()
+                       if key not in tensors or tensors[key].file.name != name)
+        if wrong:
+            raise InputError(index, f"tensors are not where it says: {', '.join(wrong[:8])}",
+                             "Copy index and shards from one source")
+    return tensors
+
+
+class _Files:
+    """Memory maps of shards; pages are given back after each parameter."""
+
+    def __init__(self) -> None:
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    def array(self, tensor: Tensor) -> np.ndarray:
+        if tensor.file not in self._maps:
+            with tensor.file.open("rb") as stream:
+                self._maps[tensor.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(self._maps[tensor.file], _DTYPES[tensor.dtype],
+                             math.prod(tensor.shape), tensor.start).reshape(tensor.shape)
+
+    def release(self) -> None:
+        for mapped in self._maps.values():
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _finite(array: np.ndarray, dtype: str) -> bool:
+    """Whether no element is an infinity or NaN: those have all exponent bits set."""
+    bits = array.view(np.uint32 if dtype == "F32" else np.uint16)
+    flat, mask = bits.reshape(-1), bits.dtype.type(_EXPONENTS[dtype])
+    step = 1 << 22  # Keeps temporaries small.
+    return not any(((flat[i : i + step] & mask) == mask).any() for i in range(0, flat.size, step))
+
+
+def _mismatches(tensors: Mapping[str, Tensor], table: KeyTable,
+                leaves: Mapping[tuple[str, ...], Any]) -> list[str]:
+    """One line for each missing, unused or misshapen tensor, and each of a wrong dtype."""
+    lines, used = [], {copy for copy, _ in table.copies}
+    for entry in table.entries:
+        shape = leaves[entry.path].shape
+        wanted = entry.file_shape(shape)
+        for key in entry.layer_keys(shape):
+            if key in used and entry.part[0]:
+                continue
+            used.add(key)
+            if key not in tensors:
+                lines.append(f"{key}: missing, wanted {list(wanted)}")
+            elif tensors[key].shape != wanted:
+                lines.append(f"{key}: shape {list(tensors[key].shape)}, wanted {list(wanted)}")
+            elif tensors[key].dtype not in _DTYPES:
+                lines.append(f"{key}: dtype {tensors[key].dtype}, wanted one of "
+                             f"{', '.join(sorted(_DTYPES))}")
+    lines += [f"{key}: unused, shape {list(tensors[key].shape)}"
+              for key in tensors if key not in used]
+    return sorted(lines)
+
+
+def _check_leaves(table: KeyTable, leaves: Mapping[tuple[str, ...], Any]) -> None:
+    paths = table.paths()
+    if paths != set(leaves):
+        names = ["/".join(path) for path in sorted(paths ^ set(leaves))]
+        raise ValueError(f"key table and state disagree on {names}")
+
+
+def read_hf(directory: str | os.PathLike[str], table: KeyTable, abstract: Any, *,
+            check_finite: bool = True) -> Any:
+    """The state ``abstract`` filled from a directory, each leaf straight onto its sharding.
+
+    Args:
+      table: has an entry for each leaf, and none else.
+      abstract: ``nnx.State`` of ``jax.ShapeDtypeStruct`` leaves; without a sharding a leaf goes
+        to the first device. Values are cast to the leaf's dtype.
+      check_finite: refuse tensors with NaN or infinities.
+
+    Raises:
+      InputError: as ``open_directory``; or with every missing, unused, misshapen and wrongly typed
+        tensor, before anything is read; or naming a tensor that is not finite.
+    """
+    leaves = dict(nnx.to_flat_state(abstract))
+    _check_leaves(table, leaves)
+    tensors = _renamed(directory, table)
+    lines = _mismatches(tensors, table, leaves)
+    if lines:
+        raise InputError(directory, f"{len(lines)} tensors do not fit the model:\n  "
+                         + "\n  ".join(lines), "Check that config.json belongs to the weights")
+    files, seen = _Files(), set()
+
+    def tensor(key: str) -> np.ndarray:
+        array = files.array(tensors[key])
+        if check_finite and key not in seen and not _finite(array, tensors[key].dtype):
+            raise InputError(tensors[key].file, f"tensor {key!r} has NaN or infinite values",
+                             "The checkpoint is damaged; use another")
+        seen.add(key)
+        return array
+
+    for copy, original in table.copies:
+        if copy in tensors and not np.array_equal(tensor(copy), tensor(original)):
+            raise InputError(directory, f"the config ties {copy} to {original}, but they differ",
+                             "Set tie_word_embeddings to false in config.json")
+        files.release()
+    filled = {}
+    for entry in table.entries:
+        leaf = leaves[entry.path]
+        filled[entry.path] = leaf.replace(_read_leaf(entry, leaf, tensor))
+        files.release()
+    return nnx.from_flat_state(filled)
+
+
+def _renamed(directory: str | os.PathLike[str], table: KeyTable) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in open_directory(directory).items():
+        name = table.rename(key)
+        if table.ignores(name):
+            continue
+        if name in tensors:
+            raise InputError(directory, f"{key!r} and {tensors[name].key!r} are both {name!r}",
+                             "Keep the tensors of one naming")
+        tensors[name] = tensor
+    return tensors
+
+
+def _read_leaf(entry: Entry, leaf: Any, tensor: Any) -> jax.Array:
+    value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+    shape, dtype = value.shape, value.dtype
+    keys = entry.layer_keys(shape)
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        index = index or (slice(None),) * len(shape)
+        if not entry.stacked:
+            return np.ascontiguousarray(entry.view(tensor(keys[0]), shape)[index], dtype)
+        layers = range(*index[0].indices(shape[0]))
+        sizes = [len(range(*s.indices(n))) for s, n in zip(index, shape, strict=True)]
+        out = np.empty(sizes, dtype)
+        for row, layer in enumerate(layers):
+            out[row] = entry.view(tensor(keys[layer]), shape)[index[1:]]
+        return out
+
+    sharding = getattr(value, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    array = jax.make_array_from_callback(shape, sharding, part)
+    return jax.block_until_ready(array)
+
+
+def write_hf(directory: str | os.PathLike[str], table: KeyTable, state: Any, *,
+             dtype: Any = None, shard_bytes: int = 5 << 30) -> list[Path]:
+    """Writes ``state`` under the table's names; one file, or shards and their index.
+
+    Parameters come to the host one layer at a time. Every file is written under another name and
+    renamed when whole, the index last.
+
+    Args:
+      dtype: of the file's tensors; each parameter's own by default.
+      shard_bytes: most bytes of a shard that holds more than one tensor.
+
+    Returns:
+      The files of tensors.
+    """
+    leaves = dict(nnx.to_flat_state(state))
+    _check_leaves(table, leaves)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    plan = _plan(table, leaves, dtype)
+    shards: list[list[_Planned]] = [[]]
+    for item in plan:
+        if shards[-1] and sum(i.bytes for i in shards[-1]) + item.bytes > shard_bytes:
+            shards.append([])
+        shards[-1].append(item)
+    single = len(shards) == 1
+    names = [SINGLE] if single else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+                                     for i in range(len(shards))]
+    for stale in {*directory.glob("*.safetensors"), directory / INDEX}:
+        if stale.name not in names and stale.exists():
+            stale.unlink()
+    for name, items in zip(names, shards, strict=True):
+        _write_file(directory / name, items, leaves)
+    if not single:
+        weight_map = {item.key: name for name, items in zip(names, shards, strict=True)
+                      for item in items}
+        index = {"metadata": {"total_size": sum(item.bytes for item in plan)},
+                 "weight_map": dict(sorted(weight_map.items()))}
+        partial = directory / f"{INDEX}.partial"
+        partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        partial.replace(directory / INDEX)
+    return [directory / name for name in names]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Planned:
+    """A file tensor to be written: the entries whose parts make it up, and its layer."""
+
+    key: str
+    entries: tuple[Entry, ...]
+    layer: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _plan(table: KeyTable, leaves: Mapping[tuple[str, ...], Any], dtype: Any) -> list[_Planned]:
+    together: dict[str, list[tuple[Entry, int]]] = {}
+    for entry in table.entries:
+        for layer, key in enumerate(entry.layer_keys(leaves[entry.path].shape)):
+            together.setdefault(key, []).append((entry, layer))
+    plan = []
+    for key, parts in together.items():
+        entries = tuple(entry for entry, _ in sorted(parts, key=lambda item: item[0].part))
+        leaf = leaves[entries[0].path]
+        kind = np.dtype(dtype or leaf.dtype)
+        if kind not in _NAMES:
+            raise InputError("export", f"dtype {kind} of {key}",
+                             "Use float32, float16 or bfloat16")
+        plan.append(_Planned(key, entries, parts[0][1], entries[0].file_shape(leaf.shape), kind))
+    return plan
+
+
+def _pieces(item: _Planned, leaves: Mapping[tuple[str, ...], Any]) -> Iterator[np.ndarray]:
+    for entry in item.entries:
+        leaf = leaves[entry.path]
+        array = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+        own = array[item.layer] if entry.stacked else array
+        yield np.ascontiguousarray(entry.unview(np.asarray(own), array.shape).astype(item.dtype))
+
+
+def _write_file(file: Path, items: list[_Planned], leaves: Mapping[tuple[str, ...], Any]) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for item in items:
+        header[item.key] = {"dtype": _NAMES[item.dtype], "shape": list(item.shape),
+                            "data_offsets": [at, at + item.bytes]}
+        at += item.bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGN)
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(len(text).to_bytes(8, "little") + text)
+            for item in items:
+                for piece in _pieces(item, leaves):
+                    stream.write(piece.reshape(-1).view(np.uint8).data)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)

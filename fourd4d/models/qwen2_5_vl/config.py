@@ -1,0 +1,155 @@
+"""``config.json`` of a Qwen2.5-VL directory to ``ModelConfig`` and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fourd4d.core.errors import InputError
+from fourd4d.models.config import DecoderConfig, ModelConfig, VisionConfig
+
+FAMILY = "qwen2_5_vl"
+_MISSING = object()
+
+# What the writers leave out when it equals these (Qwen2_5_VLConfig of transformers).
+_DEFAULTS: dict[str, Any] = dict(
+    vocab_size=152_064, hidden_size=8192, intermediate_size=29_568, num_hidden_layers=80,
+    num_attention_heads=64, num_key_value_heads=8, hidden_act="silu",
+    max_position_embeddings=32_768, rms_norm_eps=1e-5, rope_theta=1_000_000.0,
+    use_sliding_window=False, tie_word_embeddings=False, rope_scaling=_MISSING,
+)  # fmt: skip
+_VISION_DEFAULTS: dict[str, Any] = dict(
+    depth=32, hidden_size=3584, hidden_act="silu", intermediate_size=3420, num_heads=16,
+    in_channels=3, patch_size=14, spatial_merge_size=2, temporal_patch_size=2,
+    tokens_per_second=4, window_size=112, out_hidden_size=3584,
+    fullatt_block_indexes=[7, 15, 23, 31],
+)  # fmt: skip
+
+
+def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any) -> ModelConfig:
+    """The model a Hugging Face config describes; ``fields`` set dtype, remat and the like.
+
+    Both layouts are read: decoder fields at the top, or under ``text_config``.
+
+    Raises:
+      InputError: another family, missing parts, contradictions, or features we do not have.
+    """
+    if value.get("model_type") != FAMILY:
+        raise InputError(where, f"model_type {value.get('model_type')!r} is no known family",
+                         f"Known: {FAMILY!r}")
+    vision = value.get("vision_config")
+    if not isinstance(vision, dict):
+        raise InputError(where, "vision_config is missing", "Give a vision-language model")
+    text = {**value, **(value.get("text_config") or {})}
+    if "tie_word_embeddings" in value:
+        text["tie_word_embeddings"] = value["tie_word_embeddings"]
+    if "in_chans" in vision:
+        vision = {"in_channels": vision["in_chans"], **vision}
+    d = {name: text.get(name, default) for name, default in _DEFAULTS.items()}
+    v = {name: vision.get(name, default) for name, default in _VISION_DEFAULTS.items()}
+    head_dim = _check(d, v, where)
+    return ModelConfig(
+        vision=VisionConfig(
+            width=v["hidden_size"], layers=v["depth"], heads=v["num_heads"],
+            mlp=v["intermediate_size"], full_layers=tuple(v["fullatt_block_indexes"]),
+            patch_size=v["patch_size"], temporal_patch=v["temporal_patch_size"],
+            merge=v["spatial_merge_size"], window=v["window_size"], channels=v["in_channels"],
+            tokens_per_second=float(v["tokens_per_second"]),
+        ),
+        decoder=DecoderConfig(
+            width=d["hidden_size"], layers=d["num_hidden_layers"], heads=d["num_attention_heads"],
+            kv_heads=d["num_key_value_heads"] or d["num_attention_heads"], head_dim=head_dim,
+            mlp=d["intermediate_size"], vocab=d["vocab_size"],
+            mrope_sections=tuple(d["rope_scaling"]["mrope_section"]),
+            rope_theta=float(d["rope_theta"]), eps=d["rms_norm_eps"],
+            tied=d["tie_word_embeddings"], max_positions=d["max_position_embeddings"],
+        ),
+        family=FAMILY, **fields,
+    )  # fmt: skip
+
+
+def _check(d: dict[str, Any], v: dict[str, Any], where: object) -> int:
+    """Head width of the decoder, after all contradictions were looked for."""
+    problems = []
+    for name, kind in (("decoder", d), ("vision_config", v)):
+        problems += [f"{name} {key} is {kind[key]!r}, not a positive integer"
+                     for key in kind if key.endswith(("_size", "_layers", "heads", "depth"))
+                     and not (key == "num_key_value_heads" and kind[key] is None)
+                     and (not isinstance(kind[key], int) or kind[key] <= 0)]
+    if problems:
+        raise InputError(where, "; ".join(problems), "Mend the config")
+    if d["hidden_size"] % d["num_attention_heads"]:
+        problems.append(f"hidden_size {d['hidden_size']} does not divide by "
+                        f"{d['num_attention_heads']} heads")
+    if v["out_hidden_size"] != d["hidden_size"]:
+        problems.append(f"vision out_hidden_size {v['out_hidden_size']} is not the decoder's "
+                        f"hidden_size {d['hidden_size']}")
+    rope, head_dim = d["rope_scaling"], d["hidden_size"] // d["num_attention_heads"]
+    if not isinstance(rope, dict) or "mrope_section" not in rope:
+        problems.append("rope_scaling has no mrope_section")
+    else:
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ("default", "mrope"):
+            problems.append(f"rope_scaling type {kind!r} is not supported")
+        if len(rope["mrope_section"]) != 3 or 2 * sum(rope["mrope_section"]) != head_dim:
+            problems.append(f"mrope_section {rope['mrope_section']} does not sum to half the head "
+                            f"width {head_dim}")
+    problems += [f"hidden_act {part['hidden_act']!r} is not supported"
+                 for part in (d, v) if part["hidden_act"] != "silu"]
+    if d["use_sliding_window"]:
+        problems.append("use_sliding_window is not supported")
+    if problems:
+        raise InputError(where, "; ".join(problems), "Mend the config")
+    return head_dim
+
+
+def to_hf(config: ModelConfig, dtype: str, **extra: Any) -> dict[str, Any]:
+    """``config.json`` for ``config``, as transformers and everyone since writes it.
+
+    Args:
+      dtype: of the tensors beside it.
+      extra: more fields (special token ids).
+    """
+    v, d = config.vision, config.decoder
+    return {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": FAMILY,
+        "torch_dtype": dtype,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "hidden_size": d.width,
+        "initializer_range": 0.02,
+        "intermediate_size": d.mlp,
+        "max_position_embeddings": d.max_positions,
+        "max_window_layers": d.layers,
+        "num_attention_heads": d.heads,
+        "num_hidden_layers": d.layers,
+        "num_key_value_heads": d.kv_heads,
+        "rms_norm_eps": d.eps,
+        "rope_scaling": {"type": "mrope", "mrope_section": list(d.mrope_sections)},
+        "rope_theta": d.rope_theta,
+        "sliding_window": 32_768,
+        "tie_word_embeddings": d.tied,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vision_config": {
+            "model_type": FAMILY,
+            "depth": v.layers,
+            "fullatt_block_indexes": list(v.full_layers),
+            "hidden_act": "silu",
+            "hidden_size": v.width,
+            "in_channels": v.channels,
+            "in_chans": v.channels,
+            "intermediate_size": v.mlp,
+            "num_heads": v.heads,
+            "out_hidden_size": d.width,
+            "patch_size": v.patch_size,
+            "spatial_merge_size": v.merge,
+            "spatial_patch_size": v.patch_size,
+            "temporal_patch_size": v.temporal_patch,
+            "tokens_per_second": (int(v.tokens_per_second) if v.tokens_per_second.is_integer()
+                                  else v.tokens_per_second),
+            "window_size": v.window,
+        },
+        "vocab_size": d.vocab,
+        **extra,
+    }
