@@ -14,14 +14,8 @@ from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.records import Record
 from fourd4d.core.sample import Sample
 from fourd4d.data.source import Row
-from fourd4d.processing.media import (
-    Image,
-    Video,
-    decode_image,
-    pick_frames,
-    read_image,
-    read_video,
-)
+from fourd4d.processing.media import Image, Video, decode_image, read_image
+from fourd4d.processing.video import pick_frames, read_video
 
 Media = tuple[Video | Image, ...]
 Overlays = list[UInt8[np.ndarray, "H W 3"]]

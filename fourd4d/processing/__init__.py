@@ -1,7 +1,7 @@
 """Text, frames and times to arrays, in NumPy: the one preprocessing of every stage."""
 
 from fourd4d.processing.answers import lenient_answer, parse_answer, strip_latents, well_formed
-from fourd4d.processing.media import Image, Video, read_image, read_video
+from fourd4d.processing.media import Image, Video, read_image
 from fourd4d.processing.processor import Processor, load_processor
 from fourd4d.processing.tokenizer import (
     SPECIAL_TOKENS,
@@ -11,6 +11,7 @@ from fourd4d.processing.tokenizer import (
     load_tokenizer,
     tiny_tokenizer,
 )
+from fourd4d.processing.video import read_video
 
 __all__ = [
     "SPECIAL_TOKENS", "HFTokenizer", "Image", "Processor", "SentencePieceTokenizer", "Tokenizer",

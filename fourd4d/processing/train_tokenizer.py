@@ -4,11 +4,13 @@ r"""Trains the small SentencePiece tokenizer.
       --out tiny.model
 
 ``assets/tiny.txt`` is the text behind the shipped ``assets/tiny.model``: questions and responses
-of synthesized samples, and a few words beside them. For other text give another file. The model is a BPE: whole words that are common there become single pieces, digits stay apart, anything
-else falls back to bytes. An option's letter is one id wherever it stands: its piece with a space
-before it is marked unused, so ``option C`` and ``<answer>C`` share theirs. Text is taken as it is
-(no normalisation, every space and line break kept), so any text comes back unchanged. The same
-text gives the same model.
+of synthesized samples, and a few words beside them. For other text give another file.
+
+The model is a BPE: whole words that are common there become single pieces, digits stay apart,
+anything else falls back to bytes. An option's letter is one id wherever it stands: its piece with
+a space before it is marked unused, so ``option C`` and ``<answer>C`` share theirs. Text is taken
+as it is (no normalisation, every space and line break kept), so any text comes back unchanged. The
+same text gives the same model.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import argparse
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -67,10 +69,11 @@ def train(lines: Iterable[str], vocab_size: int = 1024) -> bytes:
 
 
 def _share_letters(model: bytes) -> bytes:
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    schema: Any = sentencepiece_model_pb2  # Generated: type checkers see nothing in it.
+    proto = schema.ModelProto.FromString(model)
     for piece in proto.pieces:
         if piece.piece in {"\u2581" + letter for letter in LETTERS}:
-            piece.type = sentencepiece_model_pb2.ModelProto.SentencePiece.UNUSED
+            piece.type = schema.ModelProto.SentencePiece.UNUSED
     return proto.SerializeToString(deterministic=True)
 
 
