@@ -15,6 +15,7 @@ from fourd4d.core.cache import KVCache
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.models.config import DecoderConfig, ModelConfig, VisionConfig
 from fourd4d.models.thinker import Thinker
+from fourd4d.parallel import batch_axes
 from fourd4d.sampling import SamplingSpec
 
 VOCAB, TABLE = 18, 24
@@ -60,8 +61,8 @@ def prompts(rows: int = 4, length: int = 12, left: bool = False, seed: int = 0) 
 
 def take_rows(batch: Batch, rows: Any) -> Batch:
     """A batch of some rows of another."""
-    picked = jax.tree.map(lambda x: x[rows], dataclasses.replace(batch, positions=batch.tokens))
-    return dataclasses.replace(picked, positions=batch.positions[:, rows])
+    return jax.tree.map_with_path(
+        lambda path, x: x[:, rows] if "batch" in batch_axes(path, x.ndim)[1:] else x[rows], batch)
 
 
 class Scripted(nnx.Module):

@@ -90,14 +90,16 @@ def last_hidden(hidden: Float[Array, "B L D"], segment_ids: Int[Array, "B L"]
     return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
 
-def prompt_embeddings(model: Any, batch: Batch) -> Float[Array, "B L D"]:
-    """Embeds prompts; every video is encoded once."""
-    features = model.encode(batch.vision) if batch.vision.patches.shape[1] else None
+def prompt_embeddings(model: Any, batch: Batch, features: Float[Array, "B F U D"] | None = None
+                      ) -> Float[Array, "B L D"]:
+    """Embeds prompts. ``features``: what ``model.encode`` gave for them, if it ran already."""
+    if features is None and batch.vision.patches.shape[1]:
+        features = model.encode(batch.vision)
     return model.embed(batch.tokens, batch.vision_index, features, batch.latent_index, None)
 
 
-def prefill(model: Any, batch: Batch, tokens: int, group: int
-            ) -> tuple[Float[Array, "B D"], KVCache]:
+def prefill(model: Any, batch: Batch, tokens: int, group: int,
+            features: Float[Array, "P F U D"] | None = None) -> tuple[Float[Array, "B D"], KVCache]:
     """Reads each prompt once; rows and cache of the ``group`` responses are copies of it.
 
     Returns:
@@ -105,7 +107,7 @@ def prefill(model: Any, batch: Batch, tokens: int, group: int
       cache: the prompt's slots, then room for ``tokens`` more.
     """
     rows, length = batch.tokens.shape
-    embeds = prompt_embeddings(model, batch)
+    embeds = prompt_embeddings(model, batch, features)
     hidden, cache = model.decode(embeds, batch.positions, batch.segment_ids,
                                  model.empty_cache(rows, length))
     hidden = jnp.repeat(last_hidden(hidden, jnp.asarray(batch.segment_ids)), group, axis=0)
@@ -184,11 +186,16 @@ def step(model: Any, state: State, start: Int[Array, "B"], keys: Key[Array, "B"]
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "spec", "group", "intervene"))
-def generate(graphdef: Any, params: Any, batch: Batch, rng: Any, spec: SamplingSpec,
-             group: int = 1, intervene: Intervention | None = None, data: Any = None) -> Rollout:
-    """``sample`` for callers that hold a split model: ``nnx.split(model)``."""
+def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec: SamplingSpec,
+             group: int = 1, intervene: Intervention | None = None, data: Any = None,
+             features: Float[Array, "P F U D"] | None = None) -> Rollout:
+    """``sample`` for callers that hold a split model: ``graphdef, *states = nnx.split(…)``.
+
+    ``features``: what ``model.encode`` gave for the prompts, if it ran already.
+    """
     rows = batch.tokens.shape[0] * group
-    hidden, cache = prefill(nnx.merge(graphdef, params), batch, spec.max_tokens, group)
+    model = nnx.merge(graphdef, *states)
+    hidden, cache = prefill(model, batch, spec.max_tokens, group, features)
     live = jnp.repeat(jnp.any(jnp.asarray(batch.segment_ids) != 0, axis=1), group)
     keys = row_keys(rng, rows)
     start = jnp.repeat(next_positions(batch), group)
@@ -211,7 +218,7 @@ def generate(graphdef: Any, params: Any, batch: Batch, rng: Any, spec: SamplingS
     return jax.lax.while_loop(
         lambda s: (s.step < spec.max_tokens) & jnp.any(s.live),
         # Merged inside: a module belongs to the trace that made it.
-        lambda s: step(nnx.merge(graphdef, params), s, start, keys, spec, intervene, data),
+        lambda s: step(nnx.merge(graphdef, *states), s, start, keys, spec, intervene, data),
         state,
     ).rollout
 
@@ -233,5 +240,5 @@ def sample(model: nnx.Module, batch: Batch, rng: Key[Array, ""] | Key[Array, "B"
         pure function, since it is a static argument.
       data: arrays handed to ``intervene``.
     """
-    graphdef, params = nnx.split(model)
-    return generate(graphdef, params, batch, rng, spec, group, intervene, data)
+    graphdef, state = nnx.split(model)
+    return generate(graphdef, (state,), batch, rng, spec, group, intervene, data)

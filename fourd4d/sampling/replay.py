@@ -34,8 +34,8 @@ def response_embeddings(model: Any, rollout: Rollout) -> Float[Array, "B T D"]:
     return model.embed(rollout.tokens, None, None, rollout.latent_index, latents)
 
 
-def response_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1
-                    ) -> Float[Array, "B T D"]:
+def response_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1,
+                    features: Float[Array, "P F U D"] | None = None) -> Float[Array, "B T D"]:
     """The hidden states that each response token was chosen from.
 
     Prompts and responses are joined into one sequence a row, prompt padding between them.
@@ -47,7 +47,7 @@ def response_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1
 
     prompt_segments = repeat(batch.segment_ids)
     hidden, _ = model.decode(
-        jnp.concatenate([repeat(prompt_embeddings(model, batch)),
+        jnp.concatenate([repeat(prompt_embeddings(model, batch, features)),
                          response_embeddings(model, rollout)], axis=1),
         jnp.concatenate([repeat(batch.positions, 1),
                          response_positions(batch, tokens, group)], axis=2),
@@ -76,12 +76,14 @@ def score_hidden(model: Any, hidden: Float[Array, "B T D"], rollout: Rollout, sp
     return jnp.where(sampled, log_probs, 0.0), jnp.where(sampled, entropy, 0.0)
 
 
-def replay(model: Any, batch: Batch, rollout: Rollout, spec: SamplingSpec, group: int = 1
-           ) -> Float[Array, "B T"]:
+def replay(model: Any, batch: Batch, rollout: Rollout, spec: SamplingSpec, group: int = 1,
+           features: Float[Array, "P F U D"] | None = None) -> Float[Array, "B T"]:
     """Log-probs of the rollout's sampled tokens under ``model``; 0 elsewhere.
 
     Args:
       batch: the prompts that were sampled from.
       spec, group: as given to ``sample``.
+      features: what ``model.encode`` gave for the prompts, if it ran already.
     """
-    return score_hidden(model, response_hidden(model, batch, rollout, group), rollout, spec)[0]
+    hidden = response_hidden(model, batch, rollout, group, features)
+    return score_hidden(model, hidden, rollout, spec)[0]

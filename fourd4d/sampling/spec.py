@@ -72,7 +72,15 @@ class SamplingSpec:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, protocol: ProtocolSpec, **options: Any) -> SamplingSpec:
-        """The spec of a tokenizer and a protocol; ``options`` are the remaining fields."""
+        """The spec of a tokenizer and a protocol; ``options`` are the remaining fields.
+
+        Raises:
+          InputError: an unknown or bad field.
+        """
+        unknown = sorted(set(options) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise InputError("sampling", f"unknown fields {unknown}",
+                             "Use the fields of SamplingSpec")
         name = tokenizer.id
         special = {n: name(n) for n in NOT_SAMPLED}
         fields = dict(

@@ -1,0 +1,84 @@
+"""Trains by 4DRL: ``python -m fourd4d.rl --config=configs/rl_tiny.py --config.field=value``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+from absl import app
+from ml_collections import ConfigDict, config_flags
+
+from fourd4d import build
+from fourd4d.checkpoint.orbax import CheckpointManager
+from fourd4d.data import Reading, Shard, open_source, prompt_pipeline
+from fourd4d.parallel import make_mesh, start, use
+from fourd4d.rewards import AnswerReward, FormatReward
+from fourd4d.rl.setup import agree, policy_spec, prompt_shape, trains_vision
+from fourd4d.rl.step import Setting, Step, copied, fingerprint
+from fourd4d.rl.train import RLSpec
+from fourd4d.sampling import SamplingSpec
+from fourd4d.train import MetricWriter, OptimizerSpec, Outcome, make_optimizer, run, state_from
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+
+
+def train(config: ConfigDict) -> Outcome:
+    """Runs, or resumes, what ``config`` describes; see ``configs/rl_tiny.py``."""
+    start()
+    mesh = make_mesh(config.mesh)
+    workdir = Path(config.workdir)
+    with use(mesh):
+        bundle = build.start_from(config, mesh)
+        processor, fps = bundle.processor, config.data.assumed_fps or None
+        source = open_source(config.data.path, config.data.root or None)
+        rows = config.prompts // jax.process_count()
+        batches = iter(prompt_pipeline(
+            source, processor, rows, seed=config.seed, epochs=config.epochs or None,
+            shard=Shard(jax.process_index(), jax.process_count()), assumed_fps=fps,
+            reading=build.frozen(Reading, config.reading, "reading")))
+
+        spec = build.frozen(RLSpec, config.rl, "rl")
+        tx = make_optimizer(build.frozen(
+            OptimizerSpec, config.optimizer, "optimizer",
+            total_steps=config.steps * spec.epochs * spec.minibatches))
+        state = state_from(bundle.tree, tx, mesh, trainable=config.trainable)
+        reference = copied(state.params)
+        about = build.specs(config, bundle.config, processor, config.trainable) | {
+            "reference": fingerprint(reference), "rng": config.seed}
+
+        with CheckpointManager(workdir / "checkpoints", keep=config.keep,
+                               processor=processor.save) as checkpoints:
+            first = checkpoints.latest() or 0
+            if first:
+                restored = checkpoints.restore(build.abstract(state), batches)
+                agree(restored.specs, about, workdir)
+                state = restored.state
+            with MetricWriter(workdir, first + 1) as writer:
+                step = Step(Setting(
+                    graphdef=bundle.graphdef, tx=tx, reference=reference, spec=spec,
+                    policy=policy_spec(config.variant, config.sampling.max_tokens,
+                                       config.policy.to_dict()),
+                    sampling=SamplingSpec.of(processor.tokenizer, processor.protocol,
+                                             imagery=config.imagery, **config.sampling),
+                    processor=processor, mesh=mesh, seed=config.seed, writer=writer,
+                    shape=prompt_shape(source, processor, rows, look_at=config.data.measure or None,
+                                       round_to=config.data.round_to, assumed_fps=fps),
+                    rewards=(AnswerReward(config.rewards.answer),
+                             FormatReward(config.rewards.format)),
+                    cache_features=not trains_vision(state.params),
+                    show_every=config.show_every))
+                return run(
+                    state, step, batches, first=first, total=config.steps, writer=writer,
+                    place=step.place, tokens=lambda _: 0, save_every=config.save_every,
+                    save=lambda at, now: checkpoints.save(at, now, batches, about, force=True),
+                    log_every=config.log_every, name="rl")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    outcome = train(_CONFIG.value)
+    print(f"{outcome.reason} at step {outcome.step}: {_CONFIG.value.workdir}")
+
+
+if __name__ == "__main__":
+    app.run(main)
