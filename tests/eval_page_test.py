@@ -76,8 +76,8 @@ def test_mental_images_stand_where_they_were_imagined():
     first, second = html.index("mental image 1"), html.index("mental image 2")
     assert html.index("<p>So</p>") < first < html.index("<p>then</p>") < second
     assert second < html.index("<p>.</p>") < html.index('<p class="answer">B. Right</p>')
-    assert html.count("overlay taught here at 0.50 s") == 1  # The second has none.
-    assert html.count("latent 2") == 2 and html.count("mental image") == 2
+    assert html.count(">overlay taught here at 0.50 s<") == 1  # The second has none.
+    assert html.count(">latent 2<") == 1 and html.count("mental image") == 2
 
 
 def test_a_response_cut_anywhere_still_makes_a_card():

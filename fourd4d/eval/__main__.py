@@ -45,7 +45,7 @@ def evaluate(config: ConfigDict) -> dict[str, Any] | None:
     with use(mesh):
         bundle = build.open_checkpoint(config.checkpoint, mesh, step=config.step or None,
                                        **config.model.to_dict())
-    subject = Subject(bundle.graphdef, bundle.tree, bundle.processor, config.checkpoint, mesh)
+    subject = Subject(bundle.graphdef, (bundle.tree,), bundle.processor, config.checkpoint, mesh)
     header = report.header(spec.answers_json(), bundle.tree, bundle.processor.protocol, source,
                            items)
 

@@ -49,7 +49,7 @@ def weights_digest(params: Any) -> str:
     """16 hexadecimal digits of a few numbers of every parameter: tells checkpoints apart."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
-        few = leaf[(0,) * (leaf.ndim - 1)][:32] if leaf.ndim else leaf
+        few = leaf[(slice(1),) * (leaf.ndim - 1)][..., :32] if leaf.ndim else leaf
         total.update(np.asarray(few, np.float32).tobytes())
     return total.hexdigest()[:16]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -82,14 +83,14 @@ class Subject:
     """What is evaluated.
 
     Attributes:
-      graphdef, params: ``nnx.split(model)``; params may lie on several devices.
+      graphdef, states: ``graphdef, *states = nnx.split(model, …)``, on any devices.
       processor: the one the model was trained with.
       name: for logs and pages.
       mesh: of this host's devices, or None for one device.
     """
 
     graphdef: Any
-    params: Any
+    states: tuple[Any, ...]
     processor: Processor
     name: str = "model"
     mesh: Any = None
@@ -97,7 +98,8 @@ class Subject:
     @classmethod
     def of(cls, model: nnx.Module, processor: Processor, name: str = "model",
            mesh: Any = None) -> Subject:
-        return cls(*nnx.split(model), processor, name, mesh)
+        graphdef, state = nnx.split(model)
+        return cls(graphdef, (state,), processor, name, mesh)
 
     def sampling(self, spec: EvalSpec) -> SamplingSpec:
         """The decoding budget and distribution for this tokenizer and protocol."""
@@ -160,9 +162,13 @@ def run(
         else:
             batch = _collate(group, spec, subject)
             rows = [p.item.key for p in group]
-            rollout = _decode(subject, batch, rows, sampling, spec, intervene, data)
+            with contextlib.nullcontext() if subject.mesh is None else use(subject.mesh):
+                features = encode(subject.graphdef, subject.states, batch.vision)
+                rollout = jax.device_get(generate(
+                    subject.graphdef, subject.states, batch, _keys(rows, spec), sampling, 1,
+                    intervene, None if data is None else data(rows), features))
             if maps is not None and any(key in keep for key in rows):
-                _store_maps(subject, batch, group, rollout, maps, keep)
+                _store_maps(subject, features, group, rollout, maps, keep)
             records = _records(group, rollout, subject, sampling, spec)
         log.add(records)
         yield from records
@@ -243,35 +249,22 @@ def _collate(group: Sequence[Prepared], spec: EvalSpec, subject: Subject) -> Bat
     return jax.device_put(batch, batch_shardings(batch, subject.mesh))
 
 
-def _decode(subject: Subject, batch: Batch, keys: Sequence[str], sampling: SamplingSpec,
-            spec: EvalSpec, intervene: Intervention | None, data: Any) -> Rollout:
+def _keys(keys: Sequence[str], spec: EvalSpec) -> Any:
+    """One random key per row of the batch, rows of padding included."""
     seeds = [item_seed(key, spec.seed) for key in keys] + [0] * (spec.rows - len(keys))
-    rng = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
-    arrays = None if data is None else data(keys)
-    if subject.mesh is None:
-        rollout = generate(subject.graphdef, subject.params, batch, rng, sampling, 1, intervene,
-                           arrays)
-    else:
-        with use(subject.mesh):
-            rollout = generate(subject.graphdef, subject.params, batch, rng, sampling, 1,
-                               intervene, arrays)
-    return jax.device_get(rollout)
+    return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode(graphdef: Any, params: Any, vision: VisionInput) -> Float[Array, "B F U D"]:
+def encode(graphdef: Any, states: tuple[Any, ...], vision: VisionInput
+           ) -> Float[Array, "B F U D"]:
     """The model's own vision features of a batch."""
-    return nnx.merge(graphdef, params).encode(vision)
+    return nnx.merge(graphdef, *states).encode(vision)
 
 
-def _store_maps(subject: Subject, batch: Batch, group: Sequence[Prepared], rollout: Rollout,
+def _store_maps(subject: Subject, features: Any, group: Sequence[Prepared], rollout: Rollout,
                 maps: MapStore, keep: Collection[str]) -> None:
     protocol = subject.processor.protocol
-    if subject.mesh is None:
-        features = encode(subject.graphdef, subject.params, batch.vision)
-    else:
-        with use(subject.mesh):
-            features = encode(subject.graphdef, subject.params, batch.vision)
     features = np.asarray(features, np.float32)
     for row, one in enumerate(group):
         if one.item.key not in keep or one.example is None:
