@@ -63,8 +63,8 @@ def exercise(question: Question, rng: np.random.Generator, chained: bool) -> Tas
     """
     word = question.answer_text
     if chained:
-        lead = {"camera": "the camera move is ", "direction": "its motion is ", "box_direction": "its motion is "}
-        ask = f"So {lead.get(question.kind, '')}{word}. Which option is that?"
+        lead = short.LEADS.get(question.kind, "")
+        ask = f"So {lead}{word}. Which option is that?"
     else:
         ask = _MATCH[rng.integers(len(_MATCH))].format(word=word)
     lines = [f"{a}. {b}" for a, b in zip(LETTERS, question.options, strict=False)]

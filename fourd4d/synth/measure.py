@@ -16,7 +16,7 @@ from fourd4d.synth.clip import CameraSegment, Clip, Track
 from fourd4d.synth.pools import SECTORS
 
 
-class Dropped(Exception):  # noqa: N818 - a verdict on a question, not a fault
+class Dropped(Exception):
     """No question is asked; the reason is counted."""
 
 
@@ -32,6 +32,7 @@ class Margins:
       same, changed: ratios of largest to smallest distance below and above which it is the same
         and has changed.
       steady, pace: the same for speeds.
+      straight: least net displacement over the length of the way, for a direction.
     """
 
     angle: float = 10.0
@@ -41,6 +42,7 @@ class Margins:
     changed: float = 1.30
     steady: float = 1.25
     pace: float = 1.7
+    straight: float = 0.8
 
 
 def spaced(first: int, last: int, count: int) -> tuple[int, ...]:
@@ -179,19 +181,42 @@ def steps(clip: Clip, track: Track, frames: tuple[int, ...]
     return np.array(moves) / np.diff(clip.timestamps[list(frames)]), source
 
 
-def background(clip: Clip, first: int, last: int) -> str:
-    """How far things shift on screen, from the camera's rotation: a word; '' without poses."""
+def turn(clip: Clip, first: int, last: int) -> tuple[float, float, float]:
+    """Camera rotation between two frames: pan right, tilt up, roll clockwise, degrees.
+
+    Raises Dropped where the clip has no poses.
+    """
     if clip.poses is None:
-        return ""
-    turn = clip.poses[first, :3, :3].T @ clip.poses[last, :3, :3]
-    pan, tilt = np.arctan2(turn[0, 2], turn[2, 2]), -np.arcsin(np.clip(turn[1, 2], -1, 1))
-    roll = np.arctan2(turn[1, 0], turn[1, 1])
-    angles = np.degrees([pan, tilt, roll])
+        raise Dropped("camera: no poses to tell rotation by")
+    between = clip.poses[first, :3, :3].T @ clip.poses[last, :3, :3]
+    pan = np.arctan2(between[0, 2], between[2, 2])
+    tilt = -np.arcsin(np.clip(between[1, 2], -1, 1))
+    roll = np.arctan2(between[1, 0], between[1, 1])
+    return float(np.degrees(pan)), float(np.degrees(tilt)), float(np.degrees(roll))
+
+
+def background(clip: Clip, first: int, last: int) -> str:
+    """How things far away shift on screen, from the camera's largest rotation, in a word."""
+    angles = turn(clip, first, last)
     biggest = int(np.abs(angles).argmax())
     if abs(angles[biggest]) < 3:
         return "still"
     names = (("right", "left"), ("up", "down"), ("turning clockwise", "turning counterclockwise"))
     return names[biggest][int(angles[biggest] > 0)]
+
+
+def straight(clip: Clip, track: Track, frames: tuple[int, ...]) -> float:
+    """Net displacement over the length of the way, 1 for a straight way there."""
+    moves, scale = [], 1.0
+    base, _ = distance(clip, track)
+    for a, b in zip(frames, frames[1:], strict=False):
+        move, source = displacement(clip, track, a, b)
+        if source == "geometry":
+            scale = base[a]
+            move = clip.poses[a, :3, :3] @ move  # type: ignore[index]
+        moves.append(move * scale)
+    length = float(np.linalg.norm(moves, axis=1).sum())
+    return float(np.linalg.norm(np.sum(moves, axis=0))) / max(length, 1e-9)
 
 
 def frames_of(clip: Clip, segment: CameraSegment) -> tuple[int, int]:

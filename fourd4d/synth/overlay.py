@@ -12,7 +12,7 @@ RED = np.array([255, 0, 0], np.float32)
 
 
 def overlay(
-    frame: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"], alpha: float = 0.4
+    frame: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "rows columns"], alpha: float = 0.4
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The frame with the mask tinted red (share ``alpha``) and its contour drawn red.
 

@@ -14,8 +14,8 @@ from rich.progress import Progress
 
 from fourd4d.core import jsonl, records
 from fourd4d.core.errors import InputError
-from fourd4d.synth import base, short, write
-from fourd4d.synth.clip import Clip
+from fourd4d.synth import base, full, short, write
+from fourd4d.synth.clip import CameraSegment, Clip, Track
 from fourd4d.synth.manifest import Entry, Manifest
 from fourd4d.synth.measure import Dropped
 from fourd4d.synth.questions import Question, QuestionSpec, ask
@@ -31,7 +31,8 @@ class Work:
     clip: Callable[[], Clip]
 
 
-Reason = Callable[[Clip, Question, np.random.Generator], str]
+Reason = Callable[[Clip, Question, np.random.Generator, int], str]
+STYLES: Final[Mapping[str, Reason]] = {"short": short.reasoning, "full": full.reasoning}
 
 
 def seeded(seed: int, video_id: str) -> np.random.Generator:
@@ -39,17 +40,34 @@ def seeded(seed: int, video_id: str) -> np.random.Generator:
     return np.random.default_rng([seed, *video_id.encode()])
 
 
+def _subjects(clip: Clip, kinds: Sequence[str]
+              ) -> Iterator[tuple[str, CameraSegment | None, Track | None]]:
+    """What to ask about: each span of the camera; each kind about each thing that moves."""
+    names = collections.Counter(track.name for track in clip.tracks)
+    moving = [t for t in clip.tracks if t.role == "dynamic" and names[t.name] == 1]
+    for kind in kinds:
+        if kind == "camera":
+            for segment in clip.camera or (None,):
+                yield kind, segment, None
+        else:
+            for track in moving or (None,):
+                yield kind, None, track
+
+
 def samples_of(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, reason: Reason,
-               rng: np.random.Generator, quality: int
+               rng: np.random.Generator, quality: int, number: int = 0
                ) -> tuple[list[write.Written], collections.Counter[str]]:
-    """Samples of the clip, at most one a kind, and what was dropped and why."""
+    """Samples of the clip, at most one per kind and subject, and what was dropped and why.
+
+    ``number`` counts clips; it keeps neighbouring texts from opening alike.
+    """
     encoder = write.Encoder(clip, quality)
     out: list[write.Written] = []
     dropped: collections.Counter[str] = collections.Counter()
-    for kind in kinds:
+    for kind, segment, track in _subjects(clip, kinds):
         try:
-            question = ask(clip, kind, rng, spec)
-            response = reason(clip, question, rng)
+            question = ask(clip, kind, rng, spec, segment, track)
+            response = reason(clip, question, rng, number + len(out))
         except Dropped as why:
             dropped[str(why)] += 1
             continue
@@ -83,8 +101,10 @@ def shown(clip: Clip, kinds: Sequence[str]) -> Sequence[str]:
     return (made_for,) if made_for in kinds else kinds
 
 
-def write_base(root: str | os.PathLike[str], clips: Callable[[int, int], Iterator[Clip]],
-               count: int, kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int) -> int:
+def write_base(
+    root: str | os.PathLike[str], clips: Callable[[int, int], Iterator[Clip]], count: int,
+    kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int,
+) -> int:
     """Shards of free-text tasks, one per SHARD_CLIPS clips; finished shards are kept.
 
     ``clips(start, count)`` gives a part of the sequence. Returns the number of shards.
@@ -107,7 +127,7 @@ def write_base(root: str | os.PathLike[str], clips: Callable[[int, int], Iterato
 
 def run(root: str | os.PathLike[str], works: Iterable[Work], total: int | None,
         kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int = 95,
-        reason: Reason = short.reasoning, config: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
         with_records: bool = False) -> dict[str, Entry]:
     """Makes ``dift.jsonl``, ``rl.jsonl`` and the images they name under ``root``.
 
@@ -117,10 +137,11 @@ def run(root: str | os.PathLike[str], works: Iterable[Work], total: int | None,
     root = Path(root)
     manifest = Manifest(root, config or {})
     with Progress() as progress:
-        for work in progress.track(works, total=total, description="videos"):
+        tracked = progress.track(works, total=total, description="videos")
+        for number, work in enumerate(tracked):
             if work.video_id in manifest.entries:
                 continue
-            manifest.add(_one(root, work, kinds, spec, seed, quality, reason))
+            manifest.add(_one(root, work, number, kinds, spec, seed, quality))
     manifest.close()
     entries = dict(sorted(manifest.entries.items()))
     rows = [records.sample_from_json(dict(s), root) for e in entries.values() for s in e.samples]
@@ -136,12 +157,13 @@ def _packed(root: Path, sample: Any) -> bytes:
                                  [(root / p).read_bytes() for p in sample.overlays])
 
 
-def _one(root: Path, work: Work, kinds: Sequence[str], spec: QuestionSpec, seed: int,
-         quality: int, reason: Reason) -> Entry:
+def _one(root: Path, work: Work, number: int, kinds: Sequence[str], spec: QuestionSpec, seed: int,
+         quality: int) -> Entry:
     try:
         clip = work.clip()
         rng = seeded(seed, work.video_id)
-        samples, dropped = samples_of(clip, shown(clip, kinds), spec, reason, rng, quality)
+        samples, dropped = samples_of(clip, shown(clip, kinds), spec, STYLES[spec.style], rng,
+                                      quality, number * len(kinds))
         for one in samples:
             write.write_files(root, one.files)
     except InputError as error:

@@ -53,7 +53,8 @@ class Pool:
 
 SECTORS: Final = ("Right", "Right-Down", "Down", "Left-Down", "Left", "Left-Up", "Up", "Right-Up")
 DIRECTION: Final = Pool(
-    (*((SECTORS[i], SECTORS[i + 4]) for i in range(4)), ("Toward the camera", "Away from the camera")),
+    (*((SECTORS[i], SECTORS[i + 4]) for i in range(4)),
+     ("Toward the camera", "Away from the camera")),
     "Stationary",
 )  # fmt: skip
 DISTANCE: Final = Pool((("Getting closer", "Getting farther"),
@@ -77,6 +78,7 @@ def combined(moves: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...
     out = []
     for pattern in picked:
         for mirror in (False, True):
-            out.append(" + ".join(OPPOSITE_MOVE[m] if (f != mirror) else m
-                                  for m, f in zip(moves, (False, *pattern), strict=True)))  # fmt: skip
+            flipped = [f != mirror for f in (False, *pattern)]
+            out.append(" + ".join(OPPOSITE_MOVE[m] if flip else m
+                                  for m, flip in zip(moves, flipped, strict=True)))
     return tuple(out[i] for i in rng.permutation(len(out)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,14 +28,16 @@ class QuestionSpec:
       overlays: mental images of a question, by kind.
       margins: how clear a case must be.
       varying: whether ``Varying speed`` is an answer.
+      parts: where a whole clip is ambiguous, its halves, thirds, … up to so many parts are tried.
     """
 
-    style: Literal["short", "full"] = "full"
+    style: str = "full"
     overlays: Mapping[str, int] = dataclasses.field(
         default_factory=lambda: {"camera": 2, "direction": 3, "distance": 3, "speed": 4,
                                  "box_direction": 3})  # fmt: skip
     margins: Margins = Margins()
     varying: bool = False
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if self.style not in ("short", "full"):
@@ -122,21 +125,50 @@ def ask(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec,
     track = track or clip.dynamic
     if track is None:
         raise Dropped(f"{kind}: nothing moves")
+    if kind not in KINDS:
+        raise InputError("question kind", f"unknown value {kind!r}", f"Use one of {KINDS}")
+    refused: list[Dropped] = []
+    for first, last in _windows(track, kind, spec):
+        try:
+            return _about(clip, kind, rng, spec, track, first, last)
+        except Dropped as why:
+            refused.append(why)
+    raise refused[0]
+
+
+def _windows(track: Track, kind: str, spec: QuestionSpec) -> list[tuple[int, int]]:
+    """First and last frames to try: all that is seen, then ever smaller parts of it."""
     seen = np.flatnonzero(track.seen)
     if len(seen) < 2:
         raise Dropped(f"{kind}: seen in fewer than two frames")
-    frames = measure.spaced(int(seen[0]), int(seen[-1]), spec.overlays[kind])
+    first, last = int(seen[0]), int(seen[-1])
+    out = [(first, last)]
+    for parts in range(2, spec.parts + 1):
+        cuts = np.linspace(first, last, parts + 1).astype(int)
+        out += [(int(a), int(b)) for a, b in itertools.pairwise(cuts)
+                if b - a >= 2 * spec.overlays[kind]]
+    return out
+
+
+def _about(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec, track: Track,
+           first: int, last: int) -> Question:
+    """The question about the frames ``first`` … ``last``, or Dropped."""
+    frames = measure.spaced(first, last, spec.overlays[kind])
     if not track.seen[list(frames)].all():
         raise Dropped(f"{kind}: hidden at an overlay")
     first, last = frames[0], frames[-1]
+    pool = pools.DIRECTION
     if kind in ("direction", "box_direction"):
         move, source = measure.displacement(clip, track, first, last)
-        answer, pool = measure.direction(move, spec.margins), pools.DIRECTION
+        answer = measure.direction(move, spec.margins)
+        bent = measure.straight(clip, track, frames) < spec.margins.straight
+        if answer != "Stationary" and bent:
+            raise Dropped(f"{kind}: it changes direction")
     elif kind == "distance":
         values, source = measure.distance(clip, track)
         span = values[first : last + 1][track.seen[first : last + 1]]
         answer, pool = measure.distance_answer(span, spec.margins), pools.DISTANCE
-    elif kind == "speed":
+    else:
         if len(frames) < 4:
             raise Dropped("speed: fewer than four readings")
         values, source = measure.steps(clip, track, frames)
@@ -144,8 +176,6 @@ def ask(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec,
         pool = pools.SPEED_VARYING if spec.varying else pools.SPEED
         if answer not in pool.answers:
             raise Dropped("speed: varies")
-    else:
-        raise InputError("question kind", f"unknown value {kind!r}", f"Use one of {KINDS}")
     box = _box(clip, track, first, spec) if kind == "box_direction" else ""
     text = _word(kind, rng, spec, name=track.name, box=box, start=clip.timestamps[first],
                  end=clip.timestamps[last])  # fmt: skip

@@ -10,6 +10,8 @@ from fourd4d.synth.clip import Clip, Track
 from fourd4d.synth.questions import Question
 from fourd4d.synth.reading import SHORT, Place
 
+LEADS = {"camera": "the camera move is ", "direction": "its motion is ",
+         "box_direction": "its motion is "}
 _OPENINGS = ("Watch the {name}.", "Look at the {name}.", "Follow the {name}.", "Find the {name}.")
 _CAMERA_OPENINGS = ("Watch the fixed {name}.", "The {name} is fixed.", "Follow the fixed {name}.",
                     "Take the fixed {name}.")  # fmt: skip
@@ -44,8 +46,7 @@ def findings(clip: Clip, question: Question) -> tuple[str, str]:
         far = measure.background(clip, first, last)
         if " + " not in answer:
             reading.require(reading.camera_of(move, far, SHORT), answer, kind)
-        hills = f" Background {far}." if far else ""
-        return f"Shift {shift_words(move)}.{hills}", "the camera move is "
+        return f"Shift {shift_words(move)}. Background {far}.", LEADS[kind]
     if kind == "distance":
         sizes = tuple(p.size for p in places)
         reading.require(reading.distance_of(sizes, SHORT), answer, kind)
@@ -61,7 +62,7 @@ def findings(clip: Clip, question: Question) -> tuple[str, str]:
     if fixed and question.landmark is not None:
         a, b = fixed[0], fixed[-1]
         still = f"Fixed {question.landmark.name} {a.x},{a.y} to {b.x},{b.y}. "
-    return f"{still}Shift {shift_words(move)}.", "its motion is "
+    return f"{still}Shift {shift_words(move)}.", LEADS[kind]
 
 
 def told_steps(clip: Clip, question: Question) -> tuple[int, ...]:
@@ -83,8 +84,12 @@ def _fixed(clip: Clip, question: Question) -> tuple[Place, ...]:
     return tuple(reading.place(clip, mark, i, SHORT) for i in ends)
 
 
-def reasoning(clip: Clip, question: Question, rng: np.random.Generator) -> str:
-    """The whole response, overlays as ``<output_image>``. Raises Dropped like ``findings``."""
+def reasoning(clip: Clip, question: Question, rng: np.random.Generator, number: int = 0) -> str:
+    """The whole response, overlays as ``<output_image>``. Raises Dropped like ``findings``.
+
+    ``number`` is for styles with many openings; here they are drawn.
+    """
+    del number
     found, lead = findings(clip, question)
     openings = _CAMERA_OPENINGS if question.kind == "camera" else _OPENINGS
     opening = openings[rng.integers(len(openings))].format(name=question.track.name)

@@ -1,0 +1,148 @@
+"""Datasets on disk: the published layout, resuming, bad videos, record shards."""
+
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from fourd4d.core import jsonl, records
+from fourd4d.core.errors import InputError
+from fourd4d.synth import pipeline
+from fourd4d.synth.overlay import overlay
+from fourd4d.synth.pipeline import Work
+from fourd4d.synth.questions import KINDS, QuestionSpec
+from fourd4d.synth.scenes.source import clips
+from fourd4d.synth.scenes.spec import SceneSpec
+from fourd4d.synth.write import write_files
+
+SPEC = QuestionSpec(style="short")
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return list(clips(SceneSpec(), seed=8, start=0, count=16))
+
+
+def works(scenes, calls=None):
+    def work(clip):
+        def get():
+            if calls is not None:
+                calls.append(clip.video_id)
+            return clip
+
+        return Work(clip.video_id, get)
+
+    return [work(clip) for clip in scenes]
+
+
+def run(root, todo, **more):
+    return pipeline.run(root, todo, len(todo), KINDS, SPEC, seed=1, config={"seed": 1}, **more)
+
+
+def test_the_dataset_reads_back_in_both_layouts(tmp_path, scenes):
+    run(tmp_path, works(scenes), with_records=True)
+    dift, rl = list(jsonl.read(tmp_path / "dift.jsonl")), list(jsonl.read(tmp_path / "rl.jsonl"))
+    assert len(dift) == len(rl) >= 12
+    packed = list(records.read_shards(records.find_shards(tmp_path, "dift")))
+    for one, two, record in zip(dift, rl, packed, strict=True):
+        assert (one.question, one.options, one.answer) == (two.question, two.options, two.answer)
+        assert two.response == "" and record.sample.id == one.id
+        assert len(one.frames) == len(one.timestamps) == 8
+        assert one.frames[0].startswith(f"processed_data/{one.video_id}/frames/frame_0000")
+        for path in (*one.frames, *one.overlays, *one.masks):
+            assert cv2.imread(str(tmp_path / path)) is not None, path
+        assert [(tmp_path / p).read_bytes() for p in one.overlays] == list(record.overlays)
+        assert one.provenance["source"] == "scenes" and one.provenance["answer_from"]
+
+
+def test_a_finished_video_is_not_made_again(tmp_path, scenes):
+    calls = []
+    run(tmp_path, works(scenes[:4], calls))
+    first = (tmp_path / "dift.jsonl").read_text()
+    run(tmp_path, works(scenes[:4], calls))
+    assert calls == [c.video_id for c in scenes[:4]]
+    assert (tmp_path / "dift.jsonl").read_text() == first
+
+
+def test_a_run_cut_short_ends_like_one_that_was_not(tmp_path, scenes):
+    run(tmp_path / "whole", works(scenes[:6]))
+    run(tmp_path / "cut", works(scenes[:3]))
+    manifest = tmp_path / "cut" / "manifest.jsonl"
+    manifest.write_bytes(manifest.read_bytes()[:-40])  # the last line, half written
+    run(tmp_path / "cut", works(scenes[:6]))
+    for name in ("dift.jsonl", "rl.jsonl"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_bad_video_is_recorded_and_the_rest_goes_on(tmp_path, scenes):
+    def broken():
+        raise InputError("b.mp4", "the file ends early", "Fetch it again")
+
+    todo = [works(scenes[:1])[0], Work("b", broken), *works(scenes[1:3])]
+    entries = run(tmp_path, todo)
+    assert entries["b"].status == "failed" and "ends early" in entries["b"].reason
+    assert sum(e.status == "done" for e in entries.values()) >= 2
+    lines = (tmp_path / "manifest.jsonl").read_text().splitlines()
+    assert any(json.loads(line).get("reason", "").startswith("b.mp4") for line in lines)
+
+
+def test_an_empty_video_says_what_was_dropped(tmp_path, scenes):
+    bare = dataclasses.replace(scenes[0], tracks=(), camera=(), provenance={})
+    entries = run(tmp_path, works([bare]))
+    entry = entries[bare.video_id]
+    assert entry.status == "empty" and len(entry.dropped) == len(KINDS)
+    assert list(jsonl.read(tmp_path / "dift.jsonl")) == []
+
+
+def test_another_configuration_is_refused(tmp_path, scenes):
+    run(tmp_path, works(scenes[:1]))
+    with pytest.raises(InputError, match="seed was 1, is 2"):
+        pipeline.run(tmp_path, [], 0, KINDS, SPEC, seed=2, config={"seed": 2})
+
+
+def test_the_same_seed_gives_the_same_files(tmp_path, scenes):
+    for name in ("one", "two"):
+        run(tmp_path / name, works(scenes[:4] if name == "one" else scenes[3::-1]))
+    files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*")
+                   if p.name != "manifest.jsonl")
+    assert len(files) > 40
+    for file in files:
+        one, two = (tmp_path / n / file for n in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes(), file
+
+
+def test_base_shards_hold_free_text_and_are_kept(tmp_path):
+    spec = SceneSpec()
+
+    def part(start, count):
+        return clips(spec, 8, start, count)
+
+    pipeline.write_base(tmp_path, part, 16, KINDS, SPEC, seed=1, quality=90)
+    shards = records.find_shards(tmp_path)
+    stamp = shards[0].stat().st_mtime_ns
+    read = list(records.read_shards(shards))
+    assert len(read) >= 40
+    for record in read:
+        assert not record.sample.options and not record.overlays and record.sample.response
+        assert record.sample.kind.startswith(("describe_", "exercise_"))
+    pipeline.write_base(tmp_path, part, 16, KINDS, SPEC, seed=1, quality=90)
+    assert shards[0].stat().st_mtime_ns == stamp
+
+
+def test_an_overlay_tints_the_mask_and_nothing_else():
+    frame = np.full((40, 40, 3), 100, np.uint8)
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 10:30] = True
+    drawn = overlay(frame, mask)
+    np.testing.assert_array_equal(drawn[20, 20], [162, 60, 60])  # 0.6 * 100 + 0.4 * red
+    np.testing.assert_array_equal(drawn[10, 20], [255, 0, 0])
+    np.testing.assert_array_equal(drawn[~mask], frame[~mask])
+    with pytest.raises(InputError, match="mask"):
+        overlay(frame, mask[:20])
+
+
+def test_files_are_never_left_half_written(tmp_path):
+    write_files(tmp_path, {"a/b.jpg": b"12"})
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.jpg"]
