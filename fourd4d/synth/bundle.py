@@ -1,0 +1,210 @@
+"""Robust bundle adjustment of one shot, small enough for NumPy.
+
+Unknowns: a pose a frame, one inverse depth a point (in the frame that first sees it, where the
+point's ray is taken as measured) and, if asked, the focal length. Points are eliminated by the
+Schur complement. Scale is fixed by a weak prior that inverse depths are near 1, so travel comes
+out in units of the scene's typical depth. See Triggs et al., "Bundle Adjustment: A Modern
+Synthesis" (2000); robust weights are Cauchy's with a scale that shrinks from coarse to fine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+
+from fourd4d.synth.tracking import PointTracks
+
+DEPTH_SPREAD = 2.0  # Prior of inverse depth about 1.
+STEP_SPREAD = 0.05  # Prior of travel between neighbouring frames, scene depths.
+FOCAL_SPREAD = 0.15  # Prior of log focal length.
+
+
+@dataclasses.dataclass
+class Solution:
+    """State of the adjustment.
+
+    Attributes:
+      rotation: (T, 3, 3) camera-to-world.
+      centre: (T, 3).
+      inverse_depth: (N,) in each point's first frame.
+      focal: pixels.
+      residual: (N, T) pixels, NaN where a point is not seen; 0 in its first frame.
+      cost: robust cost at the last scale, lower is better.
+    """
+
+    rotation: np.ndarray
+    centre: np.ndarray
+    inverse_depth: np.ndarray
+    focal: float
+    residual: np.ndarray
+    cost: float
+
+    def poses(self) -> np.ndarray:
+        out = np.tile(np.eye(4), (len(self.centre), 1, 1))
+        out[:, :3, :3], out[:, :3, 3] = self.rotation, self.centre
+        return out
+
+
+class Adjustment:
+    """Observations of one shot, ready to be solved from several starts."""
+
+    def __init__(self, tracks: PointTracks, size: tuple[int, int]):
+        height, width = size
+        self.count = tracks.xy.shape[1]
+        self.points = len(tracks.first)
+        self.middle = np.array([(width - 1) / 2, (height - 1) / 2])
+        self.point, self.frame = np.nonzero(tracks.seen)
+        self.host = tracks.first[self.point]
+        other = self.frame != self.host
+        self.point, self.frame, self.host = self.point[other], self.frame[other], self.host[other]
+        self.xy = tracks.xy[self.point, self.frame].astype(np.float64) - self.middle
+        self.xy_host = tracks.xy[self.point, self.host].astype(np.float64) - self.middle
+
+    def _project(self, s: Solution):
+        p = np.concatenate([self.xy_host / s.focal, np.ones((len(self.xy), 1))], 1)
+        inverse = s.inverse_depth[self.point]
+        back = s.rotation[self.frame].swapaxes(1, 2)
+        turn = back @ s.rotation[self.host]
+        base = np.einsum("kij,kj->ki", back, s.centre[self.host] - s.centre[self.frame])
+        q = np.einsum("kij,kj->ki", turn, p) + inverse[:, None] * base
+        z = np.maximum(q[:, 2], 0.05)
+        residual = s.focal * q[:, :2] / z[:, None] - self.xy
+        return p, inverse, back, turn, base, q, z, residual
+
+    def solve(
+        self, start: Solution, *, turn: tuple[bool, bool, bool] = (True, True, True),
+        travel: bool = True, depth: bool = True, focal: bool = False,
+        scales: tuple[float, ...], iterations: int,
+        weights: np.ndarray | None = None,
+    ) -> Solution:
+        """Levenberg-Marquardt at each robust scale (pixels) in turn.
+
+        Args:
+          start: where to begin; not changed.
+          turn: axes of rotation (x, y, z) that are estimated.
+          travel, depth, focal: what else is estimated; the rest stays as it starts. Depth needs
+            travel.
+          weights: (N,) prior trust in each point.
+        """
+        s = dataclasses.replace(start)
+        trust = np.ones(self.points) if weights is None else weights
+        trust = trust[self.point]
+        n = self.count
+        columns = np.ones((n, 6), bool)
+        columns[0] = False
+        columns[:, :3] &= turn
+        columns[:, 3:] &= travel
+        free = np.append(columns.reshape(-1), focal)
+        first_focal = s.focal
+        for scale in scales:
+            damping, before = 1e-4, self._cost(s, scale, trust, first_focal)
+            for _ in range(iterations):
+                step_p, step_l = self._step(s, scale, trust, free, travel, depth,
+                                            damping, first_focal)
+                new = self._apply(s, step_p, step_l)
+                after = self._cost(new, scale, trust, first_focal)
+                if after < before:
+                    done = before - after < 1e-4 * before
+                    s, before, damping = new, after, max(damping / 5, 1e-9)
+                    if done:
+                        break
+                else:
+                    damping *= 10
+                    if damping > 1e3:
+                        break
+        residual = np.full((self.points, n), np.nan)
+        residual[self.point, self.frame] = np.linalg.norm(self._project(s)[-1], axis=1)
+        residual[self.point, self.host] = 0.0
+        return dataclasses.replace(s, residual=residual,
+                                   cost=self._cost(s, scales[-1], trust, first_focal))
+
+    def _cost(self, s: Solution, scale: float, trust: np.ndarray, focal: float) -> float:
+        square = (self._project(s)[-1] ** 2).sum(1)
+        data = (trust * scale**2 * np.log1p(square / scale**2)).sum()
+        prior = ((s.inverse_depth - 1) ** 2).sum() / DEPTH_SPREAD**2
+        prior += (np.diff(s.centre, axis=0) ** 2).sum() / STEP_SPREAD**2
+        prior += (np.log(s.focal / focal) / FOCAL_SPREAD) ** 2 * len(square) * 1e-3
+        return float(data + prior)
+
+    def _step(self, s, scale, trust, free, travel, depth, damping, first_focal):
+        n, k = self.count, len(self.xy)
+        p, inverse, back, turn, base, q, z, residual = self._project(s)
+        weight = trust / (1 + (residual**2).sum(1) / scale**2)
+        project = np.zeros((k, 2, 3))
+        project[:, 0, 0] = project[:, 1, 1] = s.focal / z
+        project[:, :, 2] = -s.focal * q[:, :2] / z[:, None] ** 2
+        own = np.concatenate([_cross(q), -inverse[:, None, None] * back], 2)
+        host = np.concatenate([-turn @ _cross(p), inverse[:, None, None] * back], 2)
+        own, host = project @ own, project @ host
+        along = np.einsum("kij,kj->ki", project, base)
+        shift = np.concatenate([-self.xy_host / s.focal**2, np.zeros((k, 1))], 1)
+        lens = np.einsum("kij,kj->ki", project @ turn, shift) + q[:, :2] / z[:, None]
+        row = np.arange(2 * k).reshape(k, 2, 1)
+        six = np.arange(6)
+        cols = [np.broadcast_to((6 * f)[:, None, None] + six, (k, 2, 6))
+                for f in (self.frame, self.host)]
+        values = np.concatenate([own, host, lens[:, :, None]], 2)
+        cols = np.concatenate([*cols, np.full((k, 2, 1), 6 * n)], 2)
+        rows = np.broadcast_to(row, values.shape)
+        root = np.sqrt(np.repeat(weight, 2))
+        jac = sp.csr_matrix((values.ravel() * root[rows.ravel()], (rows.ravel(), cols.ravel())),
+                            shape=(2 * k, 6 * n + 1))[:, free]
+        r = residual.reshape(-1) * root
+        hessian = (jac.T @ jac).toarray()
+        gradient = jac.T @ r
+        full = np.zeros(6 * n + 1)
+        diagonal = np.zeros(6 * n + 1)
+        extra = np.zeros((6 * n + 1, 6 * n + 1))
+        if travel:
+            c = 6 * np.arange(n)[:, None] + 3 + np.arange(3)
+            pull = np.zeros((n, 3))
+            d = np.diff(s.centre, axis=0) / STEP_SPREAD**2
+            pull[1:] += d
+            pull[:-1] -= d
+            full[c] += pull
+            number = np.full(n, 2.0)
+            number[[0, -1]] = 1
+            diagonal[c] += number[:, None] / STEP_SPREAD**2
+            extra[c[1:], c[:-1]] = extra[c[:-1], c[1:]] = -1 / STEP_SPREAD**2
+        strength = k * 1e-3 / FOCAL_SPREAD**2
+        full[-1] += strength * np.log(s.focal / first_focal) / s.focal
+        diagonal[-1] += strength / s.focal**2
+        extra[np.arange(6 * n + 1), np.arange(6 * n + 1)] += diagonal
+        hessian += extra[np.ix_(free, free)]
+        gradient = gradient + full[free]
+        depth = depth and travel
+        if depth:
+            jac_l = sp.csr_matrix((along.reshape(-1) * root,
+                                   (np.arange(2 * k), np.repeat(self.point, 2))),
+                                  shape=(2 * k, self.points))
+            h_l = np.asarray(jac_l.multiply(jac_l).sum(0)).ravel() + 1 / DEPTH_SPREAD**2
+            h_l *= 1 + damping
+            g_l = jac_l.T @ r + (s.inverse_depth - 1) / DEPTH_SPREAD**2
+            mixed = (jac.T @ jac_l).toarray()
+            hessian -= (mixed / h_l) @ mixed.T
+            gradient = gradient - mixed @ (g_l / h_l)
+        spread = np.diagonal(hessian).copy()
+        hessian[np.diag_indices_from(hessian)] += damping * np.maximum(spread, 1e-6) + 1e-9
+        step = -scipy.linalg.solve(hessian, gradient, assume_a="sym", check_finite=False)
+        step_l = -(g_l + mixed.T @ step) / h_l if depth else np.zeros(self.points)
+        out = np.zeros(6 * n + 1)
+        out[free] = step
+        return out, step_l
+
+    def _apply(self, s: Solution, step: np.ndarray, step_l: np.ndarray) -> Solution:
+        move = step[:-1].reshape(-1, 6)
+        turn = np.array([cv2.Rodrigues(w)[0] for w in move[:, :3]])
+        depth = np.clip(s.inverse_depth + np.clip(step_l, -1, 1), 0, 6)
+        lens = s.focal * np.exp(np.clip(step[-1] / s.focal, -0.2, 0.2))
+        return dataclasses.replace(s, rotation=s.rotation @ turn, centre=s.centre + move[:, 3:],
+                                   inverse_depth=depth, focal=float(lens))
+
+
+def _cross(v: np.ndarray) -> np.ndarray:
+    zero = np.zeros(len(v))
+    x, y, z = v.T
+    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(-1, 3, 3)

@@ -1,0 +1,309 @@
+"""Camera motion from the pictures alone: tracked corners, explained by the simplest camera.
+
+Three cameras are fitted to the same point tracks, all robustly, so that what moves by itself is
+left out:
+
+  ``flat``      the picture slides, turns and scales as a whole (a virtual camera over a still);
+  ``turning``   a pinhole camera that only rotates;
+  ``moving``    a pinhole camera that rotates and travels, with a depth a point.
+
+The simplest one that explains the tracks wins. Sliding without parallax is therefore *pan* or
+*tilt*, never truck or pedestal: only parallax proves travel sideways. Scaling without parallax is
+*dolly*. Before that, a camera is held to be *still* where enough points spread over the picture
+keep their place. Travel is in units of the scene's typical depth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from scipy.spatial.transform import Rotation, Slerp
+
+from fourd4d.synth.bundle import Adjustment, Solution
+from fourd4d.synth.tracking import PointTracks, track_points
+
+Kind = Literal["still", "flat", "turning", "moving"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSpec:
+    """Numbers of the estimate; lengths in pixels of a picture 320 wide, scaled with its width.
+
+    Attributes:
+      points: corners kept alive.
+      view: horizontal field of view that is assumed, degrees.
+      coarse: most frames of the first, global fit.
+      explained: median error up to which a simple camera may explain the tracks.
+      worse: and how much worse than the full camera's median it may be, as a factor.
+      inlier: error below which a point belongs to the static scene.
+      support: least share of points that the winning camera must explain.
+      fewest: least number of points alive in a frame.
+      still: largest drift of a point that keeps its place.
+    """
+
+    points: int = 240
+    view: float = 58.0
+    coarse: int = 14
+    explained: float = 0.8
+    worse: float = 1.5
+    inlier: float = 2.0
+    support: float = 0.35
+    fewest: int = 12
+    still: float = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class CameraMotion:
+    """What the camera did.
+
+    Attributes:
+      poses: camera-to-world, in units of scene depth.
+      scene_depth: median depth of the static scene at each frame, same unit.
+      kind: which camera explains the tracks.
+      focal: pixels, at the resolution of the frames that were analysed.
+      tracks: the points followed.
+      static: which points belong to the static scene.
+      inverse_depth: of each point in its first frame; 1 where the camera tells nothing of it.
+      residual: pixels, of each point in each frame; NaN where not seen.
+      support: share of points explained.
+    """
+
+    poses: Float[np.ndarray, "T 4 4"]
+    scene_depth: Float[np.ndarray, "T"]
+    kind: Kind
+    focal: float
+    tracks: PointTracks
+    static: Bool[np.ndarray, "N"]
+    inverse_depth: Float[np.ndarray, "N"]
+    residual: Float[np.ndarray, "N T"]
+    support: float
+
+
+class NoMotion(ValueError):
+    """The camera's motion cannot be told; the message says why."""
+
+
+def estimate(
+    grey: UInt8[np.ndarray, "T H W"], spec: FeatureSpec | None = None
+) -> CameraMotion:
+    """Camera motion of one shot. Raises NoMotion where the pictures do not tell it."""
+    spec = spec or FeatureSpec()
+    return explain(track_points(grey, spec.points), grey.shape[1:], spec)  # type: ignore[arg-type]
+
+
+def explain(
+    tracks: PointTracks, size: tuple[int, int], spec: FeatureSpec | None = None
+) -> CameraMotion:
+    """Camera motion behind point tracks of pictures of ``size`` (height, width)."""
+    spec = spec or FeatureSpec()
+    frames = tracks.xy.shape[1]
+    alive = tracks.seen.sum(0) if len(tracks.first) else np.zeros(frames)
+    if alive.min() < spec.fewest:
+        raise NoMotion(f"only {int(alive.min())} points could be followed")
+    pixel = max(size) / 320
+    focal = size[1] / 2 / np.tan(np.radians(spec.view) / 2)
+    step = max(1, int(np.ceil((frames - 1) / (spec.coarse - 1))))
+    chosen = np.unique(np.append(np.arange(0, frames, step), frames - 1))
+    coarse = _select(tracks, chosen)
+    if len(coarse.first) < spec.fewest:
+        coarse, chosen = tracks, np.arange(frames)
+    kind, fit = _choose(coarse, size, focal, spec, pixel)
+    still = _still(tracks, size, spec, pixel)
+    if _at_rest(fit, pixel) or still >= 0.3 and _support(fit, spec, pixel) - still < 0.3:
+        kind, fit = "still", _identity(len(chosen), len(coarse.first), focal)
+    fine = _refine(tracks, size, fit, chosen, kind, pixel)
+    static = _errors(fine) < (spec.inlier if kind != "still" else 2 * spec.still) * pixel
+    share = float(np.average(static, weights=_length(fine)))
+    if share < spec.support * (0.6 if kind == "still" else 1):
+        raise NoMotion(f"only {share:.0%} of the points agree on one camera")
+    if kind == "moving":
+        depth = _scene_depth(tracks, fine, np.array([size[1] - 1, size[0] - 1]) / 2, static)
+    else:
+        depth = np.ones(frames)
+    return CameraMotion(_as_turns(fine) if kind == "flat" else fine.poses(), depth, kind,
+                        fine.focal, tracks, static, fine.inverse_depth, fine.residual, share)
+
+
+def _identity(frames: int, points: int, focal: float) -> Solution:
+    return Solution(np.tile(np.eye(3), (frames, 1, 1)), np.zeros((frames, 3)), np.ones(points),
+                    focal, np.zeros(0), 0.0)
+
+
+def _select(tracks: PointTracks, frames: np.ndarray) -> PointTracks:
+    xy = tracks.xy[:, frames]
+    seen = np.isfinite(xy[..., 0])
+    keep = seen.sum(1) >= 2
+    return PointTracks(xy[keep], seen[keep].argmax(1))
+
+
+def _choose(
+    tracks: PointTracks, size: tuple[int, int], focal: float, spec: FeatureSpec, pixel: float
+) -> tuple[Kind, Solution]:
+    """The simplest camera that explains tracks of a few frames."""
+    adjustment = Adjustment(tracks, size)
+    zero = _identity(tracks.xy.shape[1], len(tracks.first), focal)
+    wide, fine = tuple(np.array([8.0, 3.0]) * pixel), tuple(np.array([8.0, 4.0, 2.0, 1.0]) * pixel)
+    roll = (False, False, True)
+    flat = adjustment.solve(zero, turn=roll, depth=False, scales=fine, iterations=8)
+    turning = adjustment.solve(zero, travel=False, scales=fine, iterations=8)
+    turning = adjustment.solve(turning, travel=False, focal=True, scales=fine[-2:], iterations=8)
+    limit = spec.explained * max(pixel, 1.0)
+    simple: Kind = "turning" if _middle(turning) <= 1.1 * _middle(flat) else "flat"
+    best = {"turning": turning, "flat": flat}[simple]
+    if _middle(best) <= limit:
+        return simple, best
+    # Travel alone first: turning and travelling sideways look alike, so one must be needed.
+    none = (False, False, False)
+    start = adjustment.solve(zero, turn=none, depth=False, scales=wide, iterations=8)
+    straight = adjustment.solve(start, turn=none, scales=fine, iterations=12)
+    if _middle(straight) <= limit:
+        return "moving", straight
+    starts = [straight, adjustment.solve(flat, depth=False, scales=wide, iterations=10),
+              _grow(tracks, size, focal, fine)]
+    full = [adjustment.solve(start, scales=fine, iterations=12) for start in starts]
+    moving = min(full, key=lambda s: s.cost)
+    for factor in (0.75, 1.3):
+        other = dataclasses.replace(moving, focal=focal * factor)
+        other = adjustment.solve(other, scales=fine[1:], iterations=12)
+        moving = min(moving, other, key=lambda s: s.cost)
+    still = dataclasses.replace(moving, rotation=zero.rotation)
+    other = adjustment.solve(still, turn=none, scales=fine, iterations=12)
+    straight = min(straight, other, key=lambda s: s.cost)
+    for kind, fit in ((simple, best), ("moving", straight)):
+        if _middle(fit) <= spec.worse * _middle(moving):
+            return kind, fit
+    return "moving", moving
+
+
+def _grow(tracks: PointTracks, size: tuple[int, int], focal: float, scales: tuple[float, ...]
+          ) -> Solution:
+    """The full camera, solved on the first frames and extended a few at a time."""
+    frames = tracks.xy.shape[1]
+    state = _identity(frames, len(tracks.first), focal)
+    solved = 1
+    for end in sorted({min(4, frames), min(6, frames), min(9, frames), frames}):
+        keep = np.flatnonzero(tracks.seen[:, :end].sum(1) >= 2)
+        part = PointTracks(tracks.xy[keep, :end], tracks.first[keep])
+        rotation, centre = state.rotation.copy(), state.centre.copy()
+        if solved > 1:
+            turn = rotation[solved - 2].T @ rotation[solved - 1]
+            step = rotation[solved - 2].T @ (centre[solved - 1] - centre[solved - 2])
+            for t in range(solved, end):
+                rotation[t] = rotation[t - 1] @ turn
+                centre[t] = centre[t - 1] + rotation[t - 1] @ step
+        start = Solution(rotation[:end], centre[:end], state.inverse_depth[keep], focal,
+                         np.zeros(0), 0.0)
+        found = Adjustment(part, size).solve(start, scales=scales, iterations=12)
+        rotation[:end], centre[:end] = found.rotation, found.centre
+        inverse = state.inverse_depth.copy()
+        inverse[keep] = found.inverse_depth
+        state = dataclasses.replace(state, rotation=rotation, centre=centre, inverse_depth=inverse)
+        solved = end
+    return state
+
+
+def _errors(solution: Solution) -> np.ndarray:
+    """One error a point: the mean of its squared errors, rooted."""
+    square = solution.residual**2
+    number = np.maximum(np.isfinite(square).sum(1) - 1, 1)
+    return np.sqrt(np.nansum(square, 1) / number)
+
+
+def _length(solution: Solution) -> np.ndarray:
+    return np.isfinite(solution.residual).sum(1).astype(float)
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])
+
+
+def _middle(solution: Solution) -> float:
+    """Median error of the points, each weighted by how long it is seen."""
+    return _median(_errors(solution), _length(solution))
+
+
+def _support(solution: Solution, spec: FeatureSpec, pixel: float) -> float:
+    return float(np.average(_errors(solution) < spec.inlier * pixel, weights=_length(solution)))
+
+
+def _still(tracks: PointTracks, size: tuple[int, int], spec: FeatureSpec, pixel: float) -> float:
+    """Share of points, cell by cell of the picture, that keep their place for long enough."""
+    height, width = size
+    seen = tracks.seen
+    long = seen.sum(1) >= min(0.5 * seen.shape[1], 16)
+    if not long.any():
+        return 0.0
+    xy = tracks.xy[long]
+    start = np.nanmedian(xy, 1, keepdims=True)
+    drift = np.nanpercentile(np.linalg.norm(xy - start, axis=-1), 90, axis=1)
+    cell = (start[:, 0] / (width / 6, height / 6)).astype(int)
+    key = cell[:, 0] * 6 + cell[:, 1]
+    shares = [float(np.mean(drift[key == k] < spec.still * pixel)) for k in np.unique(key)]
+    return float(np.mean(shares))
+
+
+def _at_rest(fit: Solution, pixel: float) -> bool:
+    """Whether the camera itself hardly moves anything in the picture."""
+    slide = np.linalg.norm(fit.centre, axis=1).max() * fit.focal
+    angle = np.arccos(np.clip((np.trace(fit.rotation, axis1=1, axis2=2) - 1) / 2, -1, 1)).max()
+    return bool(slide + angle * fit.focal < 0.7 * pixel)
+
+
+def _refine(
+    tracks: PointTracks, size: tuple[int, int], coarse: Solution, chosen: np.ndarray, kind: Kind,
+    pixel: float,
+) -> Solution:
+    """The chosen camera at every frame, started from its poses at a few."""
+    frames = tracks.xy.shape[1]
+    moments = np.arange(frames)
+    rotation = Slerp(chosen, Rotation.from_matrix(coarse.rotation))(moments).as_matrix()
+    centre = np.stack([np.interp(moments, chosen, c) for c in coarse.centre.T], 1)
+    start = Solution(rotation, centre, np.ones(len(tracks.first)), coarse.focal, np.zeros(0), 0.0)
+    adjustment = Adjustment(tracks, size)
+    if kind == "still":
+        return adjustment.solve(start, travel=False, scales=(pixel,), iterations=0)
+    if kind == "flat":
+        return adjustment.solve(start, turn=(False, False, True), depth=False,
+                                scales=(pixel,), iterations=6)
+    if kind == "turning":
+        return adjustment.solve(start, travel=False, scales=(pixel,), iterations=6)
+    turns = bool(np.abs(coarse.rotation - np.eye(3)).max() > 0)
+    return adjustment.solve(start, turn=(turns,) * 3, scales=(3 * pixel, pixel), iterations=8)
+
+
+def _as_turns(flat: Solution) -> np.ndarray:
+    """A flat camera's slides as turns of a camera that keeps its place, step by step."""
+    out = np.tile(np.eye(4), (len(flat.centre), 1, 1))
+    distance = np.maximum(1 - flat.centre[:, 2], 1e-2)
+    for t in range(len(out) - 1):
+        back = flat.rotation[t].T
+        x, y, _ = back @ (flat.centre[t + 1] - flat.centre[t]) / distance[t]
+        roll = cv2.Rodrigues(back @ flat.rotation[t + 1])[0][2, 0]
+        step = np.eye(4)
+        step[:3, :3] = cv2.Rodrigues(np.array([-np.arctan(y), np.arctan(x), roll]))[0]
+        step[2, 3] = np.log(distance[t] / distance[t + 1])
+        out[t + 1] = out[t] @ step
+    return out
+
+
+def _scene_depth(tracks: PointTracks, s: Solution, middle: np.ndarray, static: np.ndarray
+                 ) -> np.ndarray:
+    """Median depth at each frame of the static points seen there."""
+    point = np.flatnonzero(static)
+    first = tracks.first[point]
+    ray = np.concatenate([(tracks.xy[point, first] - middle) / s.focal,
+                          np.ones((len(point), 1))], 1) \
+        / np.maximum(s.inverse_depth[point, None], 0.02)
+    place = s.centre[first] + np.einsum("nij,nj->ni", s.rotation[first], ray)
+    out = np.empty(len(s.centre))
+    for t, (rotation, centre) in enumerate(zip(s.rotation, s.centre)):
+        now = tracks.seen[point, t]
+        depth = (place[now] if now.sum() >= 3 else place) - centre
+        out[t] = np.median(np.maximum(depth @ rotation[:, 2], 0.05))
+    return out
