@@ -1,0 +1,134 @@
+"""Every config of ``configs/`` builds what it configures, rejects unknown fields, is on record.
+
+``UPDATE_GOLDEN=1 pytest tests/config_test.py`` rewrites the records after a meant change.
+"""
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from fourd4d import build
+from fourd4d.core.errors import InputError
+from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.data import Reading
+from fourd4d.dift.train import DiftSpec
+from fourd4d.eval.run import EvalSpec
+from fourd4d.parallel.mesh import axis_sizes
+from fourd4d.rl.setup import policy_spec
+from fourd4d.rl.train import RLSpec
+from fourd4d.synth import __main__ as synth
+from fourd4d.train import OptimizerSpec
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+GOLDEN = Path(__file__).parent / "config_golden"
+SECTIONS = {
+    "dift": DiftSpec, "rl": RLSpec, "optimizer": OptimizerSpec, "eval": EvalSpec,
+    "reading": Reading,
+}  # fmt: skip
+
+
+def load(name: str) -> ConfigDict:
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def lines(config: ConfigDict, path: str = "config") -> list[str]:
+    found = []
+    for key in sorted(config):
+        value = config.get_ref(key).get() if config.get_type(key) else config[key]
+        where = f"{path}.{key}"
+        if isinstance(value, ConfigDict):
+            found += lines(value, where) or [f"{where} = {{}}"]
+        else:
+            found.append(f"{where} = {value!r}")
+    return found
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Parses as the command line would."""
+
+    def parse(name: str, *arguments: str) -> ConfigDict:
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=values)
+        command = ["program", f"--config={ROOT / 'configs' / name}.py", *arguments]
+        monkeypatch.setattr(sys, "argv", command)  # Overrides are looked up there.
+        values(command)
+        return values.config
+
+    return parse
+
+
+def test_there_are_configs():
+    assert {"dift_tiny", "rl_tiny", "eval_heldout", "synth_quickstart"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_gives_the_command(name):
+    text = importlib.import_module(f"configs.{name}").__doc__ or ""
+    found = re.search(rf"python -m fourd4d\.(\w+) --config=configs/{name}\.py", text)
+    assert found, f"configs/{name}.py: no command in its docstring"
+    assert (ROOT / "fourd4d" / found[1] / "__main__.py").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_text_is_on_record(name):
+    path = GOLDEN / f"{name}.txt"
+    text = "\n".join(lines(load(name))) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert path.exists(), f"run UPDATE_GOLDEN=1 pytest {Path(__file__).name}"
+    assert text == path.read_text()
+
+
+def test_no_record_without_its_config():
+    assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_builds_the_frozen_specs(name):
+    config = load(name)
+    for section, cls in SECTIONS.items():
+        if section in config:
+            more = {"total_steps": config.steps} if section == "optimizer" else {}
+            assert build.frozen(cls, config[section], section, **more) is not None
+    if "protocol" in config:
+        build.frozen(ProtocolSpec, config.protocol, "protocol")
+    if "variant" in config:
+        policy_spec(config.variant, 8, config.policy.to_dict())
+    if "mesh" in config:
+        axis_sizes(config.mesh, 8)
+    if name.startswith("synth"):
+        synth.scene_spec(config), synth.question_spec(config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_fields_stop_the_command_line(name, parse):
+    with pytest.raises((AttributeError, KeyError), match="bogus"):
+        parse(name, "--config.bogus=1")
+    assert parse(name).is_locked
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_fields_of_a_section_are_named(name):
+    config = load(name)
+    for section, cls in SECTIONS.items():
+        if section in config:
+            with config[section].unlocked():
+                config[section].bogus = 1
+            with pytest.raises(InputError, match=rf"config.{section}: unknown fields \['bogus'\]"):
+                build.frozen(cls, config[section], section)
+
+
+def test_values_come_from_the_command_line(parse):
+    config = parse("eval_heldout", "--config.eval.rows=3", "--config.checkpoint=here")
+    assert (config.eval.rows, config.checkpoint) == (3, "here")
+    with pytest.raises((TypeError, ValueError, flags.IllegalFlagValueError)):
+        parse("eval_heldout", "--config.eval.rows=many")
