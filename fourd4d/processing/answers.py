@@ -19,7 +19,7 @@ _LETTER = re.compile(
 _BARE = re.compile(r"\(?([A-H])(?:\)[.:]?|[.:])?")
 _MARKED = re.compile(r"(?:\(([A-H])\)|([A-H])[.):])(?:\s|$)")
 _STATED = re.compile(
-    r"\b(?:answer|option|choice)\b(?:\s+(?:is|would be|must be))?\s*[:=]?\s*(?:option\s+)?"
+    r"\b(?i:(?:answer|option|choice)\b(?:\s+(?:is|would be|must be))?\s*[:=]?\s*(?:option\s+)?)"
     r"\**\(?([A-H])\b(?!['’])")
 
 

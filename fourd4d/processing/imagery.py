@@ -12,7 +12,7 @@ from fourd4d.core.sample import IMAGE_MARK
 from fourd4d.processing.tokenizer import LATENT_END, LATENT_PAD, LATENT_START
 from fourd4d.processing.vision import token_offsets
 
-_MARK_AT_START = re.compile(rf"(^|[\n>])((?:[ \t]*{IMAGE_MARK})+)[ \t]*", re.MULTILINE)
+_MARK_AT_START = re.compile(rf"(^|<think>)(?:[ \t]*{IMAGE_MARK})+[ \t]*", re.MULTILINE)
 _MARK = re.compile(rf"[ \t]*{IMAGE_MARK}")
 
 
@@ -29,8 +29,8 @@ def insert_spans(response: str, latent_size: int) -> str:
 def remove_marks(response: str) -> str:
     """The response without ``<output_image>``, for training on text alone.
 
-    A mark goes with the spaces before it, or with those after it at the start of a line or after a
-    tag, so that no double space remains.
+    A mark goes with the spaces before it, or with those after it at the start of a line or of the
+    thought, so that no double space remains.
     """
     return _MARK.sub("", _MARK_AT_START.sub(r"\1", response))
 

@@ -66,7 +66,7 @@ class Processor:
         text_input: str,
         media: Sequence[Video | Image],
         response: str,
-        overlays: Sequence[UInt8[np.ndarray, "H W 3"]] = (),
+        overlays: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
         imagery: bool = True,
     ) -> Example:
         """The prompt with its response; weight 1 on assistant tokens up to ``<|im_end|>``.
@@ -95,7 +95,7 @@ class Processor:
         question: str,
         media: Sequence[Video | Image],
         response: str | None,
-        overlays: Sequence[UInt8[np.ndarray, "H W 3"]],
+        overlays: Sequence[UInt8[np.ndarray, "_ _ 3"]],
         use_imagery: bool = True,
     ) -> Example:
         check_plain(question, "question")
@@ -148,7 +148,7 @@ class Processor:
 
     def _expand(
         self, ids: Sequence[int], spans: Sequence[VisionSpan],
-        offsets: Sequence[Int[np.ndarray, "N"]],
+        offsets: Sequence[Int[np.ndarray, "_"]],
     ) -> tuple[Int[np.ndarray, "L"], list[int | VisionSpan], Int[np.ndarray, "L"],
                Int[np.ndarray, "L"]]:
         """Repeats each pad once per merged token of its medium, and says which it takes."""
@@ -175,7 +175,7 @@ class Processor:
                 np.concatenate([*slot, none]).astype(np.int32),
                 np.concatenate([*offset, none]).astype(np.int32))
 
-    def _join_pools(self, pools: Sequence[Float[np.ndarray, "R U"]],
+    def _join_pools(self, pools: Sequence[Float[np.ndarray, "R _"]],
                     slots: VisionSlots) -> Float[np.ndarray, "O R U"]:
         width = slots.mask.shape[1] * slots.mask.shape[2] // self.protocol.merge**2
         joined = np.zeros((len(pools), self.protocol.latent_size, width), np.float32)

@@ -10,7 +10,7 @@ import importlib.resources
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, SupportsInt, runtime_checkable
 
 import sentencepiece
 import tokenizers
@@ -74,7 +74,7 @@ class Tokenizer(Protocol):
         """
         ...
 
-    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+    def decode(self, ids: Iterable[SupportsInt], skip_special: bool = False) -> str:
         """The text of ``ids``; bytes that form no character become U+FFFD."""
         ...
 
@@ -188,7 +188,7 @@ class SentencePieceTokenizer:
             at = end
         return spans
 
-    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+    def decode(self, ids: Iterable[SupportsInt], skip_special: bool = False) -> str:
         data = b"".join(self._bytes[int(i)] for i in ids
                         if not (skip_special and int(i) in self._special))
         return data.decode("utf-8", errors="replace")
@@ -289,7 +289,7 @@ class HFTokenizer:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return [(i, *span) for i, span in zip(encoding.ids, encoding.offsets, strict=True)]
 
-    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+    def decode(self, ids: Iterable[SupportsInt], skip_special: bool = False) -> str:
         kept = [int(i) for i in ids if not (skip_special and int(i) in self._special)]
         return self._tokenizer.decode(kept, skip_special_tokens=False)
 

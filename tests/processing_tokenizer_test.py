@@ -1,0 +1,197 @@
+"""Tokenizers: exact round trips, special tokens, offsets, the shipped model and its recipe."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies
+import pytest
+import tokenizers
+
+import fourd4d.processing
+from fourd4d.core.errors import InputError
+from fourd4d.processing import template, train_tokenizer
+from fourd4d.processing.tokenizer import (
+    IMAGERY_TOKENS,
+    SPECIAL_TOKENS,
+    HFTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    tiny_tokenizer,
+)
+
+ASSETS = Path(fourd4d.processing.__file__).parent / "assets"
+HARD_TEXT = [
+    "", " ", "  leading and  double   spaces ", "\n\n\tindented\r\nlines\n",
+    "tabs\t\tand\x0bfeeds\x0c",
+    "def f(x):\n    return {k: v for k, v in x.items()}  # ok\n", "a\x00b\x01\x1f\x7f",
+    "日本語と中文，한국어 და ქართული", "emoji 🎉👩‍👩‍👧‍👦🏳️‍🌈 e\u0301 é ﬁ ™",
+    "▁meta ▁▁ mark▁", "\ufeffbom \u200b zero\u2060width",
+    "<|im_start|>user\n<think>x</think><answer>B. Left</answer><|im_end|>\n",
+    "<|latent_start|><|latent_pad|><|latent_pad|><|latent_end|>", "<|im_start", "|><|", "< think >",
+    "3.14159 1e-9 0,5 -7 +2", "\U0010fffd \ue000 \ud7ff", "\u202eright to left\u202c עברית عربى",
+]  # fmt: skip
+
+
+def small_bpe() -> HFTokenizer:
+    """A byte-level BPE in the manner of Qwen's, with the published special tokens but imagery."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocab = {c: i for i, c in enumerate(alphabet)}
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("Ċ", "Ċ")]
+    for a, b in merges:
+        vocab[a + b] = len(vocab)
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.add_special_tokens([n for n in SPECIAL_TOKENS if n not in IMAGERY_TOKENS])
+    return HFTokenizer.from_json(backend.to_str(), add_imagery=True)
+
+
+@pytest.fixture(scope="module", params=["sentencepiece", "tokenizers"])
+def tokenizer(request) -> Tokenizer:
+    return tiny_tokenizer() if request.param == "sentencepiece" else small_bpe()
+
+
+@pytest.mark.parametrize("text", HARD_TEXT)
+def test_round_trip(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+
+
+@hypothesis.given(hypothesis.strategies.text())
+@hypothesis.settings(deadline=None, derandomize=True)
+def test_any_text_round_trips(text):
+    tiny = tiny_tokenizer()
+    assert tiny.decode(tiny.encode(text)) == text
+
+
+@pytest.mark.parametrize("text", HARD_TEXT)
+def test_offsets_cover_the_text(tokenizer, text):
+    spans = tokenizer.encode_with_offsets(text)
+    assert [i for i, _, _ in spans] == tokenizer.encode(text)
+    covered = set()
+    for index, start, end in spans:
+        assert 0 <= start < end <= len(text)
+        covered |= set(range(start, end))
+        decoded = tokenizer.decode([index])
+        if "\ufffd" not in decoded:
+            assert text[start:end] == decoded
+    assert covered == set(range(len(text)))
+
+
+def test_special_tokens_are_single_ids_anywhere(tokenizer):
+    for name in SPECIAL_TOKENS:
+        ids = tokenizer.encode(f"a{name}b {name}")
+        assert ids.count(tokenizer.id(name)) == 2
+        assert tokenizer.encode(name) == [tokenizer.id(name)]
+    assert tokenizer.eos == tokenizer.id("<|im_end|>")
+    assert tokenizer.pad == tokenizer.id("<|endoftext|>")
+    assert len({tokenizer.id(n) for n in SPECIAL_TOKENS}) == len(SPECIAL_TOKENS)
+    with pytest.raises(InputError, match="no token"):
+        tokenizer.id("<|nothing|>")
+
+
+def test_special_tokens_can_be_left_out_when_decoding(tokenizer):
+    block = "<|latent_start|><|latent_pad|><|latent_end|>"
+    ids = tokenizer.encode(f"<think>a {block}b</think><|im_end|>")
+    assert tokenizer.decode(ids, skip_special=True) == "<think>a b</think>"
+
+
+def test_half_a_surrogate_pair_is_refused(tokenizer):
+    with pytest.raises(InputError, match="surrogate"):
+        tokenizer.encode("a\ud800")
+
+
+def test_save_load_and_pickle(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    text = "The red cube, twice <|latent_pad|>."
+    for copy in (load_tokenizer(tmp_path), pickle.loads(pickle.dumps(tokenizer))):
+        assert type(copy) is type(tokenizer)
+        assert copy.encode(text) == tokenizer.encode(text)
+        assert copy.vocab_size == tokenizer.vocab_size
+
+
+def test_bytes_that_are_no_character_decode_to_a_replacement():
+    tiny = tiny_tokenizer()
+    assert tiny.decode(tiny.encode("é")[:1]) == "\ufffd"
+
+
+def test_imagery_tokens_are_added_at_the_next_ids():
+    bpe = small_bpe()
+    first = bpe.id("<|video_pad|>") + 1
+    assert [bpe.id(n) for n in IMAGERY_TOKENS] == [first, first + 1, first + 2]
+    assert bpe.vocab_size == first + 3
+
+
+def test_a_tokenizer_without_the_tokens_is_refused(tmp_path):
+    backend = tokenizers.Tokenizer.from_str(small_bpe().backend.to_str())
+    plain = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0}, []))
+    plain.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"lacks <\|endoftext\|>"):
+        HFTokenizer(tmp_path)
+    plain.add_special_tokens(
+        [n for n in SPECIAL_TOKENS if n not in IMAGERY_TOKENS])
+    plain.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InputError, match="add_imagery=True"):
+        HFTokenizer(tmp_path)
+    assert HFTokenizer(tmp_path, add_imagery=True).id("<|latent_pad|>") == 9
+    backend.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).vocab_size == small_bpe().vocab_size
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(InputError, match="no tokenizer here"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="no SentencePiece model"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(InputError, match=r"no tokenizer\.json"):
+        load_tokenizer(tmp_path / "bad.json")
+
+
+def test_the_shipped_model_fits_its_text():
+    """Small, with tags, line breaks and option letters as single pieces wherever they stand."""
+    tiny = tiny_tokenizer()
+    assert tiny.vocab_size <= 1024
+    for tag in (*train_tokenizer.TAGS, "\n"):
+        assert len(tiny.encode(tag)) == 1
+    for letter in "ABCDEFGH":
+        index = tiny.encode(letter)
+        assert len(index) == 1
+        assert tiny.encode(f"option {letter}")[-1] == index[0]
+        assert tiny.encode(f"<answer>{letter}.")[1] == index[0]
+    for words in (template.SUFFIX, "Which way does the red cube move?", "A. Left-Up"):
+        pieces = words.replace(".", " .").replace("?", " ?").replace("-", " - ").split()
+        assert len(tiny.encode(words)) <= len(pieces) + 10
+    assert [tiny.decode([i]) for i in tiny.encode("12.5")] == list("12.5")
+
+
+def test_the_recipe_gives_the_shipped_model(tmp_path):
+    train_tokenizer.main(["--text", str(ASSETS / "tiny.txt"), "--out", str(tmp_path / "t.model")])
+    again, tiny = SentencePieceTokenizer(tmp_path / "t.model"), tiny_tokenizer()
+    assert again.vocab_size == tiny.vocab_size
+    assert all(again.decode([i]) == tiny.decode([i]) for i in range(tiny.vocab_size))
+
+
+def test_bad_training_text(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        train_tokenizer.main(["--text", str(tmp_path / "x"), "--out", str(tmp_path / "y")])
+    with pytest.raises(InputError, match="no text"):
+        train_tokenizer.train(["", "  "])
+    with pytest.raises(InputError, match="too small"):
+        train_tokenizer.train(["some text"], vocab_size=200)
+
+
+def test_processing_does_not_start_jax():
+    script = ("import sys, pkgutil, importlib, fourd4d.processing as p\n"
+              "for m in pkgutil.iter_modules(p.__path__):\n"
+              "    importlib.import_module(p.__name__ + '.' + m.name)\n"
+              "assert not {'jax', 'torch', 'tensorflow'} & set(sys.modules), 'started'")
+    subprocess.run([sys.executable, "-c", script], check=True)
