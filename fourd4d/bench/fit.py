@@ -1,0 +1,171 @@
+"""Does a training step fit a TPU? Its program is compiled for the real sizes, without a TPU.
+
+    python -m fourd4d.bench fit --preset 7b --topology v5p:2x2x2 --json fit.json
+
+Needs ``libtpu`` (``pip install "fourd4d[tpu]"``), whose compiler knows every topology.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import jax
+from jax.sharding import Mesh
+
+from fourd4d.bench import flops
+from fourd4d.bench.report import Result
+from fourd4d.core.batch import Batch, BatchShape
+from fourd4d.core.errors import InputError
+from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.dift.train import DiftSpec, update
+from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
+from fourd4d.parallel import DEFAULT_RULES, Rules, make_mesh, use
+from fourd4d.parallel.hosts import batch_shardings
+from fourd4d.train import OptimizerSpec, abstract_state, make_optimizer
+
+GIB: Final = 1 << 30
+DECODER_ONLY: Final = (r"(?!vision/).*",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device of a topology: usable memory, and dense bfloat16 operations a second."""
+
+    hbm_bytes: int
+    peak_flops: float
+
+
+# Memory as the compiler grants it; operations as published.
+CHIPS: Final[Mapping[str, Chip]] = {
+    "v4": Chip(int(30.75 * GIB) // 2, 275e12 / 2),  # Its topology lists the two cores of a chip.
+    "v5e": Chip(int(15.75 * GIB), 197e12),
+    "v5p": Chip(int(95.74 * GIB), 459e12),
+    "v6e": Chip(int(31.25 * GIB), 918e12),
+}
+_UTILISATION: Final = 0.4  # Share of the peak that well-tuned training of this kind reaches.
+_OVERFLOW = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def devices_of(topology: str) -> list[Any]:
+    """Devices of a topology such as ``v5e:4x4`` or ``v5p:2x2x2``, for compilation only.
+
+    Raises:
+      InputError: an unknown name, or no ``libtpu``.
+    """
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jax.experimental import topologies
+
+    if topology.partition(":")[0] not in CHIPS:
+        raise InputError("topology", f"unknown chip in {topology!r}",
+                         f"Name it as CHIP:AxB[xC], with a chip of {sorted(CHIPS)}")
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError("topology", f"{topology!r} cannot be described ({first})",
+                         'Install libtpu (pip install "fourd4d[tpu]") and check the shape'
+                         ) from error
+
+
+def compile_step(
+    config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, mesh: Mesh, *,
+    rules: Rules = DEFAULT_RULES, trainable: tuple[str, ...] = DECODER_ONLY, accumulate: int = 1,
+) -> tuple[Any, float]:
+    """(compiled DIFT step, its operations on all devices), from shapes alone."""
+    tx = make_optimizer(OptimizerSpec())
+    with use(mesh, rules):
+        graphdef, state = abstract_state(
+            lambda rngs: Thinker(config, rngs), tx, mesh, rules, trainable)
+        spec = Batch.spec(shape, protocol)
+        batch = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            spec, batch_shardings(spec, mesh, rules))
+        step = functools.partial(
+            update, graphdef=graphdef, tx=tx, spec=DiftSpec(), accumulate=accumulate)
+        operations = flops.count(step, state, batch)
+        return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), operations
+
+
+def measure(
+    config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, mesh: Mesh, chip: Chip,
+    **options: Any,
+) -> dict[str, float]:
+    """Memory per device, and a time estimate at 40 % of the peak; see ``compile_step``.
+
+    A program that does not fit is refused by the compiler, which says how much it would have
+    used; then ``flops`` and ``estimated_step_seconds`` are absent.
+    """
+    try:
+        compiled, operations = compile_step(config, protocol, shape, mesh, **options)
+    except jax.errors.JaxRuntimeError as error:
+        found = _OVERFLOW.search(str(error))
+        if not found:
+            raise
+        used, limit = (float(found[i]) * _UNITS[found[i + 1]] for i in (1, 3))
+        return {"hbm_used_bytes": int(used), "hbm_limit_bytes": int(limit), "fits": 0}
+    memory = compiled.memory_analysis()
+    used = (memory.argument_size_in_bytes + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+            + memory.generated_code_size_in_bytes)
+    return {
+        "hbm_used_bytes": int(used),
+        "hbm_limit_bytes": chip.hbm_bytes,
+        "fits": int(used <= chip.hbm_bytes),
+        "flops": operations,
+        "estimated_step_seconds": operations / (mesh.size * chip.peak_flops * _UTILISATION),
+    }
+
+
+def budget(protocol: ProtocolSpec, rows: int, frames: int, overlays: int, text: int) -> BatchShape:
+    """The shape of ``rows`` samples with frames of the protocol's largest size."""
+    merged = protocol.patch_size * protocol.merge
+    tokens = protocol.max_pixels // merged**2
+    windows = math.ceil(math.sqrt(protocol.max_pixels) / protocol.window) ** 2
+    media = math.ceil(frames / protocol.temporal_patch)
+    length = media * (tokens + 2) + overlays * (protocol.latent_size + 2) + text
+    return BatchShape(rows=rows, length=-(-length // 128) * 128, slots=media + overlays,
+                      windows=windows, overlays=overlays)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="3b", help="3b, 7b, 32b or 72b")
+    parser.add_argument("--topology", default="v5p:2x2x1", help="CHIP:AxB[xC]")
+    parser.add_argument("--mesh", default="pod", help="a preset, or fsdp=-1,tensor=2")
+    parser.add_argument("--rows", type=int, default=8, help="samples a step, all devices together")
+    parser.add_argument("--frames", type=int, default=16, help="video frames of a sample")
+    parser.add_argument("--overlays", type=int, default=4)
+    parser.add_argument("--text", type=int, default=768, help="text tokens of a sample")
+    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--param_dtype", default="float32")
+    parser.add_argument("--remat", default="full")
+    parser.add_argument("--attention", default="splash")
+    parser.add_argument("--replicable", nargs="*", default=("kv_heads",),
+                        help="logical axes replicated where they do not divide")
+
+
+def main(args: argparse.Namespace) -> Result:
+    protocol = preset_protocol(args.preset)
+    config = dataclasses.replace(preset(args.preset), param_dtype=args.param_dtype,
+                                 remat=args.remat, attention=args.attention)
+    shape = budget(protocol, args.rows, args.frames, args.overlays, args.text)
+    mesh = make_mesh(args.mesh, devices_of(args.topology))
+    started = time.perf_counter()
+    metrics = measure(
+        config, protocol, shape, mesh, CHIPS[args.topology.partition(":")[0]],
+        rules=DEFAULT_RULES.replicating(*args.replicable), accumulate=args.accumulate)
+    context = {
+        "config": {k: v for k, v in vars(args).items() if k not in ("name", "json")},
+        "mesh": dict(mesh.shape), "batch": dataclasses.asdict(shape),
+        "compile_seconds": round(time.perf_counter() - started, 1),
+        "assumed_utilisation": _UTILISATION,
+    }  # fmt: skip
+    return Result("fit", metrics, context)
