@@ -1,6 +1,8 @@
 """Meshes, rules and shardings on eight fake CPU devices."""
 
+import contextlib
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ from fourd4d.parallel import (
     is_main,
     make_mesh,
     partition,
+    platform,
     shardings_for,
     start,
     to_host,
@@ -165,6 +168,17 @@ def test_optimizer_statistics_follow_their_parameters(mesh):
     state = born_sharded(init, mesh)(jax.random.key(0))
     specs = {tuple(x.sharding.spec) for x in jax.tree.leaves(state) if x.ndim == 2}
     assert specs == {("fsdp", "tensor"), ("tensor", "fsdp")}
+
+
+def test_platform_is_the_meshs():
+    other = mock.Mock(spec=jax.sharding.Mesh)
+    other.devices = np.array([mock.Mock(platform="tpu")])
+    assert platform() == "cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "set_mesh", lambda mesh: contextlib.nullcontext())
+        with use(other):
+            assert platform() == "tpu"
+    assert platform() == "cpu"
 
 
 def test_misfits_name_the_parameter(devices):

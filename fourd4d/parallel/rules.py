@@ -109,6 +109,7 @@ DEFAULT_RULES = Rules(
 )
 
 _rules: contextvars.ContextVar[Rules] = contextvars.ContextVar("rules", default=DEFAULT_RULES)
+_platform: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")
 
 
 @contextlib.contextmanager
@@ -117,12 +118,18 @@ def use(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[Mesh]:
 
     The mesh is part of jit's cache key, the rules are not: keep one table per mesh.
     """
-    token = _rules.set(rules)
+    tokens = _rules.set(rules), _platform.set(mesh.devices.flat[0].platform)
     try:
         with jax.set_mesh(mesh):
             yield mesh
     finally:
-        _rules.reset(token)
+        _rules.reset(tokens[0])
+        _platform.reset(tokens[1])
+
+
+def platform() -> str:
+    """``tpu``, ``gpu`` or ``cpu``: of the current mesh, which may be another machine's."""
+    return _platform.get() or jax.default_backend()
 
 
 def _split_sizes() -> dict[str, int]:
