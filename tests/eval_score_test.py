@@ -77,6 +77,11 @@ def test_grouped_questions_widen_the_interval():
     assert grouped.high - grouped.low > 2.5 * (alone.high - alone.low)
 
 
+def test_groups_of_unequal_size_weigh_by_their_items():
+    found = paired_bootstrap(np.zeros(6), np.ones(6), [0, 0, 0, 1, 2, 2], draws=200)
+    assert (found.mean, found.low, found.high) == (1, 1, 1)
+
+
 @pytest.mark.parametrize("a, b, groups", [([], [], None), ([1], [1, 0], None), ([1], [1], [0, 1])])
 def test_paired_bootstrap_refuses_what_is_not_paired(a, b, groups):
     with pytest.raises(ValueError):

@@ -165,7 +165,7 @@ def add_summary(page: Page, summary: Mapping[str, Any]) -> Page:
         Number("answered", percent(o["answered_share"]),
                f"truncated {percent(o['truncated_share'])}"),
         Number("mental images", f"{o['blocks_per_answer']:.2f}",
-               f"per answer of {o['tokens_per_answer']:.0f} tokens"),
+               f"in {o['tokens_per_answer']:.0f} tokens an answer"),
         Number("not run", str(o["failed"]), f"of {o['items']}, counted wrong"),
     ])
     rows = [[kind or "untyped", part["items"], _interval(part, "accuracy"),
