@@ -42,7 +42,7 @@ class FeatureSpec:
       inlier: error below which a point belongs to the static scene.
       support: least share of points that the winning camera must explain.
       fewest: least number of points alive in a frame.
-      still: largest drift of a point that keeps its place.
+      resting: least share of the picture's texture at rest under a still camera.
     """
 
     points: int = 240
@@ -53,7 +53,7 @@ class FeatureSpec:
     inlier: float = 2.0
     support: float = 0.35
     fewest: int = 12
-    still: float = 0.6
+    resting: float = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,8 @@ class CameraMotion:
       inverse_depth: of each point in its first frame; 1 where the camera tells nothing of it.
       residual: pixels, of each point in each frame; NaN where not seen.
       support: share of points explained.
+      solution: the camera as it was fitted (a flat one still slides here).
+      size: height and width of the pictures analysed.
     """
 
     poses: Float[np.ndarray, "T 4 4"]
@@ -81,6 +83,22 @@ class CameraMotion:
     inverse_depth: Float[np.ndarray, "N"]
     residual: Float[np.ndarray, "N T"]
     support: float
+    solution: Solution
+    size: tuple[int, int]
+
+    def place(
+        self, source: int, target: int, xy: np.ndarray, inverse_depth: np.ndarray | float = 1.0
+    ) -> np.ndarray:
+        """Where static points seen at ``xy`` in one frame are in another, pixels.
+
+        Without travel, depths do not matter; a flat camera has depth 1 everywhere.
+        """
+        s, middle = self.solution, np.array([self.size[1] - 1, self.size[0] - 1]) / 2
+        ray = np.concatenate([(xy - middle) / s.focal, np.ones((*xy.shape[:-1], 1))], -1)
+        back = s.rotation[target].T
+        shift = back @ (s.centre[source] - s.centre[target])
+        q = ray @ (back @ s.rotation[source]).T + np.asarray(inverse_depth)[..., None] * shift
+        return s.focal * q[..., :2] / np.maximum(q[..., 2:], 0.05) + middle
 
 
 class NoMotion(ValueError):
@@ -92,13 +110,18 @@ def estimate(
 ) -> CameraMotion:
     """Camera motion of one shot. Raises NoMotion where the pictures do not tell it."""
     spec = spec or FeatureSpec()
-    return explain(track_points(grey, spec.points), grey.shape[1:], spec)  # type: ignore[arg-type]
+    return explain(track_points(grey, spec.points), (grey.shape[1], grey.shape[2]), spec,
+                   resting_share(grey))
 
 
 def explain(
-    tracks: PointTracks, size: tuple[int, int], spec: FeatureSpec | None = None
+    tracks: PointTracks, size: tuple[int, int], spec: FeatureSpec | None = None,
+    resting: float = 0.0,
 ) -> CameraMotion:
-    """Camera motion behind point tracks of pictures of ``size`` (height, width)."""
+    """Camera motion behind point tracks of pictures of ``size`` (height, width).
+
+    ``resting`` is the share of the picture's texture that keeps its place (``resting_share``).
+    """
     spec = spec or FeatureSpec()
     frames = tracks.xy.shape[1]
     alive = tracks.seen.sum(0) if len(tracks.first) else np.zeros(frames)
@@ -112,20 +135,23 @@ def explain(
     if len(coarse.first) < spec.fewest:
         coarse, chosen = tracks, np.arange(frames)
     kind, fit = _choose(coarse, size, focal, spec, pixel)
-    still = _still(tracks, size, spec, pixel)
-    if _at_rest(fit, pixel) or still >= 0.3 and _support(fit, spec, pixel) - still < 0.3:
+    explained = _support(fit, spec, pixel)
+    if _at_rest(fit, pixel) or resting >= spec.resting and explained - resting < 0.3:
         kind, fit = "still", _identity(len(chosen), len(coarse.first), focal)
     fine = _refine(tracks, size, fit, chosen, kind, pixel)
-    static = _errors(fine) < (spec.inlier if kind != "still" else 2 * spec.still) * pixel
+    static = _errors(fine) < spec.inlier * pixel
     share = float(np.average(static, weights=_length(fine)))
-    if share < spec.support * (0.6 if kind == "still" else 1):
+    if kind == "still":
+        share = max(share, resting)
+    if share < (spec.support if kind != "still" else min(spec.support, spec.resting)):
         raise NoMotion(f"only {share:.0%} of the points agree on one camera")
     if kind == "moving":
         depth = _scene_depth(tracks, fine, np.array([size[1] - 1, size[0] - 1]) / 2, static)
     else:
         depth = np.ones(frames)
     return CameraMotion(_as_turns(fine) if kind == "flat" else fine.poses(), depth, kind,
-                        fine.focal, tracks, static, fine.inverse_depth, fine.residual, share)
+                        fine.focal, tracks, static, fine.inverse_depth, fine.residual, share,
+                        fine, size)
 
 
 def _identity(frames: int, points: int, focal: float) -> Solution:
@@ -232,20 +258,25 @@ def _support(solution: Solution, spec: FeatureSpec, pixel: float) -> float:
     return float(np.average(_errors(solution) < spec.inlier * pixel, weights=_length(solution)))
 
 
-def _still(tracks: PointTracks, size: tuple[int, int], spec: FeatureSpec, pixel: float) -> float:
-    """Share of points, cell by cell of the picture, that keep their place for long enough."""
-    height, width = size
-    seen = tracks.seen
-    long = seen.sum(1) >= min(0.5 * seen.shape[1], 16)
-    if not long.any():
-        return 0.0
-    xy = tracks.xy[long]
-    start = np.nanmedian(xy, 1, keepdims=True)
-    drift = np.nanpercentile(np.linalg.norm(xy - start, axis=-1), 90, axis=1)
-    cell = (start[:, 0] / (width / 6, height / 6)).astype(int)
-    key = cell[:, 0] * 6 + cell[:, 1]
-    shares = [float(np.mean(drift[key == k] < spec.still * pixel)) for k in np.unique(key)]
-    return float(np.mean(shares))
+def resting_share(grey: UInt8[np.ndarray, "T H W"], cells: int = 8) -> float:
+    """Share of the picture, by cells that have texture, whose texture keeps its place."""
+    height, width = grey.shape[1:]
+    some = grey[np.unique(np.linspace(0, len(grey) - 1, 24).round().astype(int))]
+    some = np.stack([cv2.GaussianBlur(g, (0, 0), 1.0) for g in some]).astype(np.float32)
+    usual = np.median(some, 0)
+    slope = np.hypot(cv2.Sobel(usual, cv2.CV_32F, 1, 0, scale=1 / 8),
+                     cv2.Sobel(usual, cv2.CV_32F, 0, 1, scale=1 / 8))
+    noise = np.median(np.abs(np.diff(some, axis=0)))
+    # Moved by a pixel, a slope changes by its own size.
+    moved = np.percentile(np.abs(some - usual), 80, axis=0) > 0.6 * slope + noise
+    texture = slope > max(4.0, 4 * noise)
+    shares = []
+    for rows in np.array_split(np.arange(height), cells):
+        for columns in np.array_split(np.arange(width), cells):
+            area = np.ix_(rows, columns)
+            if texture[area].sum() >= max(4, 0.03 * texture[area].size):
+                shares.append(float(np.mean(~moved[area][texture[area]])))
+    return float(np.mean(shares)) if len(shares) >= cells else 0.0
 
 
 def _at_rest(fit: Solution, pixel: float) -> bool:
