@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import numpy as np
@@ -54,6 +55,7 @@ def _strips(length: int, number: int) -> Float[np.ndarray, "number length"]:
     return weights
 
 
+@functools.lru_cache(maxsize=256)
 def pooling_weights(rows: int, columns: int, protocol: ProtocolSpec) -> Float[np.ndarray, "R U"]:
     """Matrix that pools the merged tokens of one still image into ``latent_size`` latents.
 
@@ -75,4 +77,5 @@ def pooling_weights(rows: int, columns: int, protocol: ProtocolSpec) -> Float[np
     windows = -(-height // side) * -(-width // side)
     weights = np.zeros((protocol.latent_size, windows * side**2), np.float32)
     weights[:, offsets] = raster
+    weights.setflags(write=False)  # Cached: one array for all callers.
     return weights

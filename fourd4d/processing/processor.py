@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -121,12 +122,13 @@ class Processor:
         empty = np.full(len(tail), -1, np.int32)
 
         media_slots = sum(part.mask.shape[0] for part in parts)
-        pools, overlay_slot = [], []
-        for image in overlays:
-            slots, grid = frames_to_slots(Image(image).frames, protocol)
+        pools = []
+        pictures = [Image(overlay).pixels for overlay in overlays]
+        for _, group in itertools.groupby(pictures, key=np.shape):
+            slots, grid = frames_to_slots(np.stack(list(group)), protocol, stills=True)
             parts.append(slots)
-            pools.append(imagery.pooling_weights(grid.rows, grid.columns, protocol))
-            overlay_slot.append(media_slots + len(overlay_slot))
+            pools += [imagery.pooling_weights(grid.rows, grid.columns, protocol)] * grid.slots
+        overlay_slot = np.arange(len(pictures), dtype=np.int32) + media_slots
         joined = join_slots(parts, protocol)
         return Example(
             tokens=tokens,
@@ -136,7 +138,7 @@ class Processor:
             vision_offset=np.concatenate([offset, empty]),
             latent_index=np.where(is_latent, np.cumsum(is_latent) - 1, -1).astype(np.int32),
             slots=joined,
-            overlay_slot=np.asarray(overlay_slot, np.int32),
+            overlay_slot=overlay_slot,
             pool=self._join_pools(pools, joined),
         )
 
