@@ -107,7 +107,7 @@ def text_angles(positions: Int[Array, "3 B L"], head_dim: int, theta: float,
 
 def patch_angles(coords: Int[Array, "... 2"], head_dim: int, theta: float
                  ) -> Float[Array, "... half"]:
-    """2-D rotary angles of patches: the first half turns with the row, the second with the column."""
+    """2-D rotary angles of patches: the first half turns with the row, the rest with the column."""
     parts = coords.astype(jnp.float32)[..., None] * frequencies(head_dim // 2, theta)
     return parts.reshape(*coords.shape[:-1], -1)
 

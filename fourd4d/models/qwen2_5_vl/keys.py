@@ -12,8 +12,8 @@ def key_table(config: ModelConfig) -> KeyTable:
     Older writers put the decoder under ``model.`` and the encoder under ``visual.``, newer ones
     under ``model.language_model.`` and ``model.visual.``; both are read, the older is written.
     """
-    entries = [*_vision(config.vision), *_decoder(), Entry(("embedding",), "model.embed_tokens.weight",
-                                              (0, 1), (1, 1))]
+    entries = [*_vision(config.vision), *_decoder(),
+               Entry(("embedding",), "model.embed_tokens.weight", (0, 1), (1, 1))]
     if not config.decoder.tied:
         entries.append(Entry(("output",), "lm_head.weight", (1, 0), (1, 1)))
     tied = (("lm_head.weight", "model.embed_tokens.weight"),) if config.decoder.tied else ()
