@@ -51,8 +51,11 @@ _SEEN: Final = (
     "{time}: {mark} centre at ({x}%, {y}%), size {size}%.",
     "Imagining {time} {mark}, I see it {x}% from the left and {y}% from the top, size {size}%.",
     "In the picture at {time} {mark} it lies at ({x}%, {y}%) with a size of {size}%.",
-    "Then, at {time}, {mark} it sits at x {x}%, y {y}%, size {size}%.",
     "{mark} shows it at {time}: {x}% across, {y}% down, {size}% in size.",
+)
+_SEEN_LATER: Final = (
+    *_SEEN[1:], "Then, at {time}, {mark} it sits at x {x}%, y {y}%, size {size}%.",
+    "By {time} {mark} it has come to ({x}%, {y}%), size {size}%.",
 )
 _CLOSINGS: Final = (
     "That matches option {letter}.", "So the answer is {letter}.", "This is option {letter}.",
@@ -91,9 +94,9 @@ def reasoning(clip: Clip, question: Question, rng: np.random.Generator, number: 
         opening = f"The box at {start} holds the {question.track.name}. " + opening
     places = tuple(reading.place(clip, question.track, i, PERCENT) for i in question.frames)
     images = " ".join(
-        voice.pick(_SEEN).format(time=f"{clip.timestamps[i]:.1f}s", mark=IMAGE_MARK, x=p.x, y=p.y,
-                                 size=p.size)
-        for i, p in zip(question.frames, places, strict=True)
+        voice.pick(_SEEN_LATER if n else _SEEN).format(
+            time=f"{clip.timestamps[i]:.1f}s", mark=IMAGE_MARK, x=p.x, y=p.y, size=p.size)
+        for n, (i, p) in enumerate(zip(question.frames, places, strict=True))
     )  # fmt: skip
     tell = {"camera": _camera, "distance": _distance, "speed": _speed}.get(question.kind, _object)
     found = tell(clip, question, places, voice)
@@ -104,10 +107,11 @@ def reasoning(clip: Clip, question: Question, rng: np.random.Generator, number: 
 
 
 def way(move: Place) -> str:
-    """'12% to the left and 3% up'; 'not at all' below 1 %."""
+    """'moves 12% to the left and 3% up', or 'does not move'."""
     across = f"{abs(move.x)}% to the {'left' if move.x < 0 else 'right'}" if move.x else ""
     along = f"{abs(move.y)}% {'up' if move.y < 0 else 'down'}" if move.y else ""
-    return " and ".join(part for part in (across, along) if part) or "not at all"
+    parts = " and ".join(part for part in (across, along) if part)
+    return f"moves {parts}" if parts else "does not move"
 
 
 def agrees(move: Place, sizes: tuple[int, int], answer: str) -> bool:
@@ -141,7 +145,7 @@ def _reference(clip: Clip, question: Question) -> tuple[str, tuple[Place, ...]]:
     told = f"The {mark.name}, which is fixed, goes from ({a.x}%, {a.y}%) to ({b.x}%, {b.y}%)"
     if max(abs(shift.x), abs(shift.y)) <= 2:
         return f"{told}, so the camera hardly shifts the picture.", (a, b)
-    return f"{told}: the camera's own motion shifts the picture {way(shift)}.", (a, b)
+    return f"{told}: in the picture, the static scene {way(shift)}.", (a, b)
 
 
 def _object(clip: Clip, question: Question, places: tuple[Place, ...], voice: _Voice) -> str:
@@ -152,7 +156,7 @@ def _object(clip: Clip, question: Question, places: tuple[Place, ...], voice: _V
     if not agrees(own, sizes, answer):
         raise Dropped(f"{question.kind}: the picture does not show the answer clearly")
     compensated = fixed and reading.shift(places) != own
-    lead = "Taking that away, the object itself moves" if compensated else "The object moves"
+    lead = "Taking that away, the object itself" if compensated else "The object"
     grown = {True: "grows", False: "shrinks"}[sizes[1] > sizes[0]]
     change = (f"its size {grown} from {sizes[0]}% to {sizes[1]}%" if sizes[0] != sizes[1]
               else f"its size stays at {sizes[0]}%")  # fmt: skip
@@ -252,7 +256,7 @@ def _camera(clip: Clip, question: Question, places: tuple[Place, ...], voice: _V
     if not clear:
         raise Dropped("camera: the picture does not show the answer clearly")
     size = f"its size goes from {places[0].size}% to {places[-1].size}%"
-    text = [f"The landmark shifts {way(shift)} and {size}."]
+    text = [f"The landmark {way(shift)} and {size}."]
     words = {"clockwise": "turns clockwise", "counterclockwise": "turns counterclockwise"}
     if turns:
         far = " and ".join(words.get(t, f"shifts {t}") for t in turns)

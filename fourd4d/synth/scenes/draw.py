@@ -21,19 +21,25 @@ DIRECTIONS: Final = ("Right", "Right-Down", "Down", "Left-Down", "Left", "Left-U
                      "Right-Up", "Toward", "Away", "Stationary")  # fmt: skip
 DISTANCES: Final = ("closer", "farther", "same", "closer-farther", "farther-closer")
 SPEEDS: Final = ("up", "down", "constant", "up-down", "down-up")
+THEN: Final = "; "
 _TRIES: Final = 4000
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A scene with what its things are called. Thing 0 moves when ``moving``; 1 is the landmark."""
+    """A scene with what its things are called; thing 1 is the landmark.
+
+    ``moves`` are the camera's, for equal spans of the clip; ``movers`` the numbers of things that
+    move by themselves; thing 0, the main one, is absent unless ``moving``.
+    """
 
     scene: Scene
     names: tuple[str, ...]
     moving: bool
     kind: str
     wanted: str
-    moves: tuple[str, ...] = ("Static",)
+    moves: tuple[tuple[str, ...], ...] = (("Static",),)
+    movers: tuple[int, ...] = (0,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +51,10 @@ class _Plan:
     radius: float
     landmark: Float[np.ndarray, "3"]
     landmark_radius: float
-    moves: tuple[str, ...] = ("Static",)
+    moves: tuple[tuple[str, ...], ...] = (("Static",),)
+
+
+_Other = tuple[Float[np.ndarray, "T 3"], float]  # path and radius, metres
 
 
 def wanted_pool(kind: str) -> tuple[str, ...]:
@@ -80,7 +89,14 @@ def draw(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: str) -> D
         if plan is None:
             continue
         moving = kind != "camera" or rng.random() < 0.5
-        others = _bystanders(rng, spec, plan)
+        if spec.shake:
+            plan = dataclasses.replace(plan, poses=_shaken(rng, plan.poses, spec))
+        if spec.things > 3:
+            if not _visible(plan, [], spec, moving, kind):
+                continue
+            others = _crowd(rng, spec, plan, moving, kind)
+        else:
+            others = _bystanders(rng, spec)
         if not _visible(plan, others, spec, moving, kind):
             continue
         return _dress(rng, spec, plan, others, moving, kind, wanted)
@@ -103,8 +119,11 @@ def _moved(rng: np.random.Generator, move: str, height: float, tau: Float[np.nda
     """Poses of a camera that makes one or more moves ('Pan Left + Tilt Up') at a steady pace."""
     angles, shift = np.zeros((len(tau), 3)), np.zeros((len(tau), 3))
     shift[:, 1] = -height
-    for name in move.split(" + "):
+    spans = move.split(THEN)
+    whole = tau
+    for number, name in ((n, m) for n, s in enumerate(spans) for m in s.split(" + ")):
         verb, _, way = name.partition(" ")
+        tau = np.clip(whole * len(spans) - number, 0, 1)
         sign = 1.0 if way in ("Right", "Up", "CW", "In") else -1.0
         if verb == "Pan":
             size, start = rng.uniform(0.28, 0.60) * gain, rng.uniform(-0.65, -0.35)
@@ -149,7 +168,8 @@ def _camera_plan(rng: np.random.Generator, spec: SceneSpec, move: str) -> _Plan 
     small = rng.uniform(0.3, 0.5)
     path = path + _lift(rng.uniform(0.1, 0.9), rng.uniform(0.1, 0.6), rng.uniform(3.5, 6), spec)
     path[:, 1] -= height
-    return _Plan(poses, path, small, landmark, radius, tuple(move.split(" + ")))
+    moves = tuple(tuple(span.split(" + ")) for span in move.split(THEN))
+    return _Plan(poses, path, small, landmark, radius, moves)
 
 
 def _object_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want: str) -> _Plan | None:
@@ -194,7 +214,7 @@ def _object_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want: str
     stand_z = rng.uniform(4.5, 7.5)
     own = rng.uniform(0.14, 0.22) / 2 * stand_z / spec.focal
     landmark = np.array([rng.uniform(-0.42, 0.42) * stand_z / spec.focal, -own, stand_z])
-    return _Plan(poses, path, radius, landmark, own, (move,))
+    return _Plan(poses, path, radius, landmark, own, ((move,),))
 
 
 def _straight(rng: np.random.Generator, spec: SceneSpec, way: float, length: float, z: float,
@@ -229,13 +249,50 @@ def _distance_path(rng: np.random.Generator, spec: SceneSpec, want: str, z: floa
     return np.stack(points), 0.8 * z
 
 
-def _bystanders(rng: np.random.Generator, spec: SceneSpec, plan: _Plan) -> list[tuple]:
+def _crowd(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, moving: bool,
+           kind: str) -> list[_Other]:
+    """Bystanders added one by one where there is room; up to ten places are tried for each."""
+    out: list[_Other] = []
+    for _ in range(int(rng.integers(0, spec.things - 1))):
+        for _ in range(10):
+            more = _bystanders(rng, spec)[:1]
+            if more and _visible(plan, out + more, spec, moving, kind):
+                out += more
+                break
+    return out
+
+
+def _bystanders(rng: np.random.Generator, spec: SceneSpec) -> list[_Other]:
     out = []
     for _ in range(int(rng.integers(0, spec.things - 1)) if spec.things > 2 else 0):
         z = rng.uniform(4.5, 8.5)
         radius = rng.uniform(0.12, 0.20) / 2 * z / spec.focal
         place = np.array([rng.uniform(-0.45, 0.45) * z / spec.focal, -radius, z])
-        out.append((place, radius))
+        out.append((np.broadcast_to(place, (spec.frames, 3)), radius))
+    for i in range(len(out)):
+        if spec.movers < 2 or rng.random() > (spec.movers - 1) / (spec.things - 2):
+            continue
+        path, radius = out[i]
+        way = rng.uniform(-1, 1, 3) * np.array([3.0, 1.2, 2.0])
+        lifted = path - np.array([0, rng.uniform(0.2, 1.5), 0])
+        path = lifted + np.linspace(-0.5, 0.5, spec.frames)[:, None] * way
+        out[i] = (np.minimum(path, np.array([np.inf, -radius, np.inf])), radius)
+    return out
+
+
+def _shaken(rng: np.random.Generator, poses: Float[np.ndarray, "T 4 4"],
+            spec: SceneSpec) -> Float[np.ndarray, "T 4 4"]:
+    """Handheld shake: smooth random rotation and travel without drift."""
+    count = len(poses)
+    wobble = rng.standard_normal((count + 4, 6))
+    wobble = np.stack([np.convolve(w, np.ones(3) / 3**0.5, "same")[2:-2] for w in wobble.T], 1)
+    lean = np.linspace(-1, 1, count)[:, None]
+    wobble -= wobble.mean(0) + lean * (lean * wobble).sum(0) / (lean**2).sum()
+    size = rng.uniform(0.3, 1.0) * spec.shake
+    out = poses.copy()
+    for i, w in enumerate(wobble * size):
+        out[i, :3, :3] = poses[i, :3, :3] @ rotation(*np.radians(w[:3] * [1, 1, 0.6]))
+        out[i, :3, 3] += w[3:] * 0.01
     return out
 
 
@@ -247,7 +304,7 @@ def _seen(path: Float[np.ndarray, "T 3"], radius: float, poses: Float[np.ndarray
     return centre, spec.focal * radius / np.maximum(local[:, 2], 1e-3)
 
 
-def _visible(plan: _Plan, others: list[tuple], spec: SceneSpec, moving: bool, kind: str) -> bool:
+def _visible(plan: _Plan, others: list[_Other], spec: SceneSpec, moving: bool, kind: str) -> bool:
     """Everything that matters is in view, big enough, above ground, and not hidden."""
     frames = spec.frames
     still = np.broadcast_to(plan.landmark, (frames, 3))
@@ -271,18 +328,24 @@ def _visible(plan: _Plan, others: list[tuple], spec: SceneSpec, moving: bool, ki
         if (plan.path[:, 1] + plan.radius > 0).any() or size.max() > 0.35:
             return False
         boxes.append((seen, size))
-    for place, radius in others:
-        boxes.append(_seen(np.broadcast_to(place, (frames, 3)), radius, plan.poses, spec))
+    for path, radius in others:
+        boxes.append(_seen(path, radius, plan.poses, spec))
+    asked = len(boxes) - len(others)
     for i, (a, ra) in enumerate(boxes):
         for b, rb in boxes[i + 1 :]:
             if not np.isfinite(b).all():
                 return False
-            if (np.abs(a - b).max(1) < 1.3 * (ra + rb)).any():
+            meet = np.abs(a - b).max(1) < 1.3 * (ra + rb)
+            if spec.occlusion:
+                # Things may pass each other, but not at the ends nor for long.
+                if i < asked and (meet[[0, -1]].any() or meet.mean() > 0.3):
+                    return False
+            elif meet.any():
                 return False
     return True
 
 
-def _dress(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, others: list[tuple],
+def _dress(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, others: list[_Other],
            moving: bool, kind: str, wanted: str) -> Drawn:
     things, frames = spec.things, spec.frames
     colours = rng.permutation(len(COLOURS))[:things]
@@ -292,8 +355,8 @@ def _dress(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, others: list[
     if moving:
         radii[0], centers[:, 0] = plan.radius, plan.path
     radii[1], centers[:, 1] = plan.landmark_radius, plan.landmark
-    for i, (place, radius) in enumerate(others, 2):
-        radii[i], centers[:, i] = radius, place
+    for i, (path, radius) in enumerate(others, 2):
+        radii[i], centers[:, i] = radius, path
     half = radii[:, None] * np.ones(3)
     half[shape == 1] *= 0.85
     half[np.isin(shape, (2, 3)), ::2] *= 0.9
@@ -315,4 +378,8 @@ def _dress(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, others: list[
         phase=rng.uniform(0, 2 * np.pi, 4), light=light / np.linalg.norm(light),
         focal=spec.focal,
     )  # fmt: skip
-    return Drawn(scene, tuple(names), moving, kind, wanted, plan.moves)
+    if spec.rich:
+        scene = dataclasses.replace(scene, detail=rng.uniform(0.4, 1.0) * spec.detail,
+                                    fog=rng.uniform(0.0, 1.0) * spec.fog)
+    movers = (0, *(i for i, (path, _) in enumerate(others, 2) if np.ptp(path, 0).any()))
+    return Drawn(scene, tuple(names), moving, kind, wanted, plan.moves, movers)

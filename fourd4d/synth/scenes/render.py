@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from fourd4d.synth.scenes.world import Scene
 
 _FAR = 1e6
+_MOST_RAYS = 300_000  # Beyond these a clip is rendered frame by frame, to keep memory flat.
 
 
 def _near(value: jax.Array) -> jax.Array:
@@ -138,7 +139,24 @@ def _mix(one: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
     return _spread(one, like) * share + _spread(other, like) * (1 - share)
 
 
-def _clip(scene: dict[str, jax.Array], height: int, width: int
+def _noise(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Smooth value noise on the unit grid, -1 … 1."""
+    cell_x, cell_y = jnp.floor(x), jnp.floor(y)
+    u, v = x - cell_x, y - cell_y
+    u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
+
+    def corner(i: int, j: int) -> jax.Array:
+        # Integer hash, so that every device draws the same texture.
+        a = (cell_x + i).astype(jnp.int32).astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
+        a = (a ^ ((cell_y + j).astype(jnp.int32).astype(jnp.uint32) * jnp.uint32(0x85EBCA6B)))
+        a = (a ^ (a >> 15)) * jnp.uint32(0x2C1B3C6D)
+        return ((a ^ (a >> 12)) & 0xFFFF).astype(jnp.float32) / 32767.5 - 1
+
+    top = corner(0, 0) * (1 - u) + corner(1, 0) * u
+    return top * (1 - v) + (corner(0, 1) * (1 - u) + corner(1, 1) * u) * v
+
+
+def _clip(scene: dict[str, jax.Array], height: int, width: int, rich: bool
           ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """RGB (3, T, P), number of the thing seen (T, P), -1 for none, and z-depth (T, P)."""
     turn, eye = scene["poses"][:, :3, :3], scene["poses"][:, :3, 3].T[:, :, None]
@@ -154,9 +172,9 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int
     checker = 0.5 + (checker - 0.5) * jnp.exp(-reach / 25.0)
     shadow = jnp.ones_like(spot_x)
 
-    near, number = ground_t, jnp.full(ground_t.shape, -1)
-    painted = jnp.zeros_like(d)
-    for i in range(scene["half"].shape[0]):
+    def thing(i: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """The picture so far, with thing ``i`` put into it."""
+        near, number, painted, shadow = state
         half, centers = scene["half"][i], scene["centers"][:, i].T[:, :, None]
         kind = jnp.where(half[0] > 0, scene["shape"][i], len(_HITS) - 1)
         c, s = jnp.cos(scene["yaw"][i]), jnp.sin(scene["yaw"][i])
@@ -173,6 +191,9 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int
         waves = jnp.sin(6.2832 * cycles * half[1] * p[1])
         waves = waves * jnp.sin(3.1416 * cycles * half[0] * p[0])
         surface = _spread(scene["colour"][i], d) * (0.5 + 0.6 * shade) * (1 + contrast * waves)
+        if rich:
+            grain = _noise(7 * p[0] + 13 * i, 7 * p[1]) + _noise(7 * p[2], 5 * p[1] + 29 * i)
+            surface = surface * (1 + 0.3 * scene["detail"] * grain)
         closer = t < near
         near = jnp.where(closer, t, near)
         number = jnp.where(closer, i, number)
@@ -182,19 +203,43 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int
         apart = (spot_x - centers[0] + light[0] * throw) ** 2
         apart = apart + (spot_z - centers[2] + light[2] * throw) ** 2
         shadow = shadow * (1 - 0.45 * jnp.clip(1.5 - apart / (half[0] + 1e-6) ** 2, 0, 1))
+        return near, number, painted, shadow
+
+    state = ground_t, jnp.full(ground_t.shape, -1), jnp.zeros_like(d), shadow
+    for i in range(scene["half"].shape[0]):
+        if rich:  # Scenes have room for many things and hold few.
+            there = scene["half"][i, 0] > 0
+            state = jax.lax.cond(there, functools.partial(thing, i), lambda same: same, state)
+        else:
+            state = thing(i, state)
+    near, number, painted, shadow = state
 
     ground = _mix(scene["ground"][0], scene["ground"][1], checker)
-    behind = jnp.where(ground_t < _FAR, ground * shadow, _background(d, scene))
-    return jnp.where(number >= 0, painted, behind), number, near
+    if rich:
+        # Coarse grain stays visible far out; fine grain fades before it can alias.
+        coarse = _noise(1.7 * spot_x, 1.7 * spot_z) * jnp.exp(-reach / 18.0)
+        fine = _noise(6.3 * spot_x, 6.3 * spot_z) * jnp.exp(-reach / 6.0)
+        ground = ground * (1 + scene["detail"] * (0.35 * coarse + 0.45 * fine))
+    sky = _background(d, scene)
+    if rich:
+        level = jnp.sqrt(d[0] ** 2 + d[2] ** 2 + 1e-9)
+        bumps = _noise(24 * d[0] / level, 24 * d[1] / level) + _noise(24 * d[2] / level, sky[0] * 0)
+        sky = sky * (1 + 0.25 * scene["detail"] * bumps)
+    behind = jnp.where(ground_t < _FAR, ground * shadow, sky)
+    colour = jnp.where(number >= 0, painted, behind)
+    if rich:
+        keep = (1 - scene["fog"]) ** (jnp.minimum(near, 60.0) / 10.0)
+        colour = colour * keep + _spread(scene["sky"][0], d) * (1 - keep)
+    return colour, number, near
 
 
-@functools.partial(jax.jit, static_argnames=("height", "width", "fine"))
-def _render(scenes: dict[str, jax.Array], height: int, width: int, fine: int):
+@functools.partial(jax.jit, static_argnames=("height", "width", "fine", "rich"))
+def _render(scenes: dict[str, jax.Array], height: int, width: int, fine: int, rich: bool):
     """(B, T, H, W, 3) uint8, (B, T, N, H, W) bool, (B, T, H, W) metres."""
 
     def clip(scene: dict[str, jax.Array]):
         things, frames = scene["half"].shape[0], scene["poses"].shape[0]
-        rgb, number, depth = _clip(scene, height * fine, width * fine)
+        rgb, number, depth = _clip(scene, height * fine, width * fine, rich)
         cells = (frames, height, fine, width, fine)
         image = rgb.reshape(3, *cells).mean((3, 5)).transpose(1, 2, 3, 0)
         seen = (number[:, None] == jnp.arange(things)[:, None]).reshape(frames, things, *cells[1:])
@@ -203,7 +248,19 @@ def _render(scenes: dict[str, jax.Array], height: int, width: int, fine: int):
         pixels = jnp.clip(jnp.sqrt(jnp.clip(image, 0, 1)) * 255 + 0.5, 0, 255)
         return pixels.astype(jnp.uint8), masks, z
 
-    return jax.lax.map(clip, scenes)
+    rays = scenes["poses"].shape[1] * height * width * fine * fine
+    if rays <= _MOST_RAYS:
+        return jax.lax.map(clip, scenes)
+
+    def frame_by_frame(scene: dict[str, jax.Array]):
+        def one(moment: tuple[jax.Array, jax.Array]):
+            pose, centers = moment
+            parts = clip({**scene, "poses": pose[None], "centers": centers[None]})
+            return jax.tree.map(lambda part: part[0], parts)
+
+        return jax.lax.map(one, (scene["poses"], scene["centers"]))
+
+    return jax.lax.map(frame_by_frame, scenes)
 
 
 def render(
@@ -216,12 +273,13 @@ def render(
     """Frames, visible masks and z-depth (metres; 1e6 is sky) of scenes of equal T and N.
 
     ``fine`` squared rays a pixel are averaged. A mask holds the pixels a thing covers by half or
-    more.
+    more. Memory grows with the number of scenes, not with the rays of a clip.
     """
+    rich = any(s.detail > 0 or s.fog > 0 for s in scenes)
     fields = {
         name: jnp.asarray(np.stack([np.asarray(getattr(s, name)) for s in scenes]),
                           jnp.int32 if name == "shape" else jnp.float32)
         for name in Scene.__dataclass_fields__
     }  # fmt: skip
-    images, masks, depth = _render(fields, height, width, fine)
+    images, masks, depth = _render(fields, height, width, fine, rich)
     return np.asarray(images), np.asarray(masks), np.asarray(depth)

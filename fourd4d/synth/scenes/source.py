@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
-from fourd4d.synth.clip import CameraSegment, Clip, Track
-from fourd4d.synth.scenes.draw import Drawn, draw, wanted_pool
+from fourd4d.synth.clip import MOVES, CameraSegment, Clip, Track
+from fourd4d.synth.scenes.codec import decode_frames, encode_video
+from fourd4d.synth.scenes.draw import THEN, Drawn, draw, wanted_pool
 from fourd4d.synth.scenes.render import render
 from fourd4d.synth.scenes.spec import SceneSpec
-from fourd4d.synth.scenes.world import to_camera
+from fourd4d.synth.scenes.world import Scene, to_camera
 
 _BATCH = 16
+_RAYS = 16 * 8 * 128 * 128  # Rays of a batch, at most; memory stays flat as frames grow.
 
 
 def clips(spec: SceneSpec, seed: int, start: int, count: int,
@@ -22,14 +25,55 @@ def clips(spec: SceneSpec, seed: int, start: int, count: int,
 
     A clip depends on its number and the seed alone, not on how the sequence is cut.
     """
-    for base in range(start, start + count, _BATCH):
-        numbers = range(base, min(base + _BATCH, start + count))
+    rays = spec.frames * spec.height * spec.width * spec.fine**2
+    batch = int(np.clip(_RAYS // rays, 1, _BATCH))
+    for base in range(start, start + count, batch):
+        numbers = range(base, min(base + batch, start + count))
         drawn = [_draw(spec, seed, number) for number in numbers]
         # One batch size, one compiled program: the last batch is filled up.
-        scenes = [d.scene for d in drawn] + [drawn[-1].scene] * (_BATCH - len(drawn))
-        images, masks, depth = render(scenes, spec.height, spec.width, spec.fine)
+        images, masks, depth = _images(drawn + [drawn[-1]] * (batch - len(drawn)), spec)
         for i, (number, one) in enumerate(zip(numbers, drawn, strict=True)):
-            yield label(one, images[i], masks[i], depth[i], spec.fps, f"{prefix}{number:06d}")
+            frames = camera_effects(images[i], spec, np.random.default_rng((seed, number, 1)))
+            yield label(one, frames, masks[i], depth[i], spec.fps, f"{prefix}{number:06d}")
+
+
+def _images(drawn: Sequence[Drawn], spec: SceneSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames, masks and depth; frames are the mean over the shutter's open time."""
+    scenes = [d.scene for d in drawn]
+    images, masks, depth = render(scenes, spec.height, spec.width, spec.fine)
+    if spec.blur:
+        total = np.square(images, dtype=np.float32)
+        for step in range(1, spec.blur_steps):
+            late = [_later(s, spec.blur * step / spec.blur_steps) for s in scenes]
+            total += np.square(render(late, spec.height, spec.width, spec.fine)[0],
+                               dtype=np.float32)  # Light adds up, not its encoding.
+        images = np.sqrt(total / spec.blur_steps).round().astype(np.uint8)
+    return images, masks, depth
+
+
+def _later(scene: Scene, share: float) -> Scene:
+    """The scene a share of a frame's time later, by linear motion between frames."""
+
+    def ahead(values: np.ndarray) -> np.ndarray:
+        step = np.diff(values, axis=0)
+        return values + share * np.concatenate([step, step[-1:]])
+
+    poses = ahead(scene.poses)
+    left, _, right = np.linalg.svd(poses[:, :3, :3])
+    poses[:, :3, :3] = left @ right
+    return dataclasses.replace(scene, poses=poses, centers=ahead(scene.centers))
+
+
+def camera_effects(frames: UInt8[np.ndarray, "T H W 3"], spec: SceneSpec,
+                   rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+    """Sensor noise, then a round trip through H.264, as the spec asks."""
+    if spec.noise:
+        sigma = rng.uniform(0, spec.noise)
+        grain = rng.standard_normal(frames.shape, np.float32) * sigma
+        frames = np.clip(frames + grain, 0, 255).round().astype(np.uint8)
+    if spec.crf:
+        frames = decode_frames(encode_video(frames, spec.fps, spec.crf))
+    return frames
 
 
 def _draw(spec: SceneSpec, seed: int, number: int) -> Drawn:
@@ -37,7 +81,15 @@ def _draw(spec: SceneSpec, seed: int, number: int) -> Drawn:
     weights = np.array(spec.weights) / np.sum(spec.weights)
     kind = spec.kinds[rng.choice(len(spec.kinds), p=weights)]
     pool = wanted_pool(kind)
-    return draw(rng, spec, kind, pool[rng.integers(len(pool))])
+    wanted = pool[rng.integers(len(pool))]
+    if kind == "camera" and spec.combos and rng.random() < spec.combos:
+        axes = rng.choice(6, 2, replace=False)
+        wanted = " + ".join(MOVES[2 * a + rng.integers(2)] for a in sorted(axes))
+    if kind == "camera" and spec.spans > 1:
+        for _ in range(rng.integers(spec.spans)):
+            others = [m for m in MOVES if m not in wanted]
+            wanted += THEN + others[rng.integers(len(others))]
+    return draw(rng, spec, kind, wanted)
 
 
 def boxes_of(masks: Bool[np.ndarray, "T H W"]) -> Float[np.ndarray, "T 4"]:
@@ -64,11 +116,12 @@ def label(drawn: Drawn, images: np.ndarray, masks: np.ndarray, depth: np.ndarray
         world = scene.centers[:, i]
         speed = np.gradient(world, times, axis=0)
         tracks.append(Track(
-            name=name, role="dynamic" if i == 0 else "static", boxes=boxes_of(masks[:, i]),
-            masks=masks[:, i], depth=to_camera(scene.poses, world)[:, 2],
+            name=name, role="dynamic" if i in drawn.movers else "static",
+            boxes=boxes_of(masks[:, i]), masks=masks[:, i], depth=to_camera(scene.poses, world)[:, 2],
             velocity=np.einsum("tji,tj->ti", scene.poses[:, :3, :3], speed), source="scenes",
             centers=(world - scene.poses[0, :3, 3]) @ turn,
         ))  # fmt: skip
+    tracks.sort(key=lambda track: track.role != "dynamic")
     return Clip(
         video_id=video_id, frames=images, timestamps=times, tracks=tuple(tracks),
         camera=_segments(drawn, times), poses=scene.poses,
@@ -77,5 +130,7 @@ def label(drawn: Drawn, images: np.ndarray, masks: np.ndarray, depth: np.ndarray
     )  # fmt: skip
 
 
-def _segments(drawn: Drawn, times: Sequence[float] | np.ndarray) -> tuple[CameraSegment, ...]:
-    return (CameraSegment(float(times[0]), float(times[-1]), drawn.moves),)
+def _segments(drawn: Drawn, times: Float[np.ndarray, "T"]) -> tuple[CameraSegment, ...]:
+    cuts = np.linspace(times[0], times[-1], len(drawn.moves) + 1)
+    return tuple(CameraSegment(float(a), float(b), moves)
+                 for a, b, moves in zip(cuts, cuts[1:], drawn.moves, strict=False))

@@ -23,6 +23,15 @@ class SceneSpec:
       kinds, weights: what clips are made to show, and how often.
       moving_camera: share of object clips in which the camera pans or tilts.
       combos: share of camera clips with two moves at once.
+      spans: most camera moves one after another in a camera clip.
+      movers: most things that move by themselves; all but the first move anyhow.
+      occlusion: whether things may pass before each other, and movers leave the frame.
+      shake: handheld shake, degrees of rotation (and as many centimetres of travel).
+      detail: strength of fine texture on ground, hills and things, 0 … 1.
+      fog: most fog; share of light lost per 10 m, 0 … 1.
+      blur: longest shutter, share of the time between frames; ``blur_steps`` moments are averaged.
+      noise: most sensor noise, standard deviation in levels of 255.
+      crf: H.264 quality factor of a round trip through the codec; 0 leaves it out.
     """
 
     height: int = 64
@@ -36,6 +45,21 @@ class SceneSpec:
     weights: tuple[float, ...] = (0.25, 0.40, 0.15, 0.10, 0.10)
     moving_camera: float = 0.15
     combos: float = 0.0
+    spans: int = 1
+    movers: int = 1
+    occlusion: bool = False
+    shake: float = 0.0
+    detail: float = 0.0
+    fog: float = 0.0
+    blur: float = 0.0
+    blur_steps: int = 4
+    noise: float = 0.0
+    crf: int = 0
+
+    @property
+    def rich(self) -> bool:
+        """Whether the renderer needs more than plain surfaces."""
+        return self.detail > 0 or self.fog > 0
 
     def __post_init__(self) -> None:
         unknown = set(self.kinds) - set(KINDS)

@@ -38,6 +38,8 @@ class Scene:
       phase: random phases of the hills and clouds.
       light: unit vector towards the light.
       focal: focal length in frame heights.
+      detail: strength of fine texture, 0 … 1.
+      fog: share of light lost per 10 m, 0 … 1.
     """
 
     poses: Float[np.ndarray, "T 4 4"]
@@ -53,6 +55,8 @@ class Scene:
     phase: Float[np.ndarray, "4"]
     light: Float[np.ndarray, "3"]
     focal: float
+    detail: float = 0.0
+    fog: float = 0.0
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> Float[np.ndarray, "3 3"]:
