@@ -98,7 +98,7 @@ def compile_step(
 def measure(
     config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, mesh: Mesh, chip: Chip,
     **options: Any,
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """Memory per device, and a time estimate at 40 % of the peak; see ``compile_step``.
 
     A program that does not fit is refused by the compiler, which says how much it would have

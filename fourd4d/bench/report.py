@@ -23,7 +23,7 @@ class Result:
     """A benchmark's name, its numbers, and what they depend on."""
 
     bench: str
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | int]
     context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
