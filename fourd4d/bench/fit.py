@@ -147,7 +147,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--param_dtype", default="float32")
     parser.add_argument("--remat", default="full")
-    parser.add_argument("--attention", default="splash")
+    parser.add_argument("--attention", default="auto")
     parser.add_argument("--replicable", nargs="*", default=("kv_heads",),
                         help="logical axes replicated where they do not divide")
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fourd4d.core.errors import InputError
+from fourd4d.parallel import platform
 
 # Scores kept at once when rows are taken in turn: what fits a core's cache.
 _ROWS_BUDGET = 1 << 18
@@ -66,7 +67,7 @@ def attend(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H"],
 
 
 def _automatic(q: Array, k: Array, first_slot: Array | int | None) -> str:
-    own = {"tpu": "splash", "gpu": "cudnn", "cpu": "rows"}.get(jax.default_backend(), "xla")
+    own = {"tpu": "splash", "gpu": "cudnn", "cpu": "rows"}.get(platform(), "xla")
     return "xla" if _obstacle(own, q, k, first_slot) else own
 
 
