@@ -1,6 +1,11 @@
 """``python -m fourd4d.eval`` from a checkpoint directory to result and page."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +20,8 @@ from fourd4d.core.errors import InputError
 from fourd4d.eval.__main__ import evaluate
 from fourd4d.parallel import make_mesh, use
 from fourd4d.train import OptimizerSpec, make_optimizer, state_from
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +102,30 @@ def test_unknown_settings_are_named(checkpoint, data, tmp_path):
         config.eval.max_token = 3
     with pytest.raises(InputError, match=r"unknown fields \['max_token'\]"):
         evaluate(config)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_items(checkpoint, data, whole, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [
+        sys.executable, "-m", "fourd4d.eval", f"--config={ROOT / 'configs' / 'eval_heldout.py'}",
+        f"--config.checkpoint={checkpoint}", f"--config.data={data / 'items.jsonl'}",
+        f"--config.root={data}", "--config.mesh=data=1", f"--config.out={tmp_path}",
+        "--config.eval.rows=4", "--config.eval.max_tokens=12", "--config.eval.temperature=1.0",
+    ]  # fmt: skip
+    environment = {**os.environ, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    workers = [
+        subprocess.Popen(command, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(i)},
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for i in range(2)]
+    for worker in workers:
+        printed, _ = worker.communicate(timeout=300)
+        assert worker.returncode == 0, printed
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["overall"] == whole[0]["overall"] and result["data"] == whole[0]["data"]
+    assert len(list(tmp_path.glob("items-*-of-00002.jsonl"))) == 2
 
 
 def test_weights_tell_checkpoints_apart():

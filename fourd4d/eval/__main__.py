@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -119,7 +119,7 @@ def show(result: dict[str, Any], out: str) -> None:
     console.print(table)
     console.print(f"{out}/page.html  {out}/result.json", highlight=False)
     if result["failed"]:
-        console.print(f"{len(result['failed'])} items could not be run and count as wrong; "
+        console.print(f"could not be run, counted as wrong: {len(result['failed'])}; "
                       "result.json lists them")
 
 
@@ -128,6 +128,8 @@ if __name__ == "__main__":
     flags.mark_flag_as_required("config")
 
     def _main(_: list[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # Orbax reports every read.
         try:
             result = evaluate(_CONFIG.value)
         except InputError as error:

@@ -30,7 +30,8 @@ def start(coordinator: str | None = None, processes: int | None = None,
 
     Call it before anything touches a device. TPU pods and Slurm or Open MPI jobs are recognised by
     their environment; elsewhere give the coordinator's ``host:port``, the number of processes and
-    this one's index (or set ``JAX_COORDINATOR_ADDRESS`` and friends).
+    this one's index, or set ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
+    ``JAX_PROCESS_ID``.
     """
     if jax.distributed.is_initialized():
         return
@@ -43,6 +44,10 @@ def start(coordinator: str | None = None, processes: int | None = None,
     )
     if coordinator is None and not launched:
         return
+    if processes is None and "JAX_NUM_PROCESSES" in environment:
+        processes = int(environment["JAX_NUM_PROCESSES"])
+    if index is None and "JAX_PROCESS_ID" in environment:
+        index = int(environment["JAX_PROCESS_ID"])
     jax.distributed.initialize(coordinator, processes, index)
 
 
