@@ -1,0 +1,75 @@
+"""Every implementation of attention gives what plain NumPy gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fourd4d.core.errors import InputError
+from fourd4d.models import attention
+from fourd4d.models.attention import attend
+from fourd4d.models.splash import attend_splash
+
+pytestmark = pytest.mark.usefixtures("highest_precision")
+
+
+def inputs(b=3, t=128, s=128, n=4, k=2, h=16, seed=0, segments=3):
+    rng = np.random.default_rng(seed)
+    q, key, v = (rng.standard_normal(shape).astype(np.float32)
+                 for shape in ((b, t, n, h), (b, s, k, h), (b, s, k, h)))
+    ids = np.sort(rng.integers(0, segments + 1, (b, s)), 1).astype(np.int32)
+    return tuple(map(jnp.asarray, (q, key, v, ids[:, s - t :], ids)))
+
+
+def reference(q, k, v, query_ids, key_ids, first):
+    """One query at a time, in float64."""
+    q, k, v, query_ids, key_ids = map(np.asarray, (q, k, v, query_ids, key_ids))
+    out = np.zeros(q.shape)
+    group = q.shape[2] // k.shape[2]
+    for b, t, n in np.ndindex(q.shape[:3]):
+        seen = (key_ids[b] == query_ids[b, t]) & (key_ids[b] != 0)
+        if first is not None:
+            seen &= np.arange(k.shape[1]) <= first + t
+        if seen.any():
+            scores = k[b, seen, n // group].astype(float) @ q[b, t, n] / np.sqrt(q.shape[-1])
+            weights = np.exp(scores - scores.max())
+            out[b, t, n] = weights / weights.sum() @ v[b, seen, n // group]
+    return out
+
+
+@pytest.mark.parametrize("first", [None, 0, 6])
+@pytest.mark.parametrize("implementation", ["xla", "rows"])
+def test_plain(implementation, first, monkeypatch):
+    monkeypatch.setattr(attention, "_ROWS_BUDGET", 1)
+    q, k, v, query_ids, key_ids = inputs(t=12 if first else 18, s=18)
+    out = jax.jit(attend, static_argnums=(5, 6))(q, k, v, query_ids, key_ids, first,
+                                                 implementation)
+    real = query_ids > 0
+    np.testing.assert_allclose(np.asarray(out)[real],
+                               reference(q, k, v, query_ids, key_ids, first)[real], atol=1e-5)
+    assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_splash_and_its_gradient(causal):
+    q, k, v, query_ids, key_ids = inputs(b=2)
+    real = (query_ids > 0)[..., None, None]
+    first = 0 if causal else None
+
+    def total(function):
+        return jax.value_and_grad(
+            lambda q, k, v: (jnp.where(real, function(q, k, v), 0) ** 2).sum(), (0, 1, 2))
+
+    want = total(lambda *a: attend(*a, query_ids, key_ids, first, "xla"))(q, k, v)
+    got = total(lambda *a: attend_splash(*a, query_ids, key_ids, causal=causal, interpret=True))(
+        q, k, v)
+    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
+
+
+def test_an_implementation_asked_for_by_name_never_falls_back():
+    q, k, v, query_ids, key_ids = inputs(t=100, s=100)
+    with pytest.raises(InputError, match="multiples of 128"):
+        attend(q, k, v, query_ids, key_ids, 0, "splash")
+    with pytest.raises(InputError, match="float32"):
+        attend(q, k, v, query_ids, key_ids, 0, "cudnn")
