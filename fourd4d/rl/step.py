@@ -113,10 +113,8 @@ class Step:
                                                                      list[str]]:
         """(rewards of all hosts' responses (P, G), means of the parts, this host's texts)."""
         s, group = self.setting, self.setting.spec.group
-        mine = slice(jax.process_index() * s.shape.rows * group,
-                     (jax.process_index() + 1) * s.shape.rows * group)
         said = dataclasses.replace(rollout, latents=np.zeros((rollout.tokens.shape[0], 0, 0)))
-        said = jax.tree.map(lambda x: x[mine], to_host(said))
+        said = own_rows(to_host(said), jax.process_index(), jax.process_count())
         responses = texts(said, s.processor.tokenizer, s.sampling)
         filler = [{r.name: 0.0 for r in s.rewards} | {"reward": 0.0}] * group
         parts = [score(sample, text, s.rewards) for i, sample in enumerate(questions.samples)
@@ -168,6 +166,16 @@ class Step:
         s.writer.write_texts(number // updates + 1, {
             "sample": questions.samples[0].id, "response": responses[0],
             "response_reward": f"{float(rewards[first, 0]):g}"})
+
+
+def own_rows(tree: Any, process: int, processes: int) -> Any:
+    """A process's part of arrays that hold all processes' rows."""
+
+    def part(x: np.ndarray) -> np.ndarray:
+        rows = len(x) // processes
+        return x[process * rows : (process + 1) * rows]
+
+    return jax.tree.map(part, tree)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")

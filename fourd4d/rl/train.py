@@ -11,7 +11,7 @@ log-probabilities describe the sequence that was sampled. The gradient moves dra
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ class RLSpec:
     epochs: int = 1
     minibatches: int = 1
     accumulate: int = 1
-    old: Literal["sampled", "recomputed"] = "sampled"
+    old: str = "sampled"
     train_start: bool = False
     latent_sigma: float = 0.0
 
