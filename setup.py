@@ -11,7 +11,7 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],
     "synth": ["openai", "pycolmap", "apache-beam"],
     "quickstart": ["scikit-video"],
-    "parity": ["torch==2.13.0", "transformers==4.51.3"],
+    "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
     "hub": ["huggingface_hub"],
     "notebook": ["jupyter", "matplotlib"],
     "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video"],
