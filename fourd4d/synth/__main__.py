@@ -1,6 +1,7 @@
 """Entry point of data synthesis.
 
 python -m fourd4d.synth --config=configs/synth_quickstart.py --config.output=runs/data
+python -m fourd4d.synth report runs/data
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from fourd4d.core.errors import InputError
-from fourd4d.synth import pipeline
+from fourd4d.synth import pipeline, report
 from fourd4d.synth.clip import Clip
 from fourd4d.synth.questions import QuestionSpec
 from fourd4d.synth.scenes.source import clips as scene_clips
@@ -63,14 +64,19 @@ def main(config: ConfigDict) -> None:
                   f"empty, {states.count('failed')} failed; {count} samples in {config.output}")
 
 
+def _report(arguments: list[str]) -> None:
+    if len(arguments) != 1:
+        sys.exit("usage: python -m fourd4d.synth report DIR")
+    print(report.write(arguments[0]))
+
+
 if __name__ == "__main__":
-    _CONFIG = config_flags.DEFINE_config_file("config", None, "What to synthesize.")
-    flags.mark_flag_as_required("config")
-
-    def _run(_: list[str]) -> None:
-        try:
-            main(_CONFIG.value)
-        except InputError as error:
-            sys.exit(str(error))
-
-    app.run(_run)
+    try:
+        if sys.argv[1:2] == ["report"]:
+            _report(sys.argv[2:])
+        else:
+            _CONFIG = config_flags.DEFINE_config_file("config", None, "What to synthesize.")
+            flags.mark_flag_as_required("config")
+            app.run(lambda _: main(_CONFIG.value))
+    except InputError as error:
+        sys.exit(str(error))

@@ -24,6 +24,7 @@ class Entry:
       reason: why it failed or is empty.
       dropped: number of questions dropped, by reason.
       samples: the samples it gave, as JSON values.
+      drawing: what a report draws: camera spans, path and tracks (``pipeline.drawing``).
     """
 
     video_id: str
@@ -31,6 +32,39 @@ class Entry:
     reason: str = ""
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     samples: tuple[Mapping[str, Any], ...] = ()
+    drawing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_entries(root: str | os.PathLike[str]) -> dict[str, Entry]:
+    """The outcomes recorded under ``root``; a line cut short is left out.
+
+    Raises InputError when there is no manifest.
+    """
+    path = Path(root) / NAME
+    if not path.is_file():
+        raise InputError(path, "no such file", "Give a folder that synthesis wrote")
+    return _parse(path)[1]
+
+
+def _parse(path: Path) -> tuple[Mapping[str, Any] | None, dict[str, Entry], int]:
+    """The run, the entries, and the number of sound bytes."""
+    run, entries, sound = None, {}, 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                value = json.loads(line)
+                if number == 1:
+                    run = value["run"]
+                else:
+                    entry = Entry(**{**value, "samples": tuple(value["samples"])})
+                    entries[entry.video_id] = entry
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path}:{number}", f"no manifest line ({error})",
+                                 "Delete the line; its video will be done again") from error
+            sound += len(line)
+    return run, entries, sound
 
 
 class Manifest:
@@ -49,20 +83,11 @@ class Manifest:
         head = json.loads(json.dumps(dict(run)))
         sound = 0
         if self._path.is_file():
-            with self._path.open("rb") as lines:
-                for line in lines:
-                    if not line.endswith(b"\n"):
-                        break
-                    value = json.loads(line)
-                    if sound == 0 and value != {"run": head}:
-                        raise InputError(
-                            self._path, "this folder holds data of another configuration: "
-                            f"{_difference(value.get('run', {}), head)}",
-                            "Choose another output folder, or delete this one")
-                    if "video_id" in value:
-                        entry = Entry(**{**value, "samples": tuple(value["samples"])})
-                        self.entries[entry.video_id] = entry
-                    sound += len(line)
+            old, self.entries, sound = _parse(self._path)
+            if old is not None and old != head:
+                raise InputError(self._path, "this folder holds data of another configuration: "
+                                 f"{_difference(old, head)}",
+                                 "Choose another output folder, or delete this one")
             os.truncate(self._path, sound)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("a", encoding="utf-8")

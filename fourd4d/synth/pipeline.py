@@ -17,7 +17,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.synth import base, full, short, write
 from fourd4d.synth.clip import CameraSegment, Clip, Track
 from fourd4d.synth.manifest import Entry, Manifest
-from fourd4d.synth.measure import Dropped
+from fourd4d.synth.measure import Dropped, centre
 from fourd4d.synth.questions import Question, QuestionSpec, ask
 
 SHARD_CLIPS: Final = 1000
@@ -168,7 +168,19 @@ def _one(root: Path, work: Work, number: int, kinds: Sequence[str], spec: Questi
             write.write_files(root, one.files)
     except InputError as error:
         return Entry(work.video_id, "failed", str(error))
+    picture = drawing(clip)
     if not samples:
-        return Entry(work.video_id, "empty", "; ".join(dropped) or "nothing to ask", dict(dropped))
+        why = "; ".join(dropped) or "nothing to ask"
+        return Entry(work.video_id, "empty", why, dict(dropped), drawing=picture)
     rows = tuple(records.sample_to_json(one.sample) for one in samples)
-    return Entry(work.video_id, "done", "", dict(dropped), rows)
+    return Entry(work.video_id, "done", "", dict(dropped), rows, picture)
+
+
+def drawing(clip: Clip) -> dict[str, Any]:
+    """Camera spans, camera path (x, z) and screen tracks of a clip, as JSON values."""
+    path = [] if clip.poses is None else clip.poses[:, [0, 2], 3].round(3).tolist()
+    tracks = [{"name": t.name, "role": t.role,
+               "points": [[round(float(v), 3) for v in p] for p in centre(t)[t.seen]]}
+              for t in clip.tracks]  # fmt: skip
+    spans = [[round(s.start, 3), round(s.end, 3), list(s.moves)] for s in clip.camera]
+    return {"camera": spans, "path": path, "tracks": tracks}

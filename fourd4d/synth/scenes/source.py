@@ -117,7 +117,8 @@ def label(drawn: Drawn, images: np.ndarray, masks: np.ndarray, depth: np.ndarray
         speed = np.gradient(world, times, axis=0)
         tracks.append(Track(
             name=name, role="dynamic" if i in drawn.movers else "static",
-            boxes=boxes_of(masks[:, i]), masks=masks[:, i], depth=to_camera(scene.poses, world)[:, 2],
+            boxes=boxes_of(masks[:, i]), masks=masks[:, i],
+            depth=to_camera(scene.poses, world)[:, 2],
             velocity=np.einsum("tji,tj->ti", scene.poses[:, :3, :3], speed), source="scenes",
             centers=(world - scene.poses[0, :3, 3]) @ turn,
         ))  # fmt: skip

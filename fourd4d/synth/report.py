@@ -1,0 +1,171 @@
+"""A page about a dataset: what it holds, what was dropped, and clips to look at. No network."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import html
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+
+from fourd4d.core.jsonl import inside
+from fourd4d.synth.manifest import Entry, read_entries
+
+NAME: Final = "report.html"
+_STYLE: Final = """
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}figure{margin:.5rem 0}
+table{border-collapse:collapse}td,th{padding:.15rem .7rem .15rem 0;text-align:left}
+td.n{text-align:right;font-variant-numeric:tabular-nums}
+.bars{display:flex;flex-wrap:wrap;gap:2.5rem}.bar{background:#4a7ab5;height:.7rem;border-radius:2px}
+.card{border:1px solid #ddd;border-radius:6px;padding:.8rem 1rem;margin:1rem 0}
+.card img{max-width:100%;image-rendering:auto}.right{font-weight:600;color:#1a6e36}
+.think{color:#444;white-space:pre-wrap}.mark{color:#b00;font-weight:600}small{color:#666}
+"""
+
+
+def write(root: str | os.PathLike[str], cards: int = 40) -> Path:
+    """Writes ``report.html`` into a folder that synthesis wrote; returns its path.
+
+    At most ``cards`` samples are shown, spread evenly over the dataset. Raises InputError when the
+    folder holds no manifest.
+    """
+    root = Path(root)
+    entries = read_entries(root)
+    pairs = [(entry, sample) for entry in entries.values() for sample in entry.samples]
+    step = max(len(pairs) / cards, 1.0)
+    chosen = [pairs[int(i * step)] for i in range(min(cards, len(pairs)))]
+    body = [
+        f"<h1>{_text(root.resolve().name)}</h1>", _totals(entries.values(), len(pairs)),
+        "<h2>What is asked</h2>", _histograms([s for _, s in pairs]),
+        "<h2>What was dropped, and why</h2>", _dropped(entries.values()),
+        "<h2>Clips</h2>", *(_card(root, entry, sample) for entry, sample in chosen),
+    ]  # fmt: skip
+    page = ("<!doctype html><html lang='en'><meta charset='utf-8'><title>Dataset report</title>"
+            f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>")
+    path = root / NAME
+    temporary = path.with_name(f".{NAME}.{os.getpid()}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _totals(entries: Iterable[Entry], samples: int) -> str:
+    states = collections.Counter(entry.status for entry in entries)
+    return (f"<p>{sum(states.values())} videos: {states['done']} done, {states['empty']} without "
+            f"a clear question, {states['failed']} failed. {samples} samples.</p>")
+
+
+def _bars(title: str, counts: Mapping[str, int]) -> str:
+    most = max(counts.values(), default=1)
+    rows = "".join(
+        f"<tr><td>{_text(name)}</td><td class='n'>{count}</td>"
+        f"<td><div class='bar' style='width:{120 * count / most:.0f}px'></div></td></tr>"
+        for name, count in counts.items())
+    return f"<div><b>{_text(title)}</b><table>{rows}</table></div>"
+
+
+def _ranked(values: Iterable[str]) -> dict[str, int]:
+    return dict(collections.Counter(values).most_common())
+
+
+def _lengths(values: Sequence[int], bins: int = 8) -> dict[str, int]:
+    if not values:
+        return {}
+    counts, edges = np.histogram(values, bins=min(bins, len(set(values))))
+    return {f"{a:.0f}–{b:.0f}": int(n) for a, b, n in zip(edges, edges[1:], counts, strict=False)}
+
+
+def _histograms(samples: Sequence[Mapping[str, Any]]) -> str:
+    letters = collections.Counter(s["answer"] for s in samples)
+    answers = [s["options"]["ABCDEFGH".index(s["answer"])] for s in samples if s["answer"]]
+    parts = [
+        _bars("Kind", _ranked(s["kind"] for s in samples)),
+        _bars("Letter", dict(sorted(letters.items()))),
+        _bars("Mental images", dict(sorted(_ranked(
+            str(len(s["overlays"])) for s in samples).items()))),
+        _bars("Words of reasoning", _lengths([len(s["response"].split()) for s in samples])),
+        _bars("Answer", _ranked(answers)),
+    ]  # fmt: skip
+    return f"<div class='bars'>{''.join(parts)}</div>"
+
+
+def _dropped(entries: Iterable[Entry]) -> str:
+    entries = list(entries)
+    total: collections.Counter[str] = collections.Counter()
+    for entry in entries:
+        total.update(entry.dropped)
+    failed = [f"<tr><td>{_text(e.video_id)}</td><td>{_text(e.reason)}</td></tr>"
+              for e in entries if e.status == "failed"]  # fmt: skip
+    table = f"<h3>Videos that failed</h3><table>{''.join(failed)}</table>" if failed else ""
+    return (_bars("Questions", dict(total.most_common())) if total else "<p>Nothing.</p>") + table
+
+
+def _sheet(root: Path, paths: Sequence[str], height: int = 112, most: int = 10) -> str:
+    """The images side by side, as one embedded JPEG."""
+    picked = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, most).round().astype(int))]
+    images = []
+    for path in picked:
+        image = cv2.imread(str(inside(root, path, root / NAME)))
+        if image is None:
+            return f"<p><small>{_text(path)} is missing</small></p>"
+        width = max(round(image.shape[1] * height / image.shape[0]), 1)
+        images.append(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+    data = cv2.imencode(".jpg", np.concatenate(images, 1), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    code = base64.b64encode(data.tobytes()).decode()
+    return f"<img alt='{len(images)} frames' src='data:image/jpeg;base64,{code}'>"
+
+
+def _plot(points: Sequence[Sequence[Sequence[float]]], colours: Sequence[str], unit: bool,
+          title: str) -> str:
+    """Lines with a dot at their start, in a square; ``unit`` keeps the range at 0 … 1."""
+    flat = np.array([p for line in points for p in line], float).reshape(-1, 2)
+    if not len(flat):
+        return ""
+    low, high = (np.zeros(2), np.ones(2)) if unit else (flat.min(0), flat.max(0))
+    span = max(float((high - low).max()), 1e-6)
+    parts = []
+    for line, colour in zip(points, colours, strict=True):
+        at = 8 + 104 * (np.array(line, float).reshape(-1, 2) - low) / span
+        if not unit:
+            at[:, 1] = 120 - at[:, 1]  # z, forward, points up
+        told = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+        parts.append(f"<polyline points='{told}' fill='none' stroke='{colour}' stroke-width='2'/>")
+        if len(at):
+            parts.append(f"<circle cx='{at[0][0]:.1f}' cy='{at[0][1]:.1f}' r='3' fill='{colour}'/>")
+    return (f"<svg width='120' height='120' role='img'><title>{_text(title)}</title><rect "
+            f"width='120' height='120' fill='#f6f6f6'/>{''.join(parts)}</svg>")
+
+
+def _card(root: Path, entry: Entry, sample: Mapping[str, Any]) -> str:
+    drawing = entry.drawing or {"tracks": [], "path": [], "camera": []}
+    tracks = drawing["tracks"]
+    colours = ["#c33" if t["role"] == "dynamic" else "#39c" for t in tracks]
+    spans = "; ".join(f"{a:.1f}–{b:.1f}s {' + '.join(m) or 'unclear'}"
+                      for a, b, m in drawing["camera"])  # fmt: skip
+    options = "<br>".join(
+        f"<span class='{'right' if letter == sample['answer'] else ''}'>{letter}. {_text(o)}</span>"
+        for letter, o in zip("ABCDEFGH", sample["options"], strict=False))
+    think = _text(sample["response"]).replace(
+        "&lt;output_image&gt;", "<span class='mark'>[image]</span>")
+    return (
+        f"<div class='card'><b>{_text(sample['id'])}</b> <small>{_text(sample['kind'])}; camera: "
+        f"{_text(spans or 'unknown')}; "
+        f"{_text(', '.join(f'{k} {v}' for k, v in sample['provenance'].items()))}</small>"
+        f"<figure>{_sheet(root, sample['frames'])}</figure>"
+        + (f"<figure>{_sheet(root, sample['overlays'])}</figure>" if sample["overlays"] else "")
+        + _plot([t["points"] for t in tracks], colours, True, "Tracks on screen: moving red, "
+                "fixed blue") + " "
+        + _plot([drawing["path"]] if drawing["path"] else [], ["#333"] if drawing["path"] else [],
+                False, "Camera path from above")
+        + f"<p>{_text(sample['question'])}</p><p>{options}</p><p class='think'>{think}</p></div>"
+    )  # fmt: skip
