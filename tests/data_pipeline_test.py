@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 
 import data_helpers as helpers
 import jax
@@ -11,6 +12,9 @@ import pytest
 from fourd4d import data
 from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
+from fourd4d.data import pipeline
+from fourd4d.data.cache import ImageCache
+from fourd4d.data.collate import Size
 
 COUNT = 7
 ROWS = 2
@@ -249,3 +253,40 @@ def test_measure_looks_at_what_it_is_told(source, processor):
     assert whole.rows == 4 and whole.slots == 3 + 2 and whole.overlays == 2
     assert data.measure(source, processor, 4, imagery=False).overlays == 0
     assert data.measure(source, processor, 4, examples=1).length <= whole.length
+
+
+@pytest.mark.parametrize("imagery", [True, False])
+@pytest.mark.parametrize("changes", [{}, dict(max_frames=3), dict(min_pixels=80 * 80, window=16)])
+def test_sizes_are_known_without_decoding(samples, source, tmp_path, imagery, changes):
+    processor = helpers.processor(**changes)
+    helpers.write_records(tmp_path, samples, shards=1)
+    prepare = pipeline.PrepareExample(processor, imagery)
+    for rows in (source, data.open_source(tmp_path)):
+        for i in range(3):
+            example = prepare(rows[i])
+            assert pipeline.row_size(rows[i], processor, imagery) == Size.of(example)
+
+
+def test_cached_images_change_nothing(source, processor, shape):
+    plain = drain(source, processor, shape, epochs=2, reading=data.Reading(threads=0, cache_mb=0))
+    cached = drain(source, processor, shape, epochs=2, reading=data.Reading(threads=2))
+    for got, want in zip(cached, plain, strict=True):
+        assert_equal(got, want)
+
+
+def test_the_cache_stays_within_its_limit():
+    cache = ImageCache(100)
+    made = []
+
+    def image(name: str, size: int = 40) -> np.ndarray:
+        return cache.get(name, lambda: made.append(name) or np.zeros(size, np.uint8))
+
+    for name in "aabacabb":
+        image(name)
+    assert made == ["a", "b", "c", "b"]
+    image("big", 101)
+    image("big", 101)
+    assert made[4:] == ["big", "big"]
+    with pytest.raises(ValueError, match="read-only"):
+        image("b")[0] = 1
+    assert pickle.loads(pickle.dumps(cache)).limit == 100

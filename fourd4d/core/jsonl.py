@@ -6,6 +6,7 @@ theirs, so other tools read our files and we read theirs.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -205,10 +206,19 @@ def write(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> in
 
 
 def inside(root: str | os.PathLike[str], relative: str, where: object) -> Path:
-    """``root / relative``; raises InputError when that leaves the root."""
-    base = Path(root).resolve()
-    path = (base / relative).resolve()
-    if not path.is_relative_to(base):
+    """``root / relative``; raises InputError when that leaves the root, by ``..`` or by a link."""
+    base = _resolved(os.fspath(root))
+    folder, name = os.path.split(os.path.join(base, relative))
+    path = os.path.join(_resolved(folder), name)
+    if name in ("", ".", "..") or os.path.islink(path):
+        path = os.path.realpath(path)
+    if not path.startswith(base.rstrip(os.sep) + os.sep):
         raise InputError(where, f"path {relative!r} leaves the data root {base}",
                          "Paths must stay below the root")
-    return path
+    return Path(path)
+
+
+@functools.lru_cache(maxsize=65536)
+def _resolved(folder: str) -> str:
+    # Cached: a dataset names each folder many times, and resolving costs a call per component.
+    return os.path.realpath(folder)

@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.records import Record
 from fourd4d.core.sample import Sample
+from fourd4d.data.cache import ImageCache
 from fourd4d.data.source import Row
-from fourd4d.processing.media import Image, Video, decode_image, read_image
+from fourd4d.processing.media import Image, MediumShape, Video, decode_image, image_size
 from fourd4d.processing.video import pick_frames, read_video
 
 Media = tuple[Video | Image, ...]
@@ -29,6 +30,7 @@ def load_media(
     assumed_fps: float | None = None,
     with_overlays: bool = True,
     where: object = None,
+    cache: ImageCache | None = None,
 ) -> tuple[Media, Overlays]:
     """The sample's video (or still image) and overlays, read from files below ``root``.
 
@@ -40,21 +42,19 @@ def load_media(
       assumed_fps: frames a second of frame lists without timestamps, which are an error otherwise.
       with_overlays: False leaves the overlays unread.
       where: names the sample in errors; by default its id.
+      cache: asked first for images, and given what is decoded.
 
     Raises:
       InputError: missing, unreadable or unequal images; paths that leave ``root``; no timestamps.
     """
     where = where or f"sample {sample.id!r}"
+    cache = cache or ImageCache(0)
 
     def read(path: str) -> UInt8[np.ndarray, "H W 3"]:
-        file = jsonl.inside(root, path, where)
-        if not file.is_file():
-            raise InputError(where, f"{path!r} is missing below {Path(root).resolve()}",
-                             "Check the data root, or delete the row")
-        try:
-            return read_image(file).pixels
-        except InputError as error:
-            raise InputError(where, f"{error.where}: {error.what}", error.remedy) from error
+        return cache.get(f"{root}\0{path}", lambda: fetch(path))
+
+    def fetch(path: str) -> UInt8[np.ndarray, "H W 3"]:
+        return decode_image(_file(root, path, where), f"{where}: {path}").pixels
 
     overlays = [read(path) for path in sample.overlays] if with_overlays else []
     if not sample.frames:
@@ -74,13 +74,17 @@ def decode_media(
     assumed_fps: float | None = None,
     with_overlays: bool = True,
     where: object = None,
+    cache: ImageCache | None = None,
 ) -> tuple[Media, Overlays]:
     """As ``load_media``, from the images inside a record."""
     sample = record.sample
     where = where or f"sample {sample.id!r}"
 
+    cache = cache or ImageCache(0)
+
     def decode(image: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
-        return decode_image(image, f"{where}, image {name!r}").pixels
+        place = f"{where}, image {name!r}"
+        return cache.get(place, lambda: decode_image(image, place).pixels)
 
     overlays = [decode(x, name) for x, name in zip(record.overlays, sample.overlays, strict=True)
                 ] if with_overlays else []
@@ -90,13 +94,60 @@ def decode_media(
 
 
 def row_media(row: Row, protocol: ProtocolSpec, *, assumed_fps: float | None = None,
-              with_overlays: bool = True) -> tuple[Media, Overlays]:
+              with_overlays: bool = True,
+              cache: ImageCache | None = None) -> tuple[Media, Overlays]:
     """The media of a row of any source."""
     if row.record is not None:
         return decode_media(row.record, protocol, assumed_fps=assumed_fps,
-                            with_overlays=with_overlays, where=row.where)
+                            with_overlays=with_overlays, where=row.where, cache=cache)
     return load_media(row.sample, row.root or Path("."), protocol, assumed_fps=assumed_fps,
-                      with_overlays=with_overlays, where=row.where)
+                      with_overlays=with_overlays, where=row.where, cache=cache)
+
+
+def row_shapes(row: Row, protocol: ProtocolSpec, *, assumed_fps: float | None = None,
+               with_overlays: bool = True) -> tuple[list[MediumShape], list[tuple[int, int]]]:
+    """Shapes of what ``row_media`` would give, from the images' headers.
+
+    A video file is decoded: how many frames it gives is known only then.
+    """
+    sample, record, root = row.sample, row.record, row.root or Path(".")
+
+    def size(path: str, blobs: Sequence[bytes], number: int) -> tuple[int, int]:
+        data = blobs[number] if record is not None else _file(root, path, row.where)
+        return image_size(data, f"{row.where}: {path}")
+
+    overlays = [size(path, record.overlays if record else (), i)
+                for i, path in enumerate(sample.overlays)] if with_overlays else []
+    if not sample.frames:
+        (video,), _ = row_media(row, protocol, with_overlays=False)
+        return [MediumShape("video", len(video.frames), *video.frames.shape[1:3])], overlays
+    first = size(sample.frames[0], record.frames if record else (), 0)
+    if _is_still(sample):
+        return [MediumShape("image", 1, *first)], overlays
+    chosen, _ = _choose(sample, protocol, assumed_fps, row.where)
+    return [MediumShape("video", len(chosen), *first)], overlays
+
+
+def _file(root: str | Path, path: str, where: object) -> bytes:
+    file = jsonl.inside(root, path, where)
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        what = ("is missing" if isinstance(error, FileNotFoundError)
+                else f"cannot be read ({error.strerror})")
+        raise InputError(where, f"{path!r} {what} below {Path(root).resolve()}",
+                         "Check the data root, or delete the row") from error
+
+
+def _is_still(sample: Sample) -> bool:
+    return len(sample.frames) == 1 and not sample.timestamps
+
+
+def _choose(sample: Sample, protocol: ProtocolSpec, assumed_fps: float | None,
+            where: object) -> tuple[list[int], Float[np.ndarray, "T"]]:
+    timestamps = np.asarray(_times(sample, assumed_fps, where), np.float64)
+    chosen = pick_frames(timestamps, None, protocol.max_frames, start=timestamps[0])
+    return chosen, timestamps[chosen]
 
 
 def _times(sample: Sample, assumed_fps: float | None, where: object) -> Sequence[float]:
@@ -110,13 +161,12 @@ def _times(sample: Sample, assumed_fps: float | None, where: object) -> Sequence
 
 def _assemble(sample: Sample, get: Callable[[int], np.ndarray], protocol: ProtocolSpec,
               assumed_fps: float | None, where: object) -> Media:
-    if len(sample.frames) == 1 and not sample.timestamps:
+    if _is_still(sample):
         return (Image(get(0)),)
-    timestamps = np.asarray(_times(sample, assumed_fps, where), np.float64)
-    chosen = pick_frames(timestamps, None, protocol.max_frames, start=timestamps[0])
+    chosen, timestamps = _choose(sample, protocol, assumed_fps, where)
     frames = [get(i) for i in chosen]
     sizes = {frame.shape[:2] for frame in frames}
     if len(sizes) > 1:
         raise InputError(where, f"frames of different sizes {sorted(sizes)}",
                          "All frames of a video must have one size")
-    return (Video(np.stack(frames), timestamps[chosen]),)
+    return (Video(np.stack(frames), timestamps),)

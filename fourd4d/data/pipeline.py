@@ -21,6 +21,7 @@ from fourd4d.core.example import Example
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data import media
+from fourd4d.data.cache import ImageCache
 from fourd4d.data.collate import Size, check_size, collate, shape_of_sizes
 from fourd4d.data.packing import PackedBatches
 from fourd4d.data.source import Row, Source
@@ -39,6 +40,10 @@ class Preparer(Protocol):
 
     def example(self, text_input: str, media: Sequence[Any], response: str,
                 overlays: Sequence[np.ndarray] = ..., imagery: bool = ...) -> Example: ...
+
+    def size(self, question: str, media: Sequence[Any], response: str | None = ...,
+             overlays: Sequence[tuple[int, int]] = ...,
+             imagery: bool = ...) -> tuple[int, int, int, int]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +67,13 @@ class Reading:
       workers: processes; 0 reads in this one.
       threads: threads of each process; 0 reads when asked.
       buffer: batches held ready by each process.
+      cache_mb: megabytes of decoded images that each process keeps for the next epoch.
     """
 
     workers: int = 0
     threads: int = 2
     buffer: int = 2
+    cache_mb: int = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +92,7 @@ class PrepareExample:
     processor: Preparer
     imagery: bool = True
     assumed_fps: float | None = None
+    cache: ImageCache | None = None
 
     def __call__(self, row: Row) -> Example:
         sample = row.sample
@@ -93,7 +101,7 @@ class PrepareExample:
                              "Give DIFT rows (with 'text_output')")
         found, overlays = media.row_media(row, self.processor.protocol,
                                           assumed_fps=self.assumed_fps,
-                                          with_overlays=self.imagery)
+                                          with_overlays=self.imagery, cache=self.cache)
         try:
             return self.processor.example(sample.text_input, found, sample.response, overlays,
                                           imagery=self.imagery)
@@ -107,10 +115,11 @@ class PreparePrompt:
 
     processor: Preparer
     assumed_fps: float | None = None
+    cache: ImageCache | None = None
 
     def __call__(self, row: Row) -> Prompt:
         found, _ = media.row_media(row, self.processor.protocol, assumed_fps=self.assumed_fps,
-                                   with_overlays=False)
+                                   with_overlays=False, cache=self.cache)
         try:
             example = self.processor.prompt(row.sample.text_input, found)
         except InputError as error:
@@ -153,7 +162,7 @@ def dift_pipeline(
     """
     shard, reading = shard or Shard(), reading or Reading()
     rows = _rows(source, seed, epochs, shuffle)
-    prepare = PrepareExample(processor, imagery, assumed_fps)
+    prepare = PrepareExample(processor, imagery, assumed_fps, _cache(reading))
     collator = _Collate(prepare, shape)
     if not pack:
         return _read(_Groups(rows, shape.rows, shard, remainder).map(collator), reading)
@@ -183,23 +192,41 @@ def prompt_pipeline(
 
     As ``dift_pipeline``; with ``remainder="pad"`` the last group may be shorter, even empty.
     """
+    reading = reading or Reading()
     rows = _rows(source, seed, epochs, shuffle)
     groups = _Groups(rows, prompts, shard or Shard(), remainder)
-    return _read(groups.map(_Each(PreparePrompt(processor, assumed_fps))), reading or Reading())
+    prepare = PreparePrompt(processor, assumed_fps, _cache(reading))
+    return _read(groups.map(_Each(prepare)), reading)
 
 
 def measure(source: Source, processor: Preparer, rows: int, *, imagery: bool = True,
             examples: int | None = None, round_to: int = 1,
             assumed_fps: float | None = None) -> BatchShape:
-    """The shape that holds the rows of ``source``, found by preparing them.
+    """The shape that holds the rows of ``source``, from their texts and image headers.
 
     Args:
       examples: how many rows to look at, spread evenly; by default all.
     """
     total = len(source)
     chosen = np.unique(np.linspace(0, total - 1, min(examples or total, total)).round().astype(int))
-    prepare = PrepareExample(processor, imagery, assumed_fps)
-    return shape_of_sizes([Size.of(prepare(source[int(i)])) for i in chosen], rows, round_to)
+    sizes = [row_size(source[int(i)], processor, imagery, assumed_fps) for i in chosen]
+    return shape_of_sizes(sizes, rows, round_to)
+
+
+def row_size(row: Row, processor: Preparer, imagery: bool = True,
+             assumed_fps: float | None = None) -> Size:
+    """What ``PrepareExample`` would make of the row, without decoding its images."""
+    sample = row.sample
+    shapes, overlays = media.row_shapes(row, processor.protocol, assumed_fps=assumed_fps,
+                                        with_overlays=imagery)
+    try:
+        return Size(*processor.size(sample.text_input, shapes, sample.response, overlays, imagery))
+    except InputError as error:
+        raise _located(error, row) from error
+
+
+def _cache(reading: Reading) -> ImageCache:
+    return ImageCache(reading.cache_mb * 1_000_000)
 
 
 def _located(error: InputError, row: Row) -> InputError:

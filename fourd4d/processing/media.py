@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 from jaxtyping import UInt8
@@ -58,6 +59,16 @@ class Video:
             raise InputError("video", "timestamps do not rise", "Sort the frames by time")
 
 
+@dataclasses.dataclass(frozen=True)
+class MediumShape:
+    """What the token count of an image or a video depends on."""
+
+    kind: Literal["image", "video"]
+    frames: int
+    height: int
+    width: int
+
+
 def _check_pixels(pixels: Any, dims: int, where: str) -> None:
     shape = np.shape(pixels)
     kind = getattr(pixels, "dtype", type(pixels).__name__)
@@ -88,6 +99,18 @@ def decode_image(data: bytes, where: object = "image") -> Image:
                 return Image(np.repeat(np.clip(levels.round(), 0, 255).astype(np.uint8)[..., None],
                                        3, axis=-1))
             return Image(np.asarray(upright.convert("RGB")))
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise InputError(where, f"no readable image ({error})",
+                         "Give a whole image file") from error
+
+
+def image_size(data: bytes, where: object = "image") -> tuple[int, int]:
+    """(height, width) of the upright picture, from the file's header alone."""
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            turned = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) >= 5
+            width, height = image.size
+            return (width, height) if turned else (height, width)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise InputError(where, f"no readable image ({error})",
                          "Give a whole image file") from error

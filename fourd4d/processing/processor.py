@@ -16,20 +16,28 @@ from fourd4d.core.example import Example, VisionSlots
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import IMAGE_MARK
 from fourd4d.processing import hf_files, imagery, template
-from fourd4d.processing.media import Image, Video
+from fourd4d.processing.media import Image, MediumShape, Video
 from fourd4d.processing.positions import VisionSpan, mrope_ids, slot_times
+from fourd4d.processing.sentencepiece_export import to_tokenizer_json
 from fourd4d.processing.tokenizer import (
     IMAGE_PAD,
     LATENT_PAD,
     TURN_END,
     VIDEO_PAD,
     HFTokenizer,
+    SentencePieceTokenizer,
     Tokenizer,
     _write,
     check_plain,
     load_tokenizer,
 )
-from fourd4d.processing.vision import frames_to_slots, join_slots, token_offsets
+from fourd4d.processing.vision import (
+    Grid,
+    frames_to_slots,
+    join_slots,
+    smart_resize,
+    token_offsets,
+)
 
 
 class Processor:
@@ -90,6 +98,35 @@ class Processor:
             raise InputError("response", f"{marks} {IMAGE_MARK}, {len(overlays)} overlays",
                              "Their numbers must be equal")
         return self._build(text_input, media, response, overlays if imagery else (), imagery)
+
+    def size(
+        self,
+        question: str,
+        media: Sequence[MediumShape],
+        response: str | None = None,
+        overlays: Sequence[tuple[int, int]] = (),
+        imagery: bool = True,
+    ) -> tuple[int, int, int, int]:
+        """What the example would take: tokens, frame slots, windows of a slot, overlays.
+
+        As ``example`` (without a response: ``prompt``), from the shapes of media and overlays.
+        """
+        protocol = self.protocol
+        overlays = overlays if imagery else ()
+        text = template.chat(question, [medium.kind for medium in media], protocol)
+        length, slots, windows = len(self.tokenizer.encode(text)) - len(media), 0, 0
+        if response is not None:
+            length += len(self._response_ids(response, imagery))
+        stills = [MediumShape("image", 1, *shape) for shape in overlays]
+        for number, medium in enumerate((*media, *stills)):
+            height, width = smart_resize(medium.height, medium.width, protocol)
+            grid = Grid(-(-medium.frames // protocol.temporal_patch),
+                        height // protocol.patch_size, width // protocol.patch_size)
+            slots += grid.slots
+            windows = max(windows, -(-height // protocol.window) * -(-width // protocol.window))
+            if number < len(media):
+                length += grid.tokens(protocol.merge)
+        return length, slots, windows, len(overlays)
 
     def _build(
         self,
@@ -186,18 +223,21 @@ class Processor:
         return joined
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes protocol and tokenizer, and for a ``tokenizer.json`` what transformers wants.
+        """Writes protocol and tokenizer, and what transformers' ``AutoProcessor`` opens.
 
-        Files: ``protocol.json``; ``tokenizer.model`` or ``tokenizer.json``; with the latter also
-        ``tokenizer_config.json``, ``preprocessor_config.json`` and ``chat_template.json``, so that
-        ``AutoProcessor.from_pretrained`` opens the directory.
+        Files: ``protocol.json``; ``tokenizer.model`` for SentencePiece; ``tokenizer.json``,
+        ``tokenizer_config.json``, ``preprocessor_config.json`` and ``chat_template.json``.
         """
         directory = Path(directory)
         self.tokenizer.save(directory)
         text = json.dumps(self.protocol.to_json(), indent=2)
         _write(directory / "protocol.json", text.encode("utf-8"))
-        if isinstance(self.tokenizer, HFTokenizer):
-            hf_files.write(directory, self.tokenizer, self.protocol)
+        official = self.tokenizer
+        if isinstance(official, SentencePieceTokenizer):
+            official = to_tokenizer_json(official.model)
+            official.save(directory)
+        if isinstance(official, HFTokenizer):
+            hf_files.write(directory, official, self.protocol)
 
 
 def load_processor(
