@@ -17,7 +17,7 @@ from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.processing import template
 from fourd4d.processing.media import Image, Video
 from fourd4d.processing.processor import Processor, load_processor
-from fourd4d.processing.tokenizer import IMAGERY_TOKENS, SPECIAL_TOKENS, HFTokenizer
+from fourd4d.processing.tokenizer import IMAGERY_TOKENS, SPECIAL_TOKENS, HFTokenizer, tiny_tokenizer
 from fourd4d.processing.vision import token_offsets
 
 from processing_tokenizer_test import HARD_TEXT, small_bpe  # isort: skip
@@ -170,6 +170,21 @@ def test_positions_at_any_rate(pair, fps, rate):
 def test_the_chat_template_is_the_official_one():
     digest = hashlib.sha256(template.CHAT_TEMPLATE.encode()).hexdigest()
     assert digest == "a0bc6f6fc7a29a80017a433e8f03a1cc1236e838a944a2d034295a60c4f2fddb"
+
+
+def test_a_sentencepiece_processor_is_exported_too(tmp_path):
+    ours = Processor(tiny_tokenizer(), TINY)
+    ours.save(tmp_path)
+    pair = Pair(ours, transformers.AutoProcessor.from_pretrained(tmp_path))
+    media, fps = CASES["mixed"]
+    _, out = run_official(pair, media, fps)
+    example = ours.prompt(QUESTION, media)
+    assert example.tokens.tolist() == out["input_ids"][0].tolist()
+    response = "<think>It moves <|latent_start|><|latent_end|>left.</think>\n<answer>B</answer>"
+    ids = pair.official.tokenizer(response)["input_ids"]
+    assert ids == ours.tokenizer.encode(response)
+    assert pair.official.tokenizer.decode(ids, clean_up_tokenization_spaces=False) == response
+    assert type(load_processor(tmp_path).tokenizer) is type(ours.tokenizer)
 
 
 def test_another_system_turn(pair):

@@ -15,6 +15,7 @@ import tokenizers
 import fourd4d.processing
 from fourd4d.core.errors import InputError
 from fourd4d.processing import template, train_tokenizer
+from fourd4d.processing.sentencepiece_export import to_tokenizer_json
 from fourd4d.processing.tokenizer import (
     IMAGERY_TOKENS,
     SPECIAL_TOKENS,
@@ -195,3 +196,18 @@ def test_processing_does_not_start_jax():
               "    importlib.import_module(p.__name__ + '.' + m.name)\n"
               "assert not {'jax', 'torch', 'tensorflow'} & set(sys.modules), 'started'")
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_shipped_model_as_tokenizer_json(tmp_path):
+    """Other tools get the same ids for the text that the model was trained on."""
+    tiny = tiny_tokenizer()
+    other = to_tokenizer_json(tiny.model)
+    assert other.vocab_size == tiny.vocab_size
+    assert [other.id(n) for n in SPECIAL_TOKENS] == [tiny.id(n) for n in SPECIAL_TOKENS]
+    text = (ASSETS / "tiny.txt").read_text(encoding="utf-8")
+    block = "<|latent_start|><|latent_pad|><|latent_end|>"
+    for line in [*text.splitlines(), *HARD_TEXT, text, f"<|im_start|>user\nIt {block} moves.\n"]:
+        if "▁" in line:
+            continue
+        assert other.encode(line) == tiny.encode(line), line
+        assert other.decode(other.encode(line)) == line

@@ -16,6 +16,7 @@ import sentencepiece
 import tokenizers
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import replacing
 
 END_OF_TEXT: Final = "<|endoftext|>"
 TURN_START: Final = "<|im_start|>"
@@ -84,13 +85,8 @@ class Tokenizer(Protocol):
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_text(text: str) -> None:
@@ -154,6 +150,11 @@ class SentencePieceTokenizer:
     @property
     def pad(self) -> int:
         return self._ids[END_OF_TEXT]
+
+    @property
+    def model(self) -> bytes:
+        """The bytes of the model file."""
+        return self._model
 
     def id(self, name: str) -> int:
         if name not in self._ids:
