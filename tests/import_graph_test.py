@@ -30,7 +30,8 @@ FLOORS = {
     "bench": 6,
 }
 ENTRY = 6  # fourd4d/*.py and fourd4d/<room>/__main__.py
-LIGHT = {"processing", "core.sample", "core.jsonl", "core.protocol", "core.example", "core.errors"}
+LIGHT = {"processing", "core.sample", "core.jsonl", "core.protocol", "core.example", "core.errors",
+         "core.files"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "tensorflow"}
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 from collections.abc import Mapping
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.table import Table
 
-_PACKAGES = ("fourd4d", "jax", "jaxlib", "libtpu", "flax", "torch", "transformers")
+from fourd4d.core.environment import environment
+from fourd4d.core.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,20 +28,6 @@ class Result:
                 "context": {**environment(), **self.context}}
 
 
-def environment() -> dict[str, Any]:
-    """Versions of what is installed, and the machine."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    machine = {"system": platform.platform(), "cores": os.cpu_count(),
-               "python": platform.python_version(), "backend": jax.default_backend(),
-               "devices": jax.device_count()}
-    return {"versions": versions, "machine": machine}
-
-
 def show(result: Result, console: Console | None = None) -> None:
     """Prints the numbers."""
     table = Table(title=result.bench)
@@ -57,8 +40,5 @@ def show(result: Result, console: Console | None = None) -> None:
 
 def write(result: Result, path: str | os.PathLike[str]) -> None:
     """One JSON object, in place at once."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fourd4d import build
+from fourd4d.core.environment import environment
 from fourd4d.core.errors import InputError
 from fourd4d.data.source import Source, open_source
 from fourd4d.eval import report
@@ -66,7 +67,7 @@ def evaluate(config: ConfigDict) -> dict[str, Any] | None:
 
     result = {
         "model": config.checkpoint, **header, **report.summarise(items, records),
-        "benchmark": config.data, "config": config.to_dict(), "versions": report.versions(),
+        "benchmark": config.data, "config": config.to_dict(), **environment(),
     }  # fmt: skip
     report.write_json(out / "result.json", result)
     lead = (f"{len(items)} items of {config.data}, answered by {config.checkpoint} "

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from fourd4d.core.files import replacing
+
 Maps = Float[np.ndarray, "R slots rows columns"]
 
 
@@ -22,16 +24,9 @@ class MapStore:
 
     def save(self, key: str, maps: Sequence[Maps]) -> None:
         """One array per mental image, kept in half precision."""
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as out:
-                arrays: Any = {f"{i:03d}": m.astype(np.float16) for i, m in enumerate(maps)}
-                np.savez_compressed(out, **arrays)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        arrays: Any = {f"{i:03d}": m.astype(np.float16) for i, m in enumerate(maps)}
+        with replacing(self._path(key)) as temporary, temporary.open("wb") as out:
+            np.savez_compressed(out, **arrays)
 
     def load(self, key: str) -> list[Maps]:
         """What was saved in float32; empty when nothing was."""

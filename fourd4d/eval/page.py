@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import replacing
 from fourd4d.eval.cards import Card, MentalImage
 from fourd4d.eval.charts import Bar, Bars, Interval, Lines, Real, Series
 
@@ -135,15 +136,9 @@ class Page:
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Writes the page under a temporary name, then renames; returns its path."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             temporary.write_text(self.html(), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        return Path(path)
 
     def _add(self, title: str, body: str) -> Page:
         heading = f"<h2>{escape(title)}</h2>" if title else ""

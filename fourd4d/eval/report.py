@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import jax
 import numpy as np
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import replacing
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data.media import row_media
@@ -25,15 +24,6 @@ from fourd4d.eval.maps import MapStore
 from fourd4d.eval.page import Card, Interval, MentalImage, Number, Page
 from fourd4d.eval.score import tally, tally_by_type
 from fourd4d.processing.media import Video
-
-
-def versions() -> dict[str, str]:
-    """Packages and machine that produced a result."""
-    names = ("fourd4d", "jax", "jaxlib", "flax", "numpy")
-    found = {name: metadata.version(name) for name in names}
-    device = jax.local_devices()[0]
-    return found | {"python": platform.python_version(), "device": device.device_kind,
-                    "devices": str(jax.device_count())}
 
 
 def digest(source: Source, items: Sequence[Item]) -> str:
@@ -88,16 +78,10 @@ def summarise(items: Sequence[Item], records: Mapping[str, Record]) -> dict[str,
 
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> Path:
     """Under a temporary name, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n",
                              encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def cards(

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import replacing
 from fourd4d.core.records import encode_sample
 from fourd4d.core.sample import Sample, check
 from fourd4d.synth.base import Task
@@ -122,11 +123,5 @@ def task_sample(clip: Clip, task: Task, frames: Sequence[int], encoder: Encoder)
 def write_files(root: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
     """Writes each file under ``root``, through a temporary name; existing ones are replaced."""
     for relative, data in files.items():
-        path = Path(root) / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(Path(root) / relative) as temporary:
             temporary.write_bytes(data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
