@@ -14,9 +14,11 @@ def get_config() -> ConfigDict:
     config.workdir = "runs/base_tiny"
     config.init = ""
     config.preset = "tiny"
+    config.protocol.suffix = "none"  # No word of imagery or answers yet.
     config.data.path = "runs/base_data"
-    config.data.measure = 2000
-    config.data.round_to = 16
+    config.data.measure = 1500
+    config.data.round_to = 4
+    config.data.pack = 2
     config.imagery = False
     config.trainable = (".*",)
     config.dift.text_weight = 1.0
@@ -24,8 +26,9 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 100
     config.optimizer.weight_decay = 0.05
+    config.optimizer.b2 = 0.98
     config.batch = 32
-    config.steps = 6000
+    config.steps = 2400
     config.log_every = 20
-    config.save_every = 500
+    config.save_every = 400
     return config

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.preset = ""
     config.tokenizer = ""
     config.protocol = ConfigDict()
-    config.model = ConfigDict()
+    config.model = ConfigDict(dict(unroll=3))
 
     config.data = ConfigDict()
     config.data.path = "runs/data/dift.jsonl"
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.data.held_out = ""
     config.data.held_out_root = ""
     config.data.assumed_fps = 0.0
-    config.data.pack = False
+    config.data.pack = 0  # Longest examples a packed row has room for; 0 packs nothing.
     config.data.measure = 0  # Examples looked at to find the batch shape; 0 is all.
     config.data.round_to = 8
     config.reading = ConfigDict(dict(workers=0, threads=1, buffer=2))

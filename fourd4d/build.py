@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fourd4d.checkpoint.orbax import processor_dir, read_specs, restore_params
+from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded
@@ -134,6 +135,20 @@ def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules 
     if not Path(directory).is_dir():
         raise InputError(directory, "no such directory", "Give a checkpoint directory")
     return open_trained(directory, mesh, rules, step, **model)
+
+
+def packed_rows(shape: BatchShape, examples: int) -> BatchShape:
+    """Rows with room for ``examples`` examples of the size ``shape`` holds; as many rows fewer.
+
+    0 packs nothing.
+    """
+    if not examples:
+        return shape
+    if shape.rows % examples:
+        raise InputError("config.data.pack", f"{examples} does not divide {shape.rows} rows",
+                         "Choose a divisor of the batch")
+    return BatchShape(shape.rows // examples, shape.length * examples, shape.slots * examples,
+                      shape.windows, shape.overlays * examples)
 
 
 def abstract(tree: Any) -> Any:

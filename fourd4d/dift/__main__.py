@@ -45,8 +45,9 @@ def train(config: ConfigDict) -> Outcome:
                         imagery=config.imagery, examples=config.data.measure or None,
                         round_to=config.data.round_to,
                         assumed_fps=config.data.assumed_fps or None)
-        batches = iter(read(source, shape=shape, seed=config.seed, epochs=config.epochs or None,
-                            pack=config.data.pack, reading=build.frozen(
+        rows = build.packed_rows(shape, config.data.pack)
+        batches = iter(read(source, shape=rows, seed=config.seed, epochs=config.epochs or None,
+                            pack=bool(config.data.pack), reading=build.frozen(
                                 Reading, config.reading, "reading")))
 
         spec = build.frozen(DiftSpec, config.dift, "dift")

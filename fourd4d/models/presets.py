@@ -22,9 +22,9 @@ def _published(width: int, layers: int, heads: int, kv_heads: int, mlp: int, voc
 
 _PRESETS = {
     "tiny": ModelConfig(
-        vision=VisionConfig(width=96, layers=4, heads=4, mlp=256, full_layers=(1, 3),
+        vision=VisionConfig(width=64, layers=3, heads=4, mlp=192, full_layers=(2,),
                             patch_size=8, window=32),
-        decoder=DecoderConfig(width=128, layers=4, heads=4, kv_heads=2, head_dim=32, mlp=384,
+        decoder=DecoderConfig(width=128, layers=3, heads=4, kv_heads=2, head_dim=32, mlp=384,
                               vocab=1024, mrope_sections=(4, 6, 6), tied=True),
         dtype="float32", remat="none",
     ),
@@ -43,6 +43,9 @@ def preset(name: str) -> ModelConfig:
 
 
 def preset_protocol(name: str, **overrides: Any) -> ProtocolSpec:
-    """The token protocol that goes with a preset; ``tiny`` reads frames of at most 64 x 64."""
-    tiny = dict(min_pixels=32 * 32, max_pixels=64 * 64) if name == "tiny" else {}
+    """The token protocol that goes with a preset.
+
+    ``tiny`` reads frames of at most 64 x 64 and, to keep sequences short, has no system turn.
+    """
+    tiny = dict(min_pixels=32 * 32, max_pixels=64 * 64, system="") if name == "tiny" else {}
     return preset(name).protocol(**(tiny | overrides))
