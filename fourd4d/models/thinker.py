@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -17,6 +18,8 @@ from fourd4d.models.language import Decoder
 from fourd4d.models.layers import normal, param
 from fourd4d.models.vision import VisionEncoder
 from fourd4d.parallel import constrain
+
+AnyArray = Array | np.ndarray
 
 
 class Thinker(nnx.Module):
@@ -42,36 +45,37 @@ class Thinker(nnx.Module):
         """Merged features of every frame slot, in decoder width."""
         return self.vision(vision)
 
-    def pool(self, features: Float[Array, "B F U D"], overlays: OverlayInput
+    def pool(self, features: Float[AnyArray, "B F U D"], overlays: OverlayInput
              ) -> Float[Array, "B Q D"]:
         """Target latents (float32) of the rows' overlays; zero where there is none."""
-        return pool_overlays(features, overlays)
+        return pool_overlays(jnp.asarray(features), overlays)
 
-    def embed(self, tokens: Int[Array, "B L"], vision_index: Int[Array, "B L"] | None = None,
-              features: Float[Array, "B F U D"] | None = None,
-              latent_index: Int[Array, "B L"] | None = None,
-              latents: Float[Array, "B Q D"] | None = None) -> Float[Array, "B L D"]:
+    def embed(self, tokens: Int[AnyArray, "B L"], vision_index: Int[AnyArray, "B L"] | None = None,
+              features: Float[AnyArray, "B F U D"] | None = None,
+              latent_index: Int[AnyArray, "B L"] | None = None,
+              latents: Float[AnyArray, "B Q D"] | None = None) -> Float[Array, "B L D"]:
         """Input embeddings: token rows, replaced by features and latents where an index is >= 0."""
         dtype = jnp.dtype(self.config.dtype)
         x = jnp.take(self.embedding[...], tokens, axis=0).astype(dtype)
         if vision_index is not None and features is not None:
             flat = features.reshape(features.shape[0], -1, features.shape[-1])
-            x = _replace(x, vision_index, flat)
+            x = _replace(x, jnp.asarray(vision_index), jnp.asarray(flat))
         if latent_index is not None and latents is not None:
-            x = _replace(x, latent_index, latents)
+            x = _replace(x, jnp.asarray(latent_index), jnp.asarray(latents))
         return constrain(x, "batch", "length", "embed")
 
-    def decode(self, embeds: Float[Array, "B L D"], positions: Int[Array, "3 B L"],
-               segment_ids: Int[Array, "B L"], cache: KVCache | None = None
+    def decode(self, embeds: Float[AnyArray, "B L D"], positions: Int[AnyArray, "3 B L"],
+               segment_ids: Int[AnyArray, "B L"], cache: KVCache | None = None
                ) -> tuple[Float[Array, "B L D"], KVCache | None]:
         """Hidden states after the final norm.
 
         A token sees its own segment's tokens up to itself. With a cache, the L tokens are written
         at slots ``cache.used`` … and see what was written before; the grown cache comes back.
         """
-        return self.decoder(embeds, positions, segment_ids, cache)
+        return self.decoder(jnp.asarray(embeds), jnp.asarray(positions),
+                            jnp.asarray(segment_ids), cache)
 
-    def __call__(self, batch: Batch, latents: Float[Array, "B Q D"] | None = None
+    def __call__(self, batch: Batch, latents: Float[AnyArray, "B Q D"] | None = None
                  ) -> Float[Array, "B L D"]:
         """Hidden states of a batch; latents default to its overlays' pooled features."""
         features = self.encode(batch.vision)
@@ -102,6 +106,5 @@ class Thinker(nnx.Module):
 
 
 def _replace(x: Array, index: Array, source: Array) -> Array:
-    index = jnp.asarray(index)
     taken = jnp.take_along_axis(source, jnp.maximum(index, 0)[..., None], axis=1)
     return jnp.where((index >= 0)[..., None], taken.astype(x.dtype), x)
