@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import replacing
 from fourd4d.core.sample import LETTERS, Sample, check
 
 _OPTION = re.compile(r"^([A-H])\.\s+(.*)$")
@@ -190,18 +191,11 @@ def parse_line(line: bytes, where: object) -> Sample:
 
 def write(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
     """Writes rows to a temporary name, then renames; returns their number."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    try:
-        with temporary.open("w", encoding="utf-8") as out:
-            for row in rows:
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
     return count
 
 

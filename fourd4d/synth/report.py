@@ -13,6 +13,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
+from fourd4d.core.files import replacing
 from fourd4d.core.jsonl import inside
 from fourd4d.synth.manifest import Entry, read_entries
 
@@ -48,11 +49,9 @@ def write(root: str | os.PathLike[str], cards: int = 40) -> Path:
     ]  # fmt: skip
     page = ("<!doctype html><html lang='en'><meta charset='utf-8'><title>Dataset report</title>"
             f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>")
-    path = root / NAME
-    temporary = path.with_name(f".{NAME}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    with replacing(root / NAME) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return root / NAME
 
 
 def _text(value: object) -> str:
