@@ -136,7 +136,9 @@ def explain(
         coarse, chosen = tracks, np.arange(frames)
     kind, fit = _choose(coarse, size, focal, spec, pixel)
     explained = _support(fit, spec, pixel)
-    if _at_rest(fit, pixel) or resting >= spec.resting and explained - resting < 0.3:
+    # What is far away rests under a travelling camera too, so a good fit outweighs it.
+    poor = explained - resting < 0.3 and (kind != "moving" or explained < 0.7)
+    if _at_rest(fit, pixel) or resting >= spec.resting and poor:
         kind, fit = "still", _identity(len(chosen), len(coarse.first), focal)
     fine = _refine(tracks, size, fit, chosen, kind, pixel)
     static = _errors(fine) < spec.inlier * pixel
@@ -259,7 +261,11 @@ def _support(solution: Solution, spec: FeatureSpec, pixel: float) -> float:
 
 
 def resting_share(grey: UInt8[np.ndarray, "T H W"], cells: int = 8) -> float:
-    """Share of the picture, by cells that have texture, whose texture keeps its place."""
+    """Share of the picture, by cells that have texture, whose texture keeps its place.
+
+    0 unless it does so in three quarters of the picture at least: what is far away rests under a
+    travelling camera too, but on one side of the horizon only.
+    """
     height, width = grey.shape[1:]
     some = grey[np.unique(np.linspace(0, len(grey) - 1, 24).round().astype(int))]
     some = np.stack([cv2.GaussianBlur(g, (0, 0), 1.0) for g in some]).astype(np.float32)
@@ -270,13 +276,17 @@ def resting_share(grey: UInt8[np.ndarray, "T H W"], cells: int = 8) -> float:
     # Moved by a pixel, a slope changes by its own size.
     moved = np.percentile(np.abs(some - usual), 80, axis=0) > 0.6 * slope + noise
     texture = slope > max(4.0, 4 * noise)
-    shares = []
-    for rows in np.array_split(np.arange(height), cells):
-        for columns in np.array_split(np.arange(width), cells):
+    shares, quarters = [], {}
+    for i, rows in enumerate(np.array_split(np.arange(height), cells)):
+        for j, columns in enumerate(np.array_split(np.arange(width), cells)):
             area = np.ix_(rows, columns)
             if texture[area].sum() >= max(4, 0.03 * texture[area].size):
                 shares.append(float(np.mean(~moved[area][texture[area]])))
-    return float(np.mean(shares)) if len(shares) >= cells else 0.0
+                quarters.setdefault((2 * i // cells, 2 * j // cells), []).append(shares[-1])
+    if len(shares) < cells or sum(np.mean(q) >= 0.15 for q in quarters.values()) < min(
+            3, len(quarters)):
+        return 0.0
+    return float(np.mean(shares))
 
 
 def _at_rest(fit: Solution, pixel: float) -> bool:

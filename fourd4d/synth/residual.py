@@ -44,8 +44,11 @@ def evidence(
     chosen: Int[np.ndarray, "M"],
     motion: CameraMotion,
     spec: ResidualSpec | None = None,
-) -> Float[np.ndarray, "M H W"]:
-    """Evidence at the chosen frames; above 1 a pixel moves by itself, 0 where nothing is known."""
+) -> tuple[Float[np.ndarray, "M H W"], UInt8[np.ndarray, "M H W 3"]]:
+    """Evidence at the chosen frames, and what most other frames show in each pixel's place.
+
+    Above 1 a pixel moves by itself; 0 where nothing is known.
+    """
     spec = spec or ResidualSpec()
     soft = [cv2.GaussianBlur(f, (0, 0), 0.8) for f in frames[chosen]]
     kernel = np.ones((3, 3), np.uint8)
@@ -54,23 +57,28 @@ def evidence(
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float64)
     travels = motion.kind == "moving"
     out = np.zeros((len(chosen), height, width), np.float32)
+    usual = frames[chosen].copy()
     for m, t in enumerate(chosen):
         partners = _partners(m, times[chosen], spec, travels)
         suggested = inverse_depth_map(motion, int(t)) if travels else np.ones((height, width))
         best = None
         for factor in spec.sweep if travels else (1.0,):
-            layers = []
+            layers, pictures = [], []
             for n in partners:
                 if motion.kind == "still":
-                    up, down = high[n], low[n]
+                    up, down, other = high[n], low[n], soft[n]
                     inside = None
                 else:
                     there = motion.place(int(t), int(chosen[n]), grid, suggested * factor)
                     x, y = there[..., 0].astype(np.float32), there[..., 1].astype(np.float32)
                     up = cv2.remap(high[n], x, y, cv2.INTER_LINEAR)
                     down = cv2.remap(low[n], x, y, cv2.INTER_LINEAR)
+                    other = cv2.remap(soft[n], x, y, cv2.INTER_LINEAR)
                     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
                 layers.append(_difference(soft[m], up, down, inside))
+                pictures.append(other)
+            if factor == 1.0:
+                usual[m] = _usual(np.stack(pictures), np.stack(layers) >= 0, frames[t])
             value = _share(np.stack(layers), spec.agree)
             if travels:
                 value = cv2.blur(value, (5, 5))
@@ -80,7 +88,16 @@ def evidence(
         spread = float(np.median(known)) if len(known) else 0.0
         limit = max(spec.threshold, spec.noise * spread)
         out[m] = np.maximum(best, 0) / limit
-    return out
+    return out, usual
+
+
+def _usual(pictures: np.ndarray, seen: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """Channel-wise median of the partners that see a pixel."""
+    number = seen.sum(0)
+    ordered = np.sort(np.where(seen[..., None], pictures, 255), 0)
+    pick = np.maximum(number - 1, 0) // 2
+    value = np.take_along_axis(ordered, pick[None, ..., None], 0)[0]
+    return np.where((number >= 2)[..., None], value, otherwise).astype(np.uint8)
 
 
 def _partners(m: int, times: np.ndarray, spec: ResidualSpec, near: bool) -> np.ndarray:

@@ -1,0 +1,353 @@
+"""Moving things: regions of evidence, followed through time, cut out tightly.
+
+Regions found in single frames are linked by overlap (after the camera's motion and the thing's own
+are taken off) and by colour. A thing must go somewhere or change its size against the static
+scene: what merely flickers in place, such as the ghost of a thing that has left, is dropped. Each
+kept thing is then cut out with GrabCut, started from its evidence and helped by its colours over
+the whole clip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy.ndimage import gaussian_filter
+
+from fourd4d.synth.features import CameraMotion
+
+_CODES = 6 * 16 * 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectSpec:
+    """Numbers of the search; lengths and areas as shares of the frame's diagonal and area.
+
+    Attributes:
+      keep: most moving things of a clip.
+      smallest, largest: area of a region.
+      gap: distance across which fragments are one region.
+      lost: seconds a thing may go unseen.
+      lasting: least share of the frames, and least seconds, in which a thing is found.
+      travel: least way against the scene, or
+      growth: least ratio of largest to smallest size.
+    """
+
+    keep: int = 4
+    smallest: float = 0.0012
+    largest: float = 0.5
+    gap: float = 0.012
+    lost: float = 0.7
+    lasting: float = 0.3
+    seconds: float = 0.8
+    travel: float = 0.03
+    growth: float = 1.25
+
+
+@dataclasses.dataclass
+class Moving:
+    """A thing followed through M frames.
+
+    Attributes:
+      masks: (M, H, W), False throughout where it is not found.
+      evidence: mean evidence over its masks.
+      travel: how far it goes against the scene, shares of the diagonal.
+    """
+
+    masks: np.ndarray
+    evidence: float
+    travel: float
+
+    @property
+    def found(self) -> np.ndarray:
+        return self.masks.any((1, 2))
+
+    @property
+    def area(self) -> np.ndarray:
+        """Share of the frame in each frame."""
+        return self.masks.mean((1, 2))
+
+
+@dataclasses.dataclass
+class _Region:
+    mask: np.ndarray
+    box: tuple[int, int, int, int]
+    centre: np.ndarray
+    area: float
+    colours: np.ndarray
+    strength: float
+
+
+def find_moving(
+    frames: UInt8[np.ndarray, "M H W 3"],
+    times: Float[np.ndarray, "M"],
+    chosen: Int[np.ndarray, "M"],
+    evidence: Float[np.ndarray, "M H W"],
+    usual: UInt8[np.ndarray, "M H W 3"],
+    motion: CameraMotion,
+    spec: ObjectSpec | None = None,
+) -> list[Moving]:
+    """The moving things of a clip, the most prominent first.
+
+    Args:
+      frames, times: the frames looked at.
+      chosen: their numbers among the frames that ``motion`` was estimated from.
+      evidence: above 1 where something moves by itself.
+      usual: what most other frames show in each pixel's place.
+    """
+    spec = spec or ObjectSpec()
+    regions = [_regions(f, e, spec) for f, e in zip(frames, evidence)]
+    chains = _link(regions, times, chosen, motion, spec)
+    diagonal = float(np.hypot(*frames.shape[1:3]))
+    least = max(3, spec.lasting * len(times))
+    things = []
+    for chain in chains:
+        seconds = times[max(chain)] - times[min(chain)]
+        if len(chain) < least or seconds < min(spec.seconds, 0.6 * (times[-1] - times[0])):
+            continue
+        travel, growth = _going(chain, chosen, motion)
+        area = np.median([r.area for r in chain.values()])
+        strength = np.mean([min(r.strength, 4.0) for r in chain.values()])
+        grows = growth >= spec.growth and area >= 2 * spec.smallest and strength >= 2
+        if travel / diagonal < spec.travel and not grows:
+            continue
+        shadow = np.mean([_shade(frames[m], usual[m], r) for m, r in chain.items()])
+        if shadow > 0.6:
+            continue
+        score = len(chain) / len(times) * np.sqrt(area) * strength * (travel / diagonal + 0.1)
+        things.append((score, travel / diagonal, chain))
+    things.sort(key=lambda item: -item[0])
+    out = []
+    for score, travel, chain in things[: spec.keep]:
+        if score < 0.02 * things[0][0]:
+            break
+        masks = _cut_out(frames, evidence, usual, chain)
+        found = masks.any((1, 2))
+        if found.sum() >= least:
+            strength = float(np.mean([r.strength for r in chain.values()]))
+            out.append(Moving(masks, strength, travel))
+    return out
+
+
+def _regions(frame: np.ndarray, evidence: np.ndarray, spec: ObjectSpec) -> list[_Region]:
+    height, width = evidence.shape
+    diagonal = np.hypot(height, width)
+    size = max(1, round(spec.gap * diagonal))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * size + 1,) * 2)
+    square = np.ones((2, 2), np.uint8)
+    strong = cv2.morphologyEx((evidence > 1).astype(np.uint8), cv2.MORPH_OPEN, square)
+    weak = cv2.morphologyEx((evidence > 0.5).astype(np.uint8), cv2.MORPH_OPEN, square)
+    _, labels = cv2.connectedComponents(weak)
+    weak = np.isin(labels, np.unique(labels[strong > 0])[1:] if strong.any() else []) & (labels > 0)
+    closed = cv2.morphologyEx((weak | (strong > 0)).astype(np.uint8), cv2.MORPH_CLOSE, disc)
+    contours, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    out = []
+    for contour in contours:
+        if cv2.contourArea(contour) < 0.5 * spec.smallest * height * width:
+            continue
+        mask = np.zeros((height, width), np.uint8)
+        hull = cv2.convexHull(contour)
+        hollow = cv2.contourArea(hull) < 2.5 * cv2.contourArea(contour)
+        cv2.drawContours(mask, [hull if hollow else contour], -1, 1, -1)
+        area = float(mask.mean())
+        if not spec.smallest <= area <= spec.largest:
+            continue
+        inside = mask > 0
+        ys, xs = np.nonzero(inside)
+        out.append(_Region(inside, (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1),
+                           np.array([xs.mean(), ys.mean()]), area,
+                           _histogram(frame, inside & (evidence > 1)),
+                           float(np.minimum(evidence[inside], 6).mean())))
+    return sorted(out, key=lambda r: -r.area)[:12]
+
+
+def _codes(frame: np.ndarray) -> np.ndarray:
+    """Colour classes: hue and chroma finely, lightness coarsely, since shading changes it."""
+    lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB).astype(int)
+    hue = np.clip((lab[..., 1:] - 128 + 64) // 8, 0, 15)
+    return (lab[..., 0] * 6 // 256 * 16 + hue[..., 0]) * 16 + hue[..., 1]
+
+
+def _histogram(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    count = np.bincount(_codes(frame)[mask], minlength=_CODES).astype(np.float32)
+    count = gaussian_filter(count.reshape(6, 16, 16), (0.7, 0.8, 0.8), mode="nearest").ravel()
+    return count / max(float(count.sum()), 1.0)
+
+
+def _link(
+    regions: list[list[_Region]], times: np.ndarray, chosen: np.ndarray, motion: CameraMotion,
+    spec: ObjectSpec,
+) -> list[dict[int, _Region]]:
+    """Chains of regions, one region a frame; greedy, best links first."""
+    open_chains: list[dict[int, _Region]] = []
+    done: list[dict[int, _Region]] = []
+    for m, found in enumerate(regions):
+        alive = []
+        for chain in open_chains:
+            (alive if times[m] - times[max(chain)] <= spec.lost else done).append(chain)
+        costs = []
+        for c, chain in enumerate(alive):
+            last = max(chain)
+            guess = _foretell(chain, last, m, times, chosen, motion)
+            for r, region in enumerate(found):
+                cost = _unlike(chain[last], region, guess)
+                if cost is not None:
+                    costs.append((cost, c, r))
+        used_c, used_r = set(), set()
+        for _, c, r in sorted(costs):
+            if c not in used_c and r not in used_r:
+                alive[c][m] = found[r]
+                used_c.add(c)
+                used_r.add(r)
+        alive += [{m: region} for r, region in enumerate(found) if r not in used_r]
+        open_chains = alive
+    return done + open_chains
+
+
+def _foretell(chain, last: int, now: int, times, chosen, motion: CameraMotion) -> np.ndarray:
+    """Where the thing's centre should be: carried by the camera, plus its own steady motion."""
+    here = motion.place(int(chosen[last]), int(chosen[now]), chain[last].centre,
+                        1 / float(motion.scene_depth[chosen[last]]))
+    earlier = [k for k in chain if k < last]
+    if earlier:
+        before = max(earlier)
+        carried = motion.place(int(chosen[before]), int(chosen[last]), chain[before].centre,
+                               1 / float(motion.scene_depth[chosen[before]]))
+        pace = (times[now] - times[last]) / (times[last] - times[before])
+        here = here + np.clip(pace, 0, 2) * (chain[last].centre - carried)
+    return here
+
+
+def _unlike(old: _Region, new: _Region, guess: np.ndarray) -> float | None:
+    """Cost of a link; None where it cannot be."""
+    ratio = new.area / old.area
+    if not 1 / 3 < ratio < 3:
+        return None
+    shift = guess - old.centre
+    x0, y0, x1, y1 = np.array(old.box) + np.tile(shift, 2)
+    a0, b0, a1, b1 = new.box
+    inter = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
+    union = (x1 - x0) * (y1 - y0) + (a1 - a0) * (b1 - b0) - inter
+    near = np.linalg.norm(new.centre - guess) / np.sqrt(max((a1 - a0) * (b1 - b0), 1.0))
+    colour = 1 - float(np.sqrt(old.colours * new.colours).sum())
+    if inter / union < 0.1 and (near > 1.0 or colour > 0.6):
+        return None
+    return 1 - inter / union + 0.5 * near + colour + 0.3 * abs(np.log(ratio))
+
+
+def _going(chain: dict[int, _Region], chosen: np.ndarray, motion: CameraMotion
+           ) -> tuple[float, float]:
+    """Largest way from the start against the scene, pixels, and growth of the size."""
+    first = min(chain)
+    ways = []
+    for m, region in chain.items():
+        home = motion.place(int(chosen[first]), int(chosen[m]), chain[first].centre,
+                            1 / float(motion.scene_depth[chosen[first]]))
+        ways.append(np.linalg.norm(region.centre - home))
+    sizes = np.sqrt([chain[m].area for m in sorted(chain)])
+    sizes = np.convolve(sizes, np.ones(3) / 3, "valid") if len(sizes) >= 3 else sizes
+    return float(np.percentile(ways, 90)), float(sizes.max() / sizes.min())
+
+
+def _shade(frame: np.ndarray, usual: np.ndarray, region: _Region) -> float:
+    """Share of a region that is its usual self, only darker: a shadow's look."""
+    now, before = (f[region.mask].astype(np.float32) + 1 for f in (frame, usual))
+    ratio = now / before
+    bright = ratio.mean(1)
+    even = np.abs(ratio - bright[:, None]).max(1) < 0.1
+    return float(np.mean(even & (bright > 0.35) & (bright < 1.03)))
+
+
+def _cut_out(frames: np.ndarray, evidence: np.ndarray, usual: np.ndarray,
+             chain: dict[int, _Region]) -> Bool[np.ndarray, "M H W"]:
+    """Masks of a thing in the frames of its chain and in the gaps between them."""
+    height, width = frames.shape[1:3]
+    wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (15, 15))
+    likely = np.zeros(_CODES, np.float32)
+    for _ in range(2):
+        own, around = np.zeros(_CODES, np.float32), np.zeros(_CODES, np.float32)
+        for m, region in chain.items():
+            # Where the usual picture looks more like the thing than this one, the thing has left.
+            left = likely[_codes(usual[m])] - likely[_codes(frames[m])] > 0.5
+            own += _histogram(frames[m], region.mask & (evidence[m] > 1) & ~left)
+            ring = (cv2.dilate(region.mask.astype(np.uint8), wide) > 0) & ~region.mask
+            around += _histogram(frames[m], ring & (evidence[m] < 0.5))
+        likely = np.log((own / max(own.sum(), 1e-9) + 1e-4)
+                        / (around / max(around.sum(), 1e-9) + 1e-4))
+    masks = np.zeros((len(frames), height, width), bool)
+    order = sorted(chain)
+    for m in range(order[0], order[-1] + 1):
+        before = max(k for k in order if k <= m)
+        after = min(k for k in order if k >= m)
+        seed = chain[m] if m in chain else None
+        if seed is None and after - before > 4:
+            continue
+        share = 0.0 if before == after else (m - before) / (after - before)
+        if seed is None:
+            middle = (1 - share) * chain[before].centre + share * chain[after].centre
+            source = chain[before] if share < 0.5 else chain[after]
+            shift = np.float32([[1, 0, middle[0] - source.centre[0]],
+                                [0, 1, middle[1] - source.centre[1]]])
+            start = cv2.warpAffine(source.mask.astype(np.uint8), shift, (width, height)) > 0
+        else:
+            start = seed.mask
+        here, there = likely[_codes(frames[m])], likely[_codes(usual[m])]
+        masks[m] = _grab(frames[m], np.where(there - here > 1.0, 0, evidence[m]), start, here,
+                         sure=seed is not None)
+    return masks
+
+
+def _grab(frame: np.ndarray, evidence: np.ndarray, start: np.ndarray, likely: np.ndarray,
+          sure: bool) -> np.ndarray:
+    """GrabCut around a first mask; the first mask where it finds nothing sensible."""
+    ys, xs = np.nonzero(start)
+    if len(ys) == 0:
+        return start
+    height, width = start.shape
+    side = np.sqrt(len(ys))
+    pad = int(0.35 * side) + 4
+    y0, y1 = max(ys.min() - pad, 0), min(ys.max() + pad + 1, height)
+    x0, x1 = max(xs.min() - pad, 0), min(xs.max() + pad + 1, width)
+    area = np.s_[y0:y1, x0:x1]
+    first, e, like = start[area], evidence[area], cv2.blur(likely[area], (3, 3))
+    reach = int(0.15 * side) + 2
+    near = cv2.dilate(first.astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8)) > 0
+    # What rests in its own place all the time shows no evidence; its colours tell it.
+    _, labels = cv2.connectedComponents((like > 1.5).astype(np.uint8))
+    touched = np.unique(labels[first & (like > 1.5)])
+    grown = np.isin(labels, touched[touched > 0])
+    near |= grown
+    trimap = np.full(first.shape, cv2.GC_BGD, np.uint8)
+    trimap[near] = cv2.GC_PR_BGD
+    # First guess: moving and not plainly of the surroundings' colours, or of its own colours.
+    guess = first & ((e > 1) & (like > -1.5) | (like > 0.5)) | grown
+    trimap[guess] = cv2.GC_PR_FGD
+    core = cv2.erode((guess & (e > 1.5)).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    if sure:
+        trimap[core & (like > 0.5)] = cv2.GC_FGD
+    inside = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if inside.sum() < 12 or (~inside).sum() < 12:
+        return start
+    patch = cv2.bilateralFilter(frame[area], 5, 20, 3)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)
+    try:
+        cv2.grabCut(patch, trimap, None, *models, 3, cv2.GC_INIT_WITH_MASK)
+    except cv2.error:
+        return start
+    mask = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
+    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+    out = np.zeros_like(start)
+    if count > 1:
+        biggest = stats[1:, cv2.CC_STAT_AREA].max()
+        good = [i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= 0.15 * biggest]
+        picked = np.isin(labels, good).astype(np.uint8)
+        contours, _ = cv2.findContours(picked, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picked, contours, -1, 1, -1)
+        out[area] = picked > 0
+    if not 0.5 * guess.sum() <= out.sum() <= 1.8 * (first | grown).sum() + 20:
+        out[area] = guess
+    return out

@@ -1,0 +1,329 @@
+"""A video file → clips with labels, by classical vision alone.
+
+The file is decoded once, in order. Small frames are kept for analysis and larger ones, fewer, for
+the clip; a shot cut or the longest span ends a clip, so memory depends on the span, not the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import av.error
+import cv2
+import numpy as np
+from av.stream import Disposition
+
+from fourd4d.core.errors import InputError
+from fourd4d.processing.color import to_rgb
+from fourd4d.processing.video import read_video
+from fourd4d.synth import consistency, features, landmarks, naming, objects, residual
+from fourd4d.synth.camera import CameraRule, segments
+from fourd4d.synth.clip import Clip, Track
+from fourd4d.synth.shots import CutDetector, ShotSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class DigestSpec:
+    """How a video is digested.
+
+    Attributes:
+      fps: frames a second of the clips.
+      side: longest side of their frames, pixels; smaller videos keep their size.
+      analysis_fps, analysis_side: the same for the frames that are analysed.
+      seconds: longest clip.
+      shortest: shortest clip, seconds.
+      max_clips: most clips of a file; 0 takes all.
+      looks: most frames of a clip in which moving things are looked for.
+    """
+
+    fps: float = 2.0
+    side: int = 448
+    analysis_fps: float = 12.0
+    analysis_side: int = 320
+    seconds: float = 10.0
+    shortest: float = 1.5
+    max_clips: int = 12
+    looks: int = 40
+    rule: CameraRule = CameraRule()
+    shots: ShotSpec = ShotSpec()
+    features: features.FeatureSpec = features.FeatureSpec()
+    residual: residual.ResidualSpec = residual.ResidualSpec()
+    objects: objects.ObjectSpec = objects.ObjectSpec()
+    consistency: consistency.ConsistencySpec = consistency.ConsistencySpec()
+
+    def __post_init__(self) -> None:
+        for name in ("fps", "analysis_fps", "seconds", "side", "analysis_side"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"DigestSpec.{name}", f"{getattr(self, name)} is not positive",
+                                 "Give a positive number")
+        if self.analysis_fps < self.fps:
+            raise InputError("DigestSpec.analysis_fps", f"{self.analysis_fps} is below fps",
+                             "Analyse at least the frames of the clip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A piece of one shot as it comes off the decoder.
+
+    Attributes:
+      small: frames that are analysed.
+      times: of those, seconds from the file's first frame.
+      large: frames of the clip.
+      picked: which of the small frames they are.
+    """
+
+    small: np.ndarray
+    times: np.ndarray
+    large: np.ndarray
+    picked: np.ndarray
+
+
+class Refused(Exception):
+    """No clip is made of a span; the message says why."""
+
+
+def digest(path: str | os.PathLike[str], spec: DigestSpec | None = None, video_id: str = ""
+           ) -> list[Clip]:
+    """The clips of a file, in time order; see ``iterate``."""
+    return list(iterate(path, spec, video_id))
+
+
+def iterate(path: str | os.PathLike[str], spec: DigestSpec | None = None, video_id: str = ""
+            ) -> Iterator[Clip]:
+    """The clips of a file, one at a time.
+
+    Args:
+      video_id: name of the video; the file's stem by default. A second clip and later ones of the
+        same file have ``_0001`` and so on after it.
+
+    Raises:
+      InputError: no whole video, a single frame, or no span of which a clip could be made; the
+        message says why.
+    """
+    spec = spec or DigestSpec()
+    path = Path(path)
+    read_video(path, 1.0, 1)  # Lists the packets: truncated files are told before any work.
+    made, refused, number = 0, [], 0
+    for span in _spans(path, spec):
+        name = f"{video_id or path.stem}" + (f"_{number:04d}" if number else "")
+        number += 1
+        try:
+            clip = look(span, name, spec)
+        except Refused as reason:
+            refused.append(f"{span.times[0]:.1f}-{span.times[-1]:.1f} s: {reason}")
+            continue
+        made += 1
+        yield clip
+        if made == spec.max_clips:
+            return
+    if not made:
+        more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
+        what = "; ".join(refused[:4]) + more
+        raise InputError(path, f"no clip could be made ({what or 'a single frame'})",
+                         "Use footage with texture, longer than a moment")
+
+
+def _spans(path: Path, spec: DigestSpec) -> Iterator[Span]:
+    """Spans of single shots, decoded as they are asked for."""
+    cut = CutDetector(spec.shots)
+    small: list[np.ndarray] = []
+    large: list[np.ndarray] = []
+    times: list[float] = []
+    picked: list[int] = []
+    next_large = -np.inf
+
+    def span() -> Span:
+        return Span(np.stack(small), np.array(times), np.stack(large), np.array(picked))
+
+    for moment, pixels in _frames(path, spec.analysis_fps):
+        view = _shrink(pixels, spec.analysis_side)
+        if times and (view.shape != small[0].shape or cut(view)
+                      or moment - times[0] > spec.seconds + 1e-6):
+            yield span()
+            small, large, times, picked = [], [], [], []
+            next_large = -np.inf
+        elif not times:
+            cut(view)
+        if moment >= next_large - 0.5 / spec.analysis_fps:
+            large.append(_shrink(pixels, spec.side))
+            picked.append(len(small))
+            next_large = max(next_large, moment) + 1 / spec.fps
+        small.append(view)
+        times.append(moment)
+    if times:
+        yield span()
+
+
+def _frames(path: Path, fps: float) -> Iterator[tuple[float, np.ndarray]]:
+    """Upright RGB frames, at most so many a second, with their seconds from the first."""
+    try:
+        with av.open(os.fspath(path)) as container:
+            stream = next(s for s in container.streams.video
+                          if not s.disposition & Disposition.attached_pic)
+            stream.thread_type = "AUTO"
+            start, due, last = None, -np.inf, -np.inf
+            for frame in container.decode(stream):
+                if frame.pts is None or frame.time_base is None:
+                    continue
+                moment = float(frame.pts * frame.time_base)
+                start = moment if start is None else start
+                moment -= start
+                if moment < due - 1e-3 or moment <= last:
+                    continue
+                due, last = max(due + 1 / fps, moment + 0.5 / fps), moment
+                yield moment, np.ascontiguousarray(
+                    np.rot90(to_rgb(frame), round(frame.rotation / 90)))
+    except av.error.FFmpegError as error:
+        raise InputError(path, f"it cannot be decoded ({error.strerror})",
+                         "Fetch it again, or convert it") from error
+
+
+def _shrink(pixels: np.ndarray, side: int) -> np.ndarray:
+    scale = side / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels
+    size = tuple(max(16, round(n * scale)) for n in (pixels.shape[1], pixels.shape[0]))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def look(span: Span, name: str, spec: DigestSpec) -> Clip:
+    """A clip of a span. Raises Refused with the reason where nothing can be told."""
+    seconds = float(span.times[-1] - span.times[0])
+    if len(span.large) < 4 or seconds < spec.shortest:
+        raise Refused(f"shorter than {spec.shortest:g} s")
+    grey = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in span.small])
+    if grey.std((1, 2)).max() < 2:
+        raise Refused("the picture is empty")
+    try:
+        motion = features.estimate(grey, spec.features)
+    except features.NoMotion as reason:
+        raise Refused(str(reason)) from reason
+    camera = segments(motion.poses, span.times, motion.scene_depth, spec.rule)
+    chosen = _looks(span, spec.looks)
+    frames, times = span.small[chosen], span.times[chosen]
+    evidence, usual = residual.evidence(span.small, span.times, chosen, motion, spec.residual)
+    things = objects.find_moving(frames, times, chosen, evidence, usual, motion, spec.objects)
+    out = np.searchsorted(chosen, span.picked)
+    dropped: dict[str, int] = {}
+    tracks: list[tuple[np.ndarray, objects.Moving | None]] = []
+    for thing in things:
+        good, reasons = consistency.check(frames, times, thing.masks, spec.consistency)
+        for reason, count in reasons.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+        if good[out].sum() >= 2:
+            thing.masks[~good] = False
+            tracks.append((thing.masks, thing))
+    # Fainter evidence also hides a landmark, wherever it belongs to no thing.
+    moving = evidence > 1.5
+    for masks, _ in tracks:
+        moving |= masks
+    mark = landmarks.find_landmark(frames, chosen, motion, moving)
+    if mark is not None and mark[out].any((1, 2)).sum() >= 2:
+        tracks.append((mark, None))
+    labels = naming.names(frames, [m for m, _ in tracks],
+                          ["object" if thing else "region" for _, thing in tracks])
+    height, width = span.large.shape[1:3]
+    made = []
+    for (masks, thing), label in zip(tracks, labels):
+        shown = np.stack([_enlarge(masks[m], height, width) for m in out])
+        centres = _centres(masks, chosen, motion) if thing else None
+        made.append(Track(
+            name=label, role="dynamic" if thing else "static", boxes=_boxes(shown), masks=shown,
+            source="motion" if thing else "features",
+            depth=None if centres is None else centres[1][out],
+            centers=None if centres is None else centres[0][out],
+        ))  # fmt: skip
+    return Clip(
+        video_id=name, frames=span.large, timestamps=span.times[span.picked], tracks=tuple(made),
+        camera=camera, poses=motion.poses[span.picked],
+        provenance={"source": "video", "camera": "features", "objects": "motion",
+                    "scale": "relative", "camera_model": motion.kind,
+                    "camera_support": round(motion.support, 3), "distance": "scale change",
+                    "masks_dropped": dropped},
+    )  # fmt: skip
+
+
+def _looks(span: Span, most: int) -> np.ndarray:
+    """Frames to look for things in: the clip's, and evenly more between them."""
+    between = max(1, int(np.median(np.diff(span.picked))))
+    step = next((n for n in range(1, between + 1)
+                 if between % n == 0 and len(span.small) / n <= most), between)
+    return np.unique(np.concatenate([span.picked, np.arange(0, len(span.small), step)]))
+
+
+def _enlarge(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    if mask.shape == (height, width):
+        return mask
+    return cv2.resize(mask.astype(np.float32), (width, height)) > 0.5
+
+
+def _boxes(masks: np.ndarray) -> np.ndarray:
+    """Boxes around masks, fractions of the frame; NaN where there is none."""
+    count, height, width = masks.shape
+    out = np.full((count, 4), np.nan, np.float32)
+    for i, mask in enumerate(masks):
+        xs, ys = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+        if len(xs):
+            out[i] = (xs[0] / width, ys[0] / height, (xs[-1] + 1) / width, (ys[-1] + 1) / height)
+    return out
+
+
+def _centres(masks: np.ndarray, chosen: np.ndarray, motion: features.CameraMotion
+             ) -> tuple[np.ndarray, np.ndarray]:
+    """Centres in the first frame's axes and depths, in scene depths; NaN where not seen.
+
+    The thing is taken to be as far as the scene about it when first seen, and from then on
+    farther or nearer as its size says.
+    """
+    height, width = motion.size
+    seen = np.flatnonzero(masks.any((1, 2)))
+    centres, depth = np.full((len(masks), 3), np.nan), np.full(len(masks), np.nan)
+    sizes = _sizes(masks)
+    for m in seen:
+        # Averaged over neighbours in time: a mask's edge flickers.
+        near = seen[np.abs(seen - m) <= 1]
+        depth[m] = 1 / np.exp(np.log(sizes[near]).mean())
+    first = int(seen[0])
+    ys, xs = np.nonzero(masks[first])
+    if motion.kind == "moving":
+        ground = residual.inverse_depth_map(motion, int(chosen[first]))
+        foot = min(int(ys.max()) + 2, height - 1)
+        around = 1 / max(float(ground[foot, int(xs.mean())]), 0.05)
+    else:
+        around = 1.0
+    depth *= around / depth[first]
+    middle = np.array([(width - 1) / 2, (height - 1) / 2])
+    for m in seen:
+        ys, xs = np.nonzero(masks[m])
+        ray = np.append((np.array([xs.mean(), ys.mean()]) - middle) / motion.focal, 1.0)
+        pose = motion.poses[chosen[m]]
+        centres[m] = pose[:3, :3] @ (ray * depth[m]) + pose[:3, 3]
+    return centres, depth
+
+
+def _sizes(masks: np.ndarray) -> np.ndarray:
+    """Size of the thing in each frame, pixels; sides that the picture's edge cuts do not count."""
+    count, height, width = masks.shape
+    area, wide, high, cut_x, cut_y = (np.zeros(count) for _ in range(5))
+    for m, mask in enumerate(masks):
+        xs, ys = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+        if len(xs):
+            area[m] = np.sqrt(mask.sum())
+            wide[m], high[m] = len(xs), len(ys)
+            cut_x[m] = xs[0] == 0 or xs[-1] == width - 1
+            cut_y[m] = ys[0] == 0 or ys[-1] == height - 1
+    whole = (area > 0) & (cut_x + cut_y == 0)
+    if whole.all() or not whole.any():
+        return area
+    # Where one side is whole, it tells the size; its usual ratio to the area's root is known.
+    out = area.copy()
+    for m in np.flatnonzero(~whole & (area > 0)):
+        if not cut_x[m]:
+            out[m] = wide[m] * float(np.median(area[whole] / wide[whole]))
+        elif not cut_y[m]:
+            out[m] = high[m] * float(np.median(area[whole] / high[whole]))
+    return out
