@@ -42,6 +42,7 @@ def full_page(text="text"):
     page.add_chart(text, Bars([Bar(text, 0.5, 0.4, 0.6)], (text, 0.25)), text)
     page.add_charts(text, [(text, Lines([Series(text, [1, 2], [3, 4])], text, text, (text, 3)))])
     page.add_table(text, [text, "share"], [[text, Interval(0.5, 0.4, 0.6, 0.25)]], text)
+    page.add_pictures(text, [(text, np.zeros((4, 4, 3), np.uint8))], text)
     odd = card(key=text, kind=text, question=text, options=(text, "Right"), facts=(text,),
                response=f"{text}<think>{text}<output_image>{text}</think><answer>{text}</answer>")
     return page.add_cards(text, [odd, card()], text)

@@ -28,6 +28,7 @@ import numpy as np
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
+from fourd4d.eval import heat
 from fourd4d.eval.cards import Card, MentalImage
 from fourd4d.eval.charts import Bar, Bars, Interval, Lines, Real, Series
 
@@ -102,6 +103,15 @@ class Page:
         table = (f"<table><thead>{line([escape(h) for h in header], 'th')}</thead>"
                  f"<tbody>{body}</tbody></table>")
         return self._add(title, f'<div class="scroll">{table}</div>' + _note(caption))
+
+    def add_pictures(self, title: str, pictures: Sequence[tuple[str, np.ndarray]],
+                     caption: str = "") -> Page:
+        """(caption, uint8 (H, W, 3)) side by side, wrapping; ``caption`` keeps its line breaks."""
+        cells = "".join(
+            f'<figure class="picture"><img alt="{escape(text)}" src="{heat.data_uri(pixels, 320)}">'
+            f"<figcaption>{escape(text)}</figcaption></figure>" for text, pixels in pictures)
+        lines = "<br>".join(escape(line) for line in caption.splitlines())
+        return self._add(title, f'<div class="pictures">{cells}</div><p class="lines">{lines}</p>')
 
     def add_cards(self, title: str, cards: Sequence[Card], caption: str = "") -> Page:
         """Item cards under filter buttons: right, wrong, no answer, and by type."""
