@@ -299,6 +299,22 @@ def _cut_out(frames: np.ndarray, evidence: np.ndarray, usual: np.ndarray,
     return masks
 
 
+def _refined(patch: np.ndarray, trimap: np.ndarray, most: int = 110) -> np.ndarray:
+    """GrabCut's mask, made at a smaller size where the patch is large: its cost explodes."""
+    height, width = trimap.shape
+    scale = min(1.0, most / max(height, width))
+    size = (max(4, round(width * scale)), max(4, round(height * scale)))
+    small = cv2.resize(patch, size, interpolation=cv2.INTER_AREA)
+    marks = cv2.resize(trimap, size, interpolation=cv2.INTER_NEAREST)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    inside = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if 8 <= inside.sum() <= inside.size - 8:
+        cv2.setRNGSeed(0)
+        cv2.grabCut(small, marks, None, *models, 2, cv2.GC_INIT_WITH_MASK)
+        inside = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    return (cv2.resize(inside.astype(np.float32), (width, height)) > 0.5).astype(np.uint8)
+
+
 def _grab(frame: np.ndarray, evidence: np.ndarray, start: np.ndarray, likely: np.ndarray,
           sure: bool) -> np.ndarray:
     """GrabCut around a first mask; the first mask where it finds nothing sensible."""
@@ -330,14 +346,7 @@ def _grab(frame: np.ndarray, evidence: np.ndarray, start: np.ndarray, likely: np
     inside = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if inside.sum() < 12 or (~inside).sum() < 12:
         return start
-    patch = cv2.bilateralFilter(frame[area], 5, 20, 3)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.setRNGSeed(0)
-    try:
-        cv2.grabCut(patch, trimap, None, *models, 3, cv2.GC_INIT_WITH_MASK)
-    except cv2.error:
-        return start
-    mask = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
+    mask = _refined(cv2.bilateralFilter(frame[area], 5, 20, 3), trimap)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
     out = np.zeros_like(start)

@@ -30,7 +30,7 @@ class ResidualSpec:
       noise: the same in units of the picture's own spread of differences.
     """
 
-    partners: int = 12
+    partners: int = 9
     agree: float = 0.55
     reach: float = 1.2
     sweep: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0, 1.15, 1.4, 1.9)

@@ -47,7 +47,7 @@ class DigestSpec:
     seconds: float = 10.0
     shortest: float = 1.5
     max_clips: int = 12
-    looks: int = 40
+    looks: int = 28
     rule: CameraRule = CameraRule()
     shots: ShotSpec = ShotSpec()
     features: features.FeatureSpec = features.FeatureSpec()
@@ -214,7 +214,8 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
         good, reasons = consistency.check(frames, times, thing.masks, spec.consistency)
         for reason, count in reasons.items():
             dropped[reason] = dropped.get(reason, 0) + count
-        if good[out].sum() >= 2:
+        shown = out[good[out]]
+        if len(shown) >= 3 and times[shown[-1]] - times[shown[0]] >= 1.0:
             thing.masks[~good] = False
             tracks.append((thing.masks, thing))
     # Fainter evidence also hides a landmark, wherever it belongs to no thing.
