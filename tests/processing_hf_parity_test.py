@@ -206,6 +206,14 @@ def test_tokens_and_offsets(pair, text):
         official["input_ids"], clean_up_tokenization_spaces=False)
 
 
+def test_the_slow_tokenizer_opens_too(pair, tmp_path):
+    pair.ours.save(tmp_path)
+    slow = transformers.AutoProcessor.from_pretrained(tmp_path, use_fast=False)
+    assert type(slow.tokenizer).__name__ == "Qwen2Tokenizer"
+    text = "<|im_start|>user\nthe thing<|latent_start|><|latent_pad|><|latent_end|> in there"
+    assert slow.tokenizer(text)["input_ids"] == pair.ours.tokenizer.encode(text)
+
+
 def test_the_added_tokens_go_where_transformers_puts_them(tmp_path):
     backend = small_bpe().backend
     vocab = backend.get_vocab(with_added_tokens=False)

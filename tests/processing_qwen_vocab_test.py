@@ -118,6 +118,7 @@ def test_equal_to_transformers(qwen, texts, tmp_path):
     transformers = pytest.importorskip("transformers")
     Processor(qwen, ProtocolSpec()).save(tmp_path)
     official = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    slow = transformers.AutoTokenizer.from_pretrained(tmp_path, use_fast=False)
     assert len(official) == qwen.vocab_size
     assert load_tokenizer(tmp_path).vocab_size == qwen.vocab_size
     for text in texts:
@@ -125,6 +126,7 @@ def test_equal_to_transformers(qwen, texts, tmp_path):
         assert qwen.encode(text) == theirs["input_ids"]
         spans = [(a, b) for _, a, b in qwen.encode_with_offsets(text)]
         assert spans == theirs["offset_mapping"]
+        assert qwen.encode(text) == slow(text)["input_ids"], text
 
 
 def test_a_prompt_in_the_real_vocabulary(table, qwen):

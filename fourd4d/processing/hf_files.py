@@ -10,13 +10,24 @@ from typing import Any
 from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.processing.template import CHAT_TEMPLATE
-from fourd4d.processing.tokenizer import END_OF_TEXT, TURN_END, HFTokenizer, _write
+from fourd4d.processing.tokenizer import END_OF_TEXT, TURN_END, HFTokenizer, write_file
 
 _PREPROCESSOR = "preprocessor_config.json"
 
 
 def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec) -> None:
-    """Writes ``tokenizer_config.json``, ``preprocessor_config.json`` and ``chat_template.json``."""
+    """Writes ``tokenizer_config.json``, ``preprocessor_config.json`` and ``chat_template.json``.
+
+    A byte-level BPE is written as ``vocab.json`` and ``merges.txt`` too: transformers' slow
+    tokenizer, which ``use_fast=False`` asks for, reads these.
+    """
+    model = json.loads(tokenizer.backend.to_str())["model"]
+    if model["type"] == "BPE" and not model.get("byte_fallback"):
+        vocab = json.dumps(model["vocab"], ensure_ascii=False)
+        write_file(directory / "vocab.json", vocab.encode("utf-8"))
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+        text = "\n".join(["#version: 0.2", *merges, ""])
+        write_file(directory / "merges.txt", text.encode("utf-8"))
     files = {
         "tokenizer_config.json": _tokenizer_config(tokenizer),
         _PREPROCESSOR: _preprocessor_config(protocol),
@@ -24,7 +35,7 @@ def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec) -> No
     }
     for name, value in files.items():
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        _write(directory / name, text.encode("utf-8"))
+        write_file(directory / name, text.encode("utf-8"))
 
 
 def _tokenizer_config(tokenizer: HFTokenizer) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from fourd4d.processing.tokenizer import (
     HFTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
-    _write,
     check_plain,
     load_tokenizer,
+    write_file,
 )
 from fourd4d.processing.vision import (
     Grid,
@@ -231,7 +231,7 @@ class Processor:
         directory = Path(directory)
         self.tokenizer.save(directory)
         text = json.dumps(self.protocol.to_json(), indent=2)
-        _write(directory / "protocol.json", text.encode("utf-8"))
+        write_file(directory / "protocol.json", text.encode("utf-8"))
         official = self.tokenizer
         if isinstance(official, SentencePieceTokenizer):
             official = to_tokenizer_json(official.model)

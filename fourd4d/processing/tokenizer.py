@@ -84,7 +84,8 @@ class Tokenizer(Protocol):
         ...
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
+    """Writes under a temporary name, then renames; makes the directory."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -195,7 +196,7 @@ class SentencePieceTokenizer:
         return data.decode("utf-8", errors="replace")
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        _write(Path(directory) / "tokenizer.model", self._model)
+        write_file(Path(directory) / "tokenizer.model", self._model)
 
     def __reduce__(self):  # Data workers receive the tokenizer pickled.
         return _unpickle, (type(self), "from_bytes", self._model, self._where)
@@ -296,7 +297,7 @@ class HFTokenizer:
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         text = self._tokenizer.to_str(pretty=True)
-        _write(Path(directory) / "tokenizer.json", text.encode("utf-8"))
+        write_file(Path(directory) / "tokenizer.json", text.encode("utf-8"))
 
     def __reduce__(self):
         return _unpickle, (type(self), "from_json", self._tokenizer.to_str(), self._where)

@@ -26,7 +26,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import LETTERS
-from fourd4d.processing.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer, _write
+from fourd4d.processing.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer, write_file
 
 TAGS: Final = ("<think>", "</think>", "<answer>", "</answer>")
 SYMBOLS: Final = (*SPECIAL_TOKENS, *TAGS, "\n")
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(options.text, "no such file", "Give a text file")
     model = train(options.text.read_text(encoding="utf-8").splitlines(), options.vocab_size)
     tokenizer = SentencePieceTokenizer.from_bytes(model, str(options.out))
-    _write(options.out, model)
+    write_file(options.out, model)
     print(f"{options.out}: {tokenizer.vocab_size} pieces")
 
 
