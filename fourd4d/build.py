@@ -131,9 +131,13 @@ def start_from(config: ConfigDict, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> 
 
 def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
                     step: int | None = None, **model: Any) -> Bundle:
-    """A trainer's directory; see ``open_trained``."""
+    """A trainer's directory (``open_trained``) or a Hugging Face one (``convert.open_hf``)."""
     if not Path(directory).is_dir():
         raise InputError(directory, "no such directory", "Give a checkpoint directory")
+    if not is_trained(directory) and step is None:
+        from fourd4d import convert  # It builds on this module.
+
+        return convert.open_hf(directory, mesh, rules, **model)
     return open_trained(directory, mesh, rules, step, **model)
 
 

@@ -8,6 +8,7 @@ Files are memory-mapped, so of the host's memory only the parameter being read o
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import mmap
@@ -22,6 +23,7 @@ import numpy as np
 from flax import nnx
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import replacing
 from fourd4d.core.keys import Entry, KeyTable
 
 INDEX = "model.safetensors.index.json"
@@ -309,9 +311,8 @@ def write_hf(directory: str | os.PathLike[str], table: KeyTable, state: Any, *,
                       for item in items}
         index = {"metadata": {"total_size": sum(item.bytes for item in plan)},
                  "weight_map": dict(sorted(weight_map.items()))}
-        partial = directory / f"{INDEX}.partial"
-        partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        partial.replace(directory / INDEX)
+        with replacing(directory / INDEX) as partial:
+            partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return [directory / name for name in names]
 
 
@@ -364,13 +365,14 @@ def _write_file(file: Path, items: list[_Planned], leaves: Mapping[tuple[str, ..
         at += item.bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
-    partial = file.with_name(f"{file.name}.partial")
     try:
-        with partial.open("wb") as stream:
+        with replacing(file) as partial, partial.open("wb") as stream:
             stream.write(len(text).to_bytes(8, "little") + text)
             for item in items:
                 for piece in _pieces(item, leaves):
                     stream.write(piece.reshape(-1).view(np.uint8).data)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = "the disk is full" if full else f"cannot be written ({error.strerror})"
+        raise InputError(file, what, f"Free {8 + len(text) + at:,} bytes, or choose another "
+                         "directory") from error

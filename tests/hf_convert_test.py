@@ -1,0 +1,302 @@
+"""Hugging Face directories in and out, and every way they can be bad."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+
+from fourd4d import build, convert
+from fourd4d.checkpoint import safetensors
+from fourd4d.core.errors import InputError
+from fourd4d.models import LoraConfig, ModelConfig, Thinker
+from fourd4d.models.config import DecoderConfig, ImageryConfig, VisionConfig
+from fourd4d.parallel import make_mesh
+from fourd4d.processing import Processor, tiny_tokenizer
+
+CONFIG = ModelConfig(
+    vision=VisionConfig(width=16, layers=2, heads=2, mlp=24, full_layers=(1,), patch_size=4,
+                        window=16),
+    decoder=DecoderConfig(width=32, layers=3, heads=4, kv_heads=2, head_dim=8, mlp=48, vocab=1024,
+                          mrope_sections=(1, 1, 2), tied=True),
+    dtype="float32", remat="none",
+)  # fmt: skip
+
+
+def bundle_of(config=CONFIG, seed=0):
+    thinker = Thinker(config, nnx.Rngs(seed))
+    graphdef, tree = nnx.split(thinker)
+    rng = np.random.default_rng(seed)
+    tree = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(x.dtype), tree)
+    words = tiny_tokenizer()
+    config = dataclasses.replace(
+        config, decoder=dataclasses.replace(config.decoder, valid_vocab=words.vocab_size))
+    return build.Bundle(config, Processor(words, config.protocol()), graphdef, tree)
+
+
+def flat(bundle):
+    return {"/".join(map(str, path)): np.asarray(leaf.get_value())
+            for path, leaf in nnx.to_flat_state(bundle.tree)}
+
+
+def assert_same(a, b):
+    a, b = flat(a), flat(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh("data=1", jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return bundle_of()
+
+
+@pytest.fixture(scope="module")
+def exported(bundle, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("exported")
+    convert.export_hf(bundle, directory)
+    return directory
+
+
+@pytest.fixture
+def directory(exported, tmp_path):
+    """A copy to spoil."""
+    return shutil.copytree(exported, tmp_path / "model")
+
+
+@pytest.fixture
+def sharded(bundle, tmp_path):
+    """The same model in several shards."""
+    assert len(convert.export_hf(bundle, tmp_path / "s", shard_bytes=40_000)) > 2
+    return tmp_path / "s"
+
+
+def rewrite(directory, change):
+    """Changes the tensors of a single-file directory with the safetensors library."""
+    from safetensors.numpy import load_file, save_file
+
+    file = directory / "model.safetensors"
+    tensors = dict(load_file(file))
+    change(tensors)
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, file)
+
+
+def test_round_trip_is_exact(bundle, exported, mesh):
+    back = convert.open_hf(exported, mesh)
+    assert_same(back, bundle)
+    assert back.config.decoder == bundle.config.decoder
+    assert back.config.vision == bundle.config.vision
+    assert back.processor.protocol == bundle.processor.protocol
+
+
+def test_the_library_reads_what_we_write(bundle, exported):
+    from safetensors.numpy import load_file
+
+    tensors = load_file(exported / "model.safetensors")
+    ours = flat(bundle)
+    np.testing.assert_array_equal(
+        tensors["model.layers.1.self_attn.q_proj.weight"],
+        ours["decoder/blocks/q/kernel"][1].reshape(32, 32).T)
+    qkv = tensors["visual.blocks.0.attn.qkv.weight"]
+    np.testing.assert_array_equal(qkv[16:32], ours["vision/blocks/k/kernel"][0].reshape(16, 16).T)
+    assert tensors["visual.patch_embed.proj.weight"].shape == (16, 3, 2, 4, 4)
+
+
+def test_shards_and_untied_head(sharded, bundle, mesh, tmp_path):
+    assert_same(convert.open_hf(sharded, mesh), bundle)
+    untied = bundle_of(dataclasses.replace(
+        CONFIG, decoder=dataclasses.replace(CONFIG.decoder, tied=False)))
+    convert.export_hf(untied, tmp_path / "untied")
+    assert_same(convert.open_hf(tmp_path / "untied", mesh), untied)
+
+
+def test_export_over_another_layout_leaves_no_stale_shard(sharded, bundle, mesh):
+    convert.export_hf(bundle, sharded)
+    assert [f.name for f in sharded.glob("*.safetensors*")] == ["model.safetensors"]
+    assert_same(convert.open_hf(sharded, mesh), bundle)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(bundle, mesh, tmp_path, dtype):
+    convert.export_hf(bundle, tmp_path / "half", dtype=dtype)
+    back = convert.open_hf(tmp_path / "half", mesh)
+    assert back.config.param_dtype == dtype
+    kind = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
+    for name, value in flat(bundle).items():
+        np.testing.assert_array_equal(flat(back)[name], value.astype(kind), err_msg=name)
+    wide = convert.open_hf(tmp_path / "half", mesh, param_dtype="float32")
+    assert flat(wide)["embedding"].dtype == np.float32
+
+
+def test_newer_prefixes_and_stored_tied_head(bundle, directory, mesh):
+    def rename(tensors):
+        for key in list(tensors):
+            new = (f"model.{key}" if key.startswith("visual.")
+                   else key.replace("model.", "model.language_model.", 1))
+            tensors[new] = tensors.pop(key)
+        tensors["lm_head.weight"] = tensors["model.language_model.embed_tokens.weight"]
+
+    rewrite(directory, rename)
+    assert_same(convert.open_hf(directory, mesh), bundle)
+    rewrite(directory, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
+    with pytest.raises(InputError, match="ties lm_head.weight .* but they differ"):
+        convert.open_hf(directory, mesh)
+
+
+def test_read_straight_onto_shards(exported, bundle, devices):
+    mesh = make_mesh("fsdp=4,tensor=2", devices)
+    back = convert.open_hf(exported, mesh)
+    assert_same(back, bundle)
+    kernel = back.tree["decoder"]["blocks"]["gate"]["kernel"].get_value()
+    assert kernel.addressable_shards[0].data.size * 8 == kernel.size
+
+
+def test_orbax_and_back(exported, bundle, mesh, tmp_path):
+    assert convert.main([str(exported), str(tmp_path / "orbax")]) == 0
+    assert_same(build.open_checkpoint(tmp_path / "orbax", mesh), bundle)
+    assert convert.main([str(tmp_path / "orbax"), str(tmp_path / "hf")]) == 0
+    assert_same(build.open_checkpoint(tmp_path / "hf", mesh), bundle)
+    assert convert.main([str(exported), str(tmp_path / "hf")]) == 2
+
+
+def test_adapters_start_as_nothing_and_merge(exported, bundle, mesh, tmp_path):
+    lora = convert.open_hf(exported, mesh, lora=LoraConfig(rank=2, alpha=4.0, targets=("q", "up")))
+    values = flat(lora)
+    assert not values["decoder/blocks/q/lora_b"].any()
+    assert values["decoder/blocks/q/lora_a"].std() > 0.05
+    rng = np.random.default_rng(0)
+    q, up = (lora.tree["decoder"]["blocks"][name] for name in ("q", "up"))
+    for part in (q, up):
+        part["lora_b"] = part["lora_b"].replace(
+            jax.numpy.asarray(rng.standard_normal(part["lora_b"].shape), np.float32))
+    convert.export_hf(lora, tmp_path / "merged")
+    merged = convert.open_hf(tmp_path / "merged", mesh)
+    embeds = rng.standard_normal((1, 6, 32)).astype(np.float32)
+    positions, ones = np.tile(np.arange(6), (3, 1, 1)), np.ones((1, 6), np.int32)
+    hidden = [b.model.decode(embeds, positions, ones)[0] for b in (lora, merged, bundle)]
+    np.testing.assert_allclose(hidden[1], hidden[0], atol=2e-5)
+    assert np.abs(np.asarray(hidden[2] - hidden[0])).max() > 0.1
+
+
+def test_an_imagery_head_is_not_dropped_silently(exported, mesh, tmp_path):
+    head = convert.open_hf(exported, mesh, imagery=ImageryConfig("mlp", 8))
+    with pytest.raises(InputError, match="imagery head 'mlp' has no place"):
+        convert.export_hf(head, tmp_path / "x")
+
+
+def test_mean_rows():
+    bundle = bundle_of(dataclasses.replace(
+        CONFIG, decoder=dataclasses.replace(CONFIG.decoder, tied=False)))
+    before = flat(bundle)
+    after = flat(dataclasses.replace(
+        bundle, tree=convert._mean_rows(jax.tree.map(lambda x: x.copy(), bundle.tree), 100, 3)))
+    for name, axis in (("embedding", 0), ("output", 1)):
+        old, new = np.moveaxis(before[name], axis, 0), np.moveaxis(after[name], axis, 0)
+        np.testing.assert_allclose(new[100:103], np.tile(old[:100].mean(0), (3, 1)), atol=1e-6)
+        np.testing.assert_array_equal(new[:100], old[:100])
+        np.testing.assert_array_equal(new[103:], old[103:])
+
+
+def refused(directory, mesh, *words):
+    with pytest.raises(InputError) as caught:
+        convert.open_hf(directory, mesh)
+    for word in words:
+        assert word in str(caught.value), f"{word!r} not in: {caught.value}"
+
+
+def test_missing_shard(sharded, mesh):
+    victim = sorted(sharded.glob("*.safetensors"))[1]
+    victim.unlink()
+    refused(sharded, mesh, "shards are missing", victim.name)
+
+
+@pytest.mark.parametrize("keep", [4, 100, -10])
+def test_truncated_shard(sharded, mesh, keep):
+    victim = sorted(sharded.glob("*.safetensors"))[1]
+    victim.write_bytes(victim.read_bytes()[:keep])
+    refused(sharded, mesh, victim.name, "Copy the shard again")
+
+
+def test_a_header_that_is_none(directory, mesh):
+    (directory / "model.safetensors").write_bytes((20).to_bytes(8, "little") + b"[" * 40)
+    refused(directory, mesh, "no safetensors header")
+
+
+def test_all_that_does_not_fit_is_named_at_once(directory, mesh):
+    def spoil(tensors):
+        tensors["extra.weight"] = np.zeros(3, np.float32)
+        del tensors["model.norm.weight"], tensors["visual.blocks.1.attn.qkv.bias"]
+        tensors["model.layers.0.mlp.up_proj.weight"] = np.zeros((4, 4), np.float32)
+        tensors["model.layers.2.self_attn.q_proj.bias"] = np.zeros(32, np.int8)
+
+    rewrite(directory, spoil)
+    refused(directory, mesh, "5 tensors", "extra.weight: unused", "model.norm.weight: missing",
+            "visual.blocks.1.attn.qkv.bias: missing", "up_proj.weight: shape [4, 4]",
+            "q_proj.bias: dtype I8")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_nan(bundle, mesh, tmp_path, value, dtype):
+    spoilt = jax.tree.map(lambda x: x, bundle.tree)
+    up = spoilt["decoder"]["blocks"]["up"]["kernel"]
+    up[...] = up[...].at[1, 3, 5].set(value)
+    convert.export_hf(dataclasses.replace(bundle, tree=spoilt), tmp_path / "n", dtype=dtype)
+    refused(tmp_path / "n", mesh, "model.layers.1.mlp.up_proj.weight", "NaN")
+
+
+def test_pickle(directory, mesh):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    refused(directory, mesh, "pickle", "safe_serialization=True")
+
+
+@pytest.mark.parametrize("change, word", [
+    (dict(model_type="llava"), "no known family"),
+    (dict(num_attention_heads=5), "does not divide"),
+    (dict(hidden_size=64), "out_hidden_size 32"),
+    (dict(rope_scaling=None), "mrope_section"),
+    (dict(num_hidden_layers="three"), "not a positive integer"),
+    (dict(use_sliding_window=True), "use_sliding_window"),
+    (dict(num_hidden_layers=4), "model.layers.3.mlp.up_proj.weight: missing"),
+    (dict(vocab_size=2000), "embed_tokens.weight: shape [1024, 32], wanted [2000, 32]"),
+])  # fmt: skip
+def test_config(directory, mesh, change, word):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    refused(directory, mesh, word)
+
+
+def test_config_absent_or_malformed(directory, mesh):
+    (directory / "config.json").write_text("{")
+    refused(directory, mesh, "malformed JSON")
+    (directory / "config.json").unlink()
+    refused(directory, mesh, "no such file")
+
+
+def test_index_that_points_outside(sharded, mesh):
+    index = sharded / safetensors.INDEX
+    value = json.loads(index.read_text())
+    value["weight_map"]["model.norm.weight"] = "../secret.safetensors"
+    index.write_text(json.dumps(value))
+    refused(sharded, mesh, "outside the directory")
+
+
+def test_a_full_disk_leaves_no_half_file(bundle, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors, "_pieces", full)
+    with pytest.raises(InputError, match="disk is full"):
+        convert.export_hf(bundle, tmp_path / "f")
+    assert not list((tmp_path / "f").glob("*.safetensors*"))
