@@ -137,7 +137,7 @@ def explain(
     kind, fit = _choose(coarse, size, focal, spec, pixel)
     explained = _support(fit, spec, pixel)
     # What is far away rests under a travelling camera too, so a good fit outweighs it.
-    poor = explained - resting < 0.3 and (kind != "moving" or explained < 0.7)
+    poor = explained - resting < (0.3 if kind != "moving" else 0.1)
     if _at_rest(fit, pixel) or resting >= spec.resting and poor:
         kind, fit = "still", _identity(len(chosen), len(coarse.first), focal)
     fine = _refine(tracks, size, fit, chosen, kind, pixel)

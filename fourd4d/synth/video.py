@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -20,8 +20,8 @@ from av.stream import Disposition
 from fourd4d.core.errors import InputError
 from fourd4d.processing.color import to_rgb
 from fourd4d.processing.video import read_video
-from fourd4d.synth import consistency, features, landmarks, naming, objects, residual
-from fourd4d.synth.camera import CameraRule, segments
+from fourd4d.synth import consistency, features, landmarks, naming, objects, poses, residual
+from fourd4d.synth.camera import CameraRule
 from fourd4d.synth.clip import Clip, Track
 from fourd4d.synth.shots import CutDetector, ShotSpec
 
@@ -38,6 +38,7 @@ class DigestSpec:
       shortest: shortest clip, seconds.
       max_clips: most clips of a file; 0 takes all.
       looks: most frames of a clip in which moving things are looked for.
+      poses: where camera poses come from.
     """
 
     fps: float = 2.0
@@ -48,6 +49,7 @@ class DigestSpec:
     shortest: float = 1.5
     max_clips: int = 12
     looks: int = 28
+    poses: poses.PoseSource = poses.from_features
     rule: CameraRule = CameraRule()
     shots: ShotSpec = ShotSpec()
     features: features.FeatureSpec = features.FeatureSpec()
@@ -90,6 +92,12 @@ def digest(path: str | os.PathLike[str], spec: DigestSpec | None = None, video_i
            ) -> list[Clip]:
     """The clips of a file, in time order; see ``iterate``."""
     return list(iterate(path, spec, video_id))
+
+
+def digester(source: str = "features", spec: DigestSpec | None = None) -> Callable[[Path], Clip]:
+    """A function from a file to its first clip, with a named source of poses."""
+    spec = dataclasses.replace(spec or DigestSpec(), poses=poses.named(source), max_clips=1)
+    return lambda path: next(iterate(path, spec))
 
 
 def iterate(path: str | os.PathLike[str], spec: DigestSpec | None = None, video_id: str = ""
@@ -202,7 +210,8 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
         motion = features.estimate(grey, spec.features)
     except features.NoMotion as reason:
         raise Refused(str(reason)) from reason
-    camera = segments(motion.poses, span.times, motion.scene_depth, spec.rule)
+    path = spec.poses(span.small, span.times, motion)
+    camera = path.camera(span.times, spec.rule)
     chosen = _looks(span, spec.looks)
     frames, times = span.small[chosen], span.times[chosen]
     evidence, usual = residual.evidence(span.small, span.times, chosen, motion, spec.residual)
@@ -231,7 +240,7 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
     made = []
     for (masks, thing), label in zip(tracks, labels):
         shown = np.stack([_enlarge(masks[m], height, width) for m in out])
-        centres = _centres(masks, chosen, motion) if thing else None
+        centres = _centres(masks, chosen, motion, path) if thing else None
         made.append(Track(
             name=label, role="dynamic" if thing else "static", boxes=_boxes(shown), masks=shown,
             source="motion" if thing else "features",
@@ -240,9 +249,9 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
         ))  # fmt: skip
     return Clip(
         video_id=name, frames=span.large, timestamps=span.times[span.picked], tracks=tuple(made),
-        camera=camera, poses=motion.poses[span.picked],
-        provenance={"source": "video", "camera": "features", "objects": "motion",
-                    "scale": "relative", "camera_model": motion.kind,
+        camera=camera, poses=path.poses[span.picked],
+        provenance={"source": "video", "camera": path.source, "objects": "motion",
+                    "scale": path.scale, "camera_model": motion.kind,
                     "camera_support": round(motion.support, 3), "distance": "scale change",
                     "masks_dropped": dropped},
     )  # fmt: skip
@@ -273,9 +282,9 @@ def _boxes(masks: np.ndarray) -> np.ndarray:
     return out
 
 
-def _centres(masks: np.ndarray, chosen: np.ndarray, motion: features.CameraMotion
-             ) -> tuple[np.ndarray, np.ndarray]:
-    """Centres in the first frame's axes and depths, in scene depths; NaN where not seen.
+def _centres(masks: np.ndarray, chosen: np.ndarray, motion: features.CameraMotion,
+             path: poses.CameraPath) -> tuple[np.ndarray, np.ndarray]:
+    """Centres in the first frame's axes and depths, in the poses' unit; NaN where not seen.
 
     The thing is taken to be as far as the scene about it when first seen, and from then on
     farther or nearer as its size says.
@@ -296,12 +305,15 @@ def _centres(masks: np.ndarray, chosen: np.ndarray, motion: features.CameraMotio
         around = 1 / max(float(ground[foot, int(xs.mean())]), 0.05)
     else:
         around = 1.0
+    if path.scene_depth is not None:  # From the features' scene depths to the poses' unit.
+        around *= float(path.scene_depth[chosen[first]] / motion.scene_depth[chosen[first]])
     depth *= around / depth[first]
+    start = np.linalg.inv(path.poses[0])
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
     for m in seen:
         ys, xs = np.nonzero(masks[m])
         ray = np.append((np.array([xs.mean(), ys.mean()]) - middle) / motion.focal, 1.0)
-        pose = motion.poses[chosen[m]]
+        pose = start @ path.poses[chosen[m]]
         centres[m] = pose[:3, :3] @ (ray * depth[m]) + pose[:3, 3]
     return centres, depth
 
