@@ -34,7 +34,7 @@ def test_by_hand():
     assert float(entropy[0, 0]) == pytest.approx(-0.25 * np.log(0.25) - 0.75 * np.log(0.75))
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 4, 11, 64])
+@pytest.mark.parametrize("chunk", [None, 1, 4, 64])
 def test_chunks_change_nothing(arrays, chunk):
     hidden, head, targets = arrays
     targets = targets % 20
@@ -48,8 +48,8 @@ def test_chunks_change_nothing(arrays, chunk):
         logp, entropy = plain(hidden, head, targets, 0.7, 20)
         return jnp.sum(logp * jnp.arange(L)) + 0.3 * jnp.sum(entropy), (logp, entropy)
 
-    ours_grad, ours_out = jax.grad(ours, (0, 1), has_aux=True)(hidden, head)
-    grad, out = jax.grad(theirs, (0, 1), has_aux=True)(hidden, head)
+    ours_grad, ours_out = jax.jit(jax.grad(ours, (0, 1), has_aux=True))(hidden, head)
+    grad, out = jax.jit(jax.grad(theirs, (0, 1), has_aux=True))(hidden, head)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours_out, out)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours_grad, grad)
     assert not np.any(ours_grad[1][:, 20:])
