@@ -30,7 +30,7 @@ def works(scenes, calls=None):
         def get():
             if calls is not None:
                 calls.append(clip.video_id)
-            return clip
+            return [clip]
 
         return Work(clip.video_id, get)
 

@@ -6,6 +6,7 @@ python -m fourd4d.synth report runs/data
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 
@@ -19,10 +20,13 @@ from fourd4d.synth.clip import Clip
 from fourd4d.synth.questions import QuestionSpec
 from fourd4d.synth.scenes.source import clips as scene_clips
 from fourd4d.synth.scenes.spec import SceneSpec
+from fourd4d.synth.video import DigestSpec, iterate
+from fourd4d.synth.works import find_videos
 
 
 def question_spec(config: ConfigDict) -> QuestionSpec:
-    return QuestionSpec(style=config.style, overlays=config.overlays.to_dict())
+    return QuestionSpec(style=config.style, overlays=config.overlays.to_dict(),
+                        varying=config.get("varying", False), parts=config.get("parts", 1))
 
 
 def scene_spec(config: ConfigDict) -> SceneSpec:
@@ -35,7 +39,15 @@ def scene_works(config: ConfigDict) -> Iterator[pipeline.Work]:
     """Scenes as work, rendered in order, a batch at a time."""
     spec = scene_spec(config)
     for clip in scene_clips(spec, config.seed, config.start, config.clips):
-        yield pipeline.Work(clip.video_id, lambda clip=clip: clip)
+        yield pipeline.Work(clip.video_id, lambda clip=clip: [clip])
+
+
+def video_works(config: ConfigDict) -> list[pipeline.Work]:
+    """The video files of a folder, or one file, as work; names are unique."""
+    spec = DigestSpec(**config.digest.to_dict())
+    files = find_videos(config.input)
+    return [pipeline.Work(name, functools.partial(iterate, path, spec, name))
+            for name, path in files.items()]
 
 
 def main(config: ConfigDict) -> None:
@@ -53,11 +65,17 @@ def main(config: ConfigDict) -> None:
                                      question_spec(config), config.seed, config.quality)
         console.print(f"{shards} shards in {config.output}")
         return
-    entries = pipeline.run(
-        config.output, scene_works(config), config.clips, tuple(config.scene.weights),
-        question_spec(config), config.seed, config.quality,
-        config=config.to_dict(), with_records=config.records,
-    )  # fmt: skip
+    if config.source == "videos":
+        works, kinds = video_works(config), tuple(config.kinds)
+        total = len(works)
+    elif config.source == "scenes":
+        works, kinds, total = scene_works(config), tuple(config.scene.weights), config.clips
+    else:
+        raise InputError("config.source", f"unknown value {config.source!r}",
+                         "Use 'scenes' or 'videos'")
+    run = {k: v for k, v in config.to_dict().items() if k not in ("output", "records")}
+    entries = pipeline.run(config.output, works, total, kinds, question_spec(config), config.seed,
+                           config.quality, config=run, with_records=config.records)
     states = [entry.status for entry in entries.values()]
     count = sum(len(entry.samples) for entry in entries.values())
     console.print(f"{len(entries)} videos: {states.count('done')} done, {states.count('empty')} "

@@ -24,7 +24,7 @@ class Entry:
       reason: why it failed or is empty.
       dropped: number of questions dropped, by reason.
       samples: the samples it gave, as JSON values.
-      drawing: what a report draws: camera spans, path and tracks (``pipeline.drawing``).
+      drawing: what a report draws, by clip: camera spans, path, tracks (``pipeline.drawing``).
     """
 
     video_id: str

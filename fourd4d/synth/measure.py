@@ -89,7 +89,10 @@ def displacement(clip: Clip, track: Track, first: int, last: int
         # ``centers`` stand in the axes of frame 0; turn them into those of ``first``.
         turn = clip.poses[first, :3, :3].T @ clip.poses[0, :3, :3]
         far, _ = distance(clip, track)
-        return turn @ (track.centers[last] - track.centers[first]) / far[first], "geometry"
+        move = turn @ (track.centers[last] - track.centers[first]) / far[first]
+        if not np.isfinite(move).all():
+            raise Dropped("its place in space is unknown")
+        return move, "geometry"
     shift = centre(track)[last] - centre(track)[first]
     ratio = size(track, aspect(clip))[first] / size(track, aspect(clip))[last]
     mark = clip.landmark

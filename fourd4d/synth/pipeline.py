@@ -25,10 +25,10 @@ SHARD_CLIPS: Final = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One source video: its name and how to get its clip (which may raise InputError)."""
+    """One source video: its name and how to get its clips (which may raise InputError)."""
 
     video_id: str
-    clip: Callable[[], Clip]
+    clips: Callable[[], Iterable[Clip]]
 
 
 Reason = Callable[[Clip, Question, np.random.Generator, int], str]
@@ -159,21 +159,30 @@ def _packed(root: Path, sample: Any) -> bytes:
 
 def _one(root: Path, work: Work, number: int, kinds: Sequence[str], spec: QuestionSpec, seed: int,
          quality: int) -> Entry:
+    dropped: collections.Counter[str] = collections.Counter()
+    rows: list[Mapping[str, Any]] = []
+    pictures: dict[str, Any] = {}
     try:
-        clip = work.clip()
-        rng = seeded(seed, work.video_id)
-        samples, dropped = samples_of(clip, shown(clip, kinds), spec, STYLES[spec.style], rng,
-                                      quality, number * len(kinds))
-        for one in samples:
-            write.write_files(root, one.files)
+        for clip in work.clips():
+            rng = seeded(seed, clip.video_id)
+            samples, lost = samples_of(clip, shown(clip, kinds), spec, STYLES[spec.style], rng,
+                                       quality, number * len(kinds) + len(rows))
+            for one in samples:
+                write.write_files(root, one.files)
+            rows += [records.sample_to_json(one.sample) for one in samples]
+            dropped += lost
+            pictures[clip.video_id] = drawing(clip)
     except InputError as error:
-        return Entry(work.video_id, "failed", str(error))
-    picture = drawing(clip)
-    if not samples:
+        return Entry(work.video_id, "failed", str(error), dict(dropped))
+    except OSError:  # A full disk is not the video's fault.
+        raise
+    except Exception as error:  # One odd video must not end a run of thousands.
+        reason = f"unexpected {type(error).__name__}: {error}"
+        return Entry(work.video_id, "failed", reason, dict(dropped))
+    if not rows:
         why = "; ".join(dropped) or "nothing to ask"
-        return Entry(work.video_id, "empty", why, dict(dropped), drawing=picture)
-    rows = tuple(records.sample_to_json(one.sample) for one in samples)
-    return Entry(work.video_id, "done", "", dict(dropped), rows, picture)
+        return Entry(work.video_id, "empty", why, dict(dropped), drawing=pictures)
+    return Entry(work.video_id, "done", "", dict(dropped), tuple(rows), pictures)
 
 
 def drawing(clip: Clip) -> dict[str, Any]:

@@ -155,7 +155,11 @@ def _about(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec, 
     """The question about the frames ``first`` … ``last``, or Dropped."""
     frames = measure.spaced(first, last, spec.overlays[kind])
     if not track.seen[list(frames)].all():
-        raise Dropped(f"{kind}: hidden at an overlay")
+        seen = first + np.flatnonzero(track.seen[first : last + 1])
+        near = {int(seen[np.abs(seen - frame).argmin()]) for frame in frames}
+        if len(near) < len(frames):
+            raise Dropped(f"{kind}: hidden at an overlay")
+        frames = tuple(sorted(near))
     first, last = frames[0], frames[-1]
     pool = pools.DIRECTION
     if kind in ("direction", "box_direction"):
@@ -166,7 +170,10 @@ def _about(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec, 
             raise Dropped(f"{kind}: it changes direction")
     elif kind == "distance":
         values, source = measure.distance(clip, track)
-        span = values[first : last + 1][track.seen[first : last + 1]]
+        span = values[first : last + 1]
+        span = span[track.seen[first : last + 1] & np.isfinite(span)]
+        if len(span) < 3:
+            raise Dropped("distance: fewer than three readings")
         answer, pool = measure.distance_answer(span, spec.margins), pools.DISTANCE
     else:
         if len(frames) < 4:

@@ -146,7 +146,8 @@ def _plot(points: Sequence[Sequence[Sequence[float]]], colours: Sequence[str], u
 
 
 def _card(root: Path, entry: Entry, sample: Mapping[str, Any]) -> str:
-    drawing = entry.drawing or {"tracks": [], "path": [], "camera": []}
+    nothing = {"tracks": [], "path": [], "camera": []}
+    drawing = entry.drawing.get(sample["video_id"], nothing)
     tracks = drawing["tracks"]
     colours = ["#c33" if t["role"] == "dynamic" else "#39c" for t in tracks]
     spans = "; ".join(f"{a:.1f}–{b:.1f}s {' + '.join(m) or 'unclear'}"

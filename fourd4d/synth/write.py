@@ -17,7 +17,7 @@ from fourd4d.core.files import replacing
 from fourd4d.core.records import encode_sample
 from fourd4d.core.sample import Sample, check
 from fourd4d.synth.base import Task
-from fourd4d.synth.clip import Clip
+from fourd4d.synth.clip import Clip, Track
 from fourd4d.synth.overlay import overlay
 from fourd4d.synth.questions import Question
 
@@ -54,6 +54,13 @@ class Written:
                              [files[p] for p in self.sample.overlays])
 
 
+def _place(clip: Clip, track: Track) -> str:
+    """The main thing of a role has the published names; others carry their place in the clip."""
+    same = [t for t in clip.tracks if t.role == track.role]
+    place = next(i for i, t in enumerate(same) if t is track)
+    return f"_{place}" if place else ""
+
+
 class Encoder:
     """Encodes one clip's images, each once, whatever number of samples name it."""
 
@@ -72,10 +79,7 @@ class Encoder:
         """Paths of an overlay and of the mask behind it."""
         track = question.track
         folder = f"{ROOT}/{self._clip.video_id}/masked_{track.role}_overlays"
-        # The main thing of a role has the published names; others carry their place in the clip.
-        same = [t for t in self._clip.tracks if t.role == track.role]
-        place = next(i for i, t in enumerate(same) if t is track)
-        name = f"frame_{number:04d}" + (f"_{place}" if place else "")
+        name = f"frame_{number:04d}{_place(self._clip, track)}"
         path, mask = f"{folder}/{name}.jpg", f"{folder}/{name}_mask.png"
         if path not in self._files:
             drawn = overlay(self._clip.frames[number], track.masks[number])
@@ -98,7 +102,7 @@ def question_sample(clip: Clip, question: Question, response: str, encoder: Enco
     provenance["object"] = question.track.source
     start, end = clip.timestamps[[question.frames[0], question.frames[-1]]]
     name = (f"{start:.1f}->{end:.1f}" if question.kind == "camera" else
-            f"{question.track.role}_{question.kind}")
+            f"{question.track.role}_{question.kind}{_place(clip, question.track)}")
     return encoder.written(Sample(
         id=f"{clip.video_id}_{name}", question=question.text, options=question.options,
         answer=question.answer, kind=question.kind, video_id=clip.video_id,

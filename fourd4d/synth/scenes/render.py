@@ -172,7 +172,7 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int, rich: bool
     checker = 0.5 + (checker - 0.5) * jnp.exp(-reach / 25.0)
     shadow = jnp.ones_like(spot_x)
 
-    def thing(i: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def thing(i: int | jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """The picture so far, with thing ``i`` put into it."""
         near, number, painted, shadow = state
         half, centers = scene["half"][i], scene["centers"][:, i].T[:, :, None]
@@ -206,11 +206,15 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int, rich: bool
         return near, number, painted, shadow
 
     state = ground_t, jnp.full(ground_t.shape, -1), jnp.zeros_like(d), shadow
-    for i in range(scene["half"].shape[0]):
-        if rich:  # Scenes have room for many things and hold few.
+    things = scene["half"].shape[0]
+    if rich:  # Scenes have room for many things and hold few; one loop body compiles fast.
+        def step(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             there = scene["half"][i, 0] > 0
-            state = jax.lax.cond(there, functools.partial(thing, i), lambda same: same, state)
-        else:
+            return jax.lax.cond(there, lambda old: thing(i, old), lambda old: old, state)
+
+        state = jax.lax.fori_loop(0, things, step, state)
+    else:
+        for i in range(things):
             state = thing(i, state)
     near, number, painted, shadow = state
 
@@ -249,7 +253,7 @@ def _render(scenes: dict[str, jax.Array], height: int, width: int, fine: int, ri
         return pixels.astype(jnp.uint8), masks, z
 
     rays = scenes["poses"].shape[1] * height * width * fine * fine
-    if rays <= _MOST_RAYS:
+    if rays <= _MOST_RAYS and not rich:
         return jax.lax.map(clip, scenes)
 
     def frame_by_frame(scene: dict[str, jax.Array]):

@@ -13,7 +13,7 @@ from fourd4d.synth.scenes.codec import decode_frames, encode_video
 from fourd4d.synth.scenes.draw import THEN, Drawn, draw, wanted_pool
 from fourd4d.synth.scenes.render import render
 from fourd4d.synth.scenes.spec import SceneSpec
-from fourd4d.synth.scenes.world import Scene, to_camera
+from fourd4d.synth.scenes.world import Scene, project, to_camera
 
 _BATCH = 16
 _RAYS = 16 * 8 * 128 * 128  # Rays of a batch, at most; memory stays flat as frames grow.
@@ -31,16 +31,16 @@ def clips(spec: SceneSpec, seed: int, start: int, count: int,
         numbers = range(base, min(base + batch, start + count))
         drawn = [_draw(spec, seed, number) for number in numbers]
         # One batch size, one compiled program: the last batch is filled up.
-        images, masks, depth = _images(drawn + [drawn[-1]] * (batch - len(drawn)), spec)
+        images, masks = _images(drawn + [drawn[-1]] * (batch - len(drawn)), spec)
         for i, (number, one) in enumerate(zip(numbers, drawn, strict=True)):
             frames = camera_effects(images[i], spec, np.random.default_rng((seed, number, 1)))
-            yield label(one, frames, masks[i], depth[i], spec.fps, f"{prefix}{number:06d}")
+            yield label(one, frames, masks[i], spec.fps, f"{prefix}{number:06d}")
 
 
-def _images(drawn: Sequence[Drawn], spec: SceneSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames, masks and depth; frames are the mean over the shutter's open time."""
+def _images(drawn: Sequence[Drawn], spec: SceneSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and masks; frames are the mean over the shutter's open time."""
     scenes = [d.scene for d in drawn]
-    images, masks, depth = render(scenes, spec.height, spec.width, spec.fine)
+    images, masks, _ = render(scenes, spec.height, spec.width, spec.fine)
     if spec.blur:
         total = np.square(images, dtype=np.float32)
         for step in range(1, spec.blur_steps):
@@ -48,7 +48,7 @@ def _images(drawn: Sequence[Drawn], spec: SceneSpec) -> tuple[np.ndarray, np.nda
             total += np.square(render(late, spec.height, spec.width, spec.fine)[0],
                                dtype=np.float32)  # Light adds up, not its encoding.
         images = np.sqrt(total / spec.blur_steps).round().astype(np.uint8)
-    return images, masks, depth
+    return images, masks
 
 
 def _later(scene: Scene, share: float) -> Scene:
@@ -103,7 +103,7 @@ def boxes_of(masks: Bool[np.ndarray, "T H W"]) -> Float[np.ndarray, "T 4"]:
     return out
 
 
-def label(drawn: Drawn, images: np.ndarray, masks: np.ndarray, depth: np.ndarray, fps: float,
+def label(drawn: Drawn, images: np.ndarray, masks: np.ndarray, fps: float,
           video_id: str) -> Clip:
     """The clip of a rendered scene: tracks, camera and poses from the scene itself."""
     scene = drawn.scene
@@ -135,3 +135,28 @@ def _segments(drawn: Drawn, times: Float[np.ndarray, "T"]) -> tuple[CameraSegmen
     cuts = np.linspace(times[0], times[-1], len(drawn.moves) + 1)
     return tuple(CameraSegment(float(a), float(b), moves)
                  for a, b, moves in zip(cuts, cuts[1:], drawn.moves, strict=False))
+
+
+def outline(spec: SceneSpec, seed: int, number: int, prefix: str = "outline") -> Clip:
+    """The clip of number ``number`` with its labels but without pictures: boxes from geometry.
+
+    For counting answers over thousands of clips. Boxes bound the solids, so they are a little
+    larger than the rendered masks'; frames and masks are empty, one pixel high.
+    """
+    drawn = _draw(spec, seed, number)
+    scene = drawn.scene
+    aspect = spec.width / spec.height
+    blank = np.zeros((spec.frames, 1, 1, 3), np.uint8)
+    masks = np.zeros((spec.frames, len(drawn.names), 1, 1), bool)
+    clip = label(drawn, blank, masks, spec.fps, f"{prefix}{number:06d}")
+    kept = [i for i in range(len(drawn.names)) if scene.half[i, 0] > 0]
+    boxes = {}
+    for i in kept:
+        local = to_camera(scene.poses, scene.centers[:, i])
+        middle = project(local, scene.focal, aspect)
+        reach = scene.focal * scene.half[i].max() / np.maximum(local[:, 2:], 1e-3)
+        reach = reach / np.array([aspect, 1.0])
+        boxes[drawn.names[i]] = np.concatenate([middle - reach, middle + reach], 1)
+    tracks = tuple(dataclasses.replace(t, boxes=boxes[t.name].clip(0, 1).astype(np.float32))
+                   for t in clip.tracks)
+    return dataclasses.replace(clip, tracks=tracks)
