@@ -179,6 +179,8 @@ def test_the_recipe_gives_the_shipped_model(tmp_path):
     again, tiny = SentencePieceTokenizer(tmp_path / "t.model"), tiny_tokenizer()
     assert again.vocab_size == tiny.vocab_size
     assert all(again.decode([i]) == tiny.decode([i]) for i in range(tiny.vocab_size))
+    text = (ASSETS / "tiny.txt").read_text(encoding="utf-8")
+    assert again.encode(text) == tiny.encode(text)
 
 
 def test_bad_training_text(tmp_path):
