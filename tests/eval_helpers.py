@@ -54,10 +54,11 @@ class Actor(nnx.Module):
         del vision_index, features, latent_index, latents
         return jnp.zeros((*tokens.shape, WIDTH))
 
-    def decode(self, embeds: Any, positions: Any, segments: Any, cache: Any) -> Any:
-        del segments
+    def decode(self, embeds: Any, positions: Any, segments: Any, cache: Any = None,
+               prefix: Any = None, fill: bool = False) -> Any:
+        del segments, prefix, fill
         hidden = embeds.at[..., 0].set(positions[0].astype(jnp.float32)).at[..., 1].set(1.0)
-        return hidden, dataclasses.replace(cache, used=cache.used + embeds.shape[1])
+        return hidden, cache or self.empty_cache(1, 1)
 
     def logits(self, hidden: Any) -> Any:
         size = TOKENIZER.vocab_size

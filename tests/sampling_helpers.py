@@ -85,10 +85,11 @@ class Scripted(nnx.Module):
         fed = jnp.take_along_axis(latents, jnp.maximum(latent_index, 0)[..., None], 1)
         return jnp.where(latent_index[..., None] >= 0, fed, x)
 
-    def decode(self, embeds: Any, positions: Any, segments: Any, cache: Any) -> Any:
-        del segments
+    def decode(self, embeds: Any, positions: Any, segments: Any, cache: Any = None,
+               prefix: Any = None, fill: bool = False) -> Any:
+        del segments, prefix, fill
         hidden = embeds.at[..., 0].set(positions[0].astype(jnp.float32))
-        return hidden, dataclasses.replace(cache, used=cache.used + embeds.shape[1])
+        return hidden, cache or self.empty_cache(1, 1)
 
     def logits(self, hidden: Any) -> Any:
         at = hidden[..., 0].astype(jnp.int32)

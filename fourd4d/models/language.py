@@ -14,6 +14,7 @@ from fourd4d.core.cache import KVCache
 from fourd4d.models.attention import attend
 from fourd4d.models.config import ModelConfig
 from fourd4d.models.layers import Linear, RMSNorm, rotate, text_angles
+from fourd4d.models.parts import Part, attend_parts
 from fourd4d.models.scan import scan_blocks
 from fourd4d.parallel import constrain
 
@@ -45,27 +46,29 @@ class DecoderBlock(nnx.Module):
         self.up = linear("up", embed, mlp)
         self.down = linear("down", mlp, embed, scale=out)
 
-    def __call__(self, x: Float[Array, "B L D"], cached: tuple[Array, Array] | None,
+    def __call__(self, x: Float[Array, "B L D"], past: tuple[tuple[Array, Array], ...],
                  cos: Float[Array, "B L half"], sin: Float[Array, "B L half"],
-                 segments: Int[Array, "B L"], key_segments: Int[Array, "B S"],
-                 first: Int[Array, ""] | None) -> tuple[Array, tuple[Array, Array] | None]:
-        """Returns x and, when decoding against a cache, this block's new keys and values."""
+                 segments: Int[Array, "B L"], past_segments: tuple[Int[Array, "..."], ...],
+                 keep: bool) -> tuple[Array, tuple[Array, Array] | None]:
+        """Returns x and, to ``keep``, this block's new keys and values.
+
+        ``past`` holds keys and values of earlier tokens; see ``parts.Part``.
+        """
         normed = self.norm1(x)
         q = constrain(rotate(self.q(normed), cos, sin), "batch", "length", "heads", "head_dim")
         k = constrain(rotate(self.k(normed), cos, sin), "batch", "length", "kv_heads", "head_dim")
         v = constrain(self.v(normed), "batch", "length", "kv_heads", "head_dim")
-        new = None
-        if cached is not None:
-            new = k.astype(cached[0].dtype), v.astype(cached[1].dtype)
-            k, v = (jax.lax.dynamic_update_slice_in_dim(old, part, first, 1).astype(x.dtype)
-                    for old, part in zip(cached, new, strict=True))
-        start = 0 if first is None else first
-        mixed = attend(q, k, v, segments, key_segments, start, self.attention)
+        if past:
+            parts = [Part(*kv, ids) for kv, ids in zip(past, past_segments, strict=True)]
+            mixed = attend_parts(q, k, v, segments, parts)
+        else:
+            mixed = attend(q, k, v, segments, segments, 0, self.attention)
         x = x + self.o(mixed)
         normed = self.norm2(x)
         hidden = jax.nn.silu(self.gate(normed)) * self.up(normed)
         hidden = constrain(hidden, "batch", "length", "mlp")
-        return constrain(x + self.down(hidden), "batch", "length", "embed"), new
+        return constrain(x + self.down(hidden), "batch", "length", "embed"), (
+            (k, v) if keep else None)
 
 
 class Decoder(nnx.Module):
@@ -79,26 +82,30 @@ class Decoder(nnx.Module):
                             param_dtype=jnp.dtype(config.param_dtype))
 
     def __call__(self, x: Float[Array, "B L D"], positions: Int[Array, "3 B L"],
-                 segments: Int[Array, "B L"], cache: KVCache | None = None
+                 segments: Int[Array, "B L"], cache: KVCache | None = None,
+                 prefix: KVCache | None = None, fill: bool = False
                  ) -> tuple[Float[Array, "B L D"], KVCache | None]:
         config, d = self.config, self.config.decoder
         angles = text_angles(positions, d.head_dim, d.rope_theta, d.mrope_sections)
         x = constrain(x.astype(config.dtype), "batch", "length", "embed")
-        cos, sin = jnp.cos(angles), jnp.sin(angles)
-        if cache is None:
-            x = scan_blocks(self.blocks, x, (None,), (cos, sin, segments, segments, None),
-                            remat=config.remat, unroll=config.unroll, outputs=True)[0]
-            return self.norm(x), None
-        key_segments = jax.lax.dynamic_update_slice_in_dim(
-            cache.segment_ids, segments.astype(jnp.int32), cache.used, 1)
-        x, (keys, values) = scan_blocks(
-            self.blocks, x, ((cache.keys, cache.values),),
-            (cos, sin, segments, key_segments, cache.used),
+        segments = jnp.asarray(segments, jnp.int32)
+        past = [part for part in (prefix, cache) if part is not None]
+        keep = fill or cache is not None
+        x, new = scan_blocks(
+            self.blocks, x, (tuple((part.keys, part.values) for part in past),),
+            (jnp.cos(angles), jnp.sin(angles), segments,
+             tuple(part.segment_ids for part in past), keep),
             remat=config.remat, unroll=config.unroll, outputs=True)
-        cache = KVCache(
-            keys=jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, cache.used, 2),
-            values=jax.lax.dynamic_update_slice_in_dim(cache.values, values, cache.used, 2),
-            segment_ids=key_segments,
+        x = self.norm(x)
+        if not keep:
+            return x, None
+        keys, values = new
+        if cache is None:
+            return x, KVCache(keys, values, segments, jnp.asarray(segments.shape[1], jnp.int32))
+        write = jax.lax.dynamic_update_slice_in_dim
+        return x, KVCache(
+            keys=write(cache.keys, keys.astype(cache.keys.dtype), cache.used, 2),
+            values=write(cache.values, values.astype(cache.values.dtype), cache.used, 2),
+            segment_ids=write(cache.segment_ids, segments, cache.used, 1),
             used=cache.used + segments.shape[1],
-        )  # fmt: skip
-        return self.norm(x), cache
+        )

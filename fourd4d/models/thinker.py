@@ -65,15 +65,20 @@ class Thinker(nnx.Module):
         return constrain(x, "batch", "length", "embed")
 
     def decode(self, embeds: Float[AnyArray, "B L D"], positions: Int[AnyArray, "3 B L"],
-               segment_ids: Int[AnyArray, "B L"], cache: KVCache | None = None
+               segment_ids: Int[AnyArray, "B L"], cache: KVCache | None = None,
+               prefix: KVCache | None = None, fill: bool = False
                ) -> tuple[Float[Array, "B L D"], KVCache | None]:
         """Hidden states after the final norm.
 
         A token sees its own segment's tokens up to itself. With a cache, the L tokens are written
         at slots ``cache.used`` … and see what was written before; the grown cache comes back.
+
+        Args:
+          prefix: earlier tokens of P rows, each shared by B / P consecutive rows, only read.
+          fill: without a cache, give back one that holds exactly these L tokens.
         """
         return self.decoder(jnp.asarray(embeds), jnp.asarray(positions),
-                            jnp.asarray(segment_ids), cache)
+                            jnp.asarray(segment_ids), cache, prefix, fill)
 
     def __call__(self, batch: Batch, latents: Float[AnyArray, "B Q D"] | None = None
                  ) -> Float[Array, "B L D"]:

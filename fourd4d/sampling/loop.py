@@ -1,5 +1,7 @@
 """Decoding with imagery: one prefill, then one jitted loop with a text or imagery state per row.
 
+Prompts are read once each; all responses to a prompt attend to its one copy of keys and values.
+
 A row is in text mode or inside a block. In text mode it draws a token. Once that token is
 ``<|latent_start|>``, the next ``latent_size`` inputs of the row are the decoder's own last hidden
 states (after the final norm, through the imagery head), recorded as ``<|latent_pad|>``; then
@@ -52,6 +54,8 @@ Intervention = Callable[[Imagined, Any], Float[Array, "B D"]]
 class State:
     """The loop's carry. Columns of the (B, T) buffers from ``step`` on are not written yet.
 
+    The cache holds the response's tokens only; the prompt's stay outside, shared by its group.
+
     Attributes:
       step: tokens chosen so far.
       hidden: last hidden state of the token fed last, after the final norm.
@@ -98,27 +102,12 @@ def prompt_embeddings(model: Any, batch: Batch, features: Float[Array, "B F U D"
     return model.embed(batch.tokens, batch.vision_index, features, batch.latent_index, None)
 
 
-def prefill(model: Any, batch: Batch, tokens: int, group: int,
-            features: Float[Array, "P F U D"] | None = None) -> tuple[Float[Array, "B D"], KVCache]:
-    """Reads each prompt once; rows and cache of the ``group`` responses are copies of it.
-
-    Returns:
-      hidden: of each response's last prompt token.
-      cache: the prompt's slots, then room for ``tokens`` more.
-    """
-    rows, length = batch.tokens.shape
+def prefill(model: Any, batch: Batch, features: Float[Array, "B F U D"] | None = None
+            ) -> tuple[Float[Array, "B D"], KVCache]:
+    """Reads each prompt once: the hidden state of its last token, and its keys and values."""
     embeds = prompt_embeddings(model, batch, features)
-    hidden, cache = model.decode(embeds, batch.positions, batch.segment_ids,
-                                 model.empty_cache(rows, length))
-    hidden = jnp.repeat(last_hidden(hidden, jnp.asarray(batch.segment_ids)), group, axis=0)
-
-    def grow(x: Array, rows_axis: int) -> Array:
-        pads = [(0, 0)] * x.ndim
-        pads[rows_axis + 1] = (0, tokens)
-        return jnp.pad(jnp.repeat(x, group, axis=rows_axis), pads)
-
-    return hidden, KVCache(grow(cache.keys, 1), grow(cache.values, 1),
-                           grow(cache.segment_ids, 0), cache.used)
+    hidden, prefix = model.decode(embeds, batch.positions, batch.segment_ids, fill=True)
+    return last_hidden(hidden, jnp.asarray(batch.segment_ids)), prefix
 
 
 def choose(state: State, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec: SamplingSpec
@@ -140,7 +129,7 @@ def choose(state: State, logits: Float[Array, "B V"], keys: Key[Array, "B"], spe
     return tokens, sampled, imagined, jnp.where(sampled, log_probs, 0.0)
 
 
-def step(model: Any, state: State, start: Int[Array, "B"], keys: Key[Array, "B"],
+def step(model: Any, state: State, prefix: KVCache, start: Int[Array, "B"], keys: Key[Array, "B"],
          spec: SamplingSpec, intervene: Intervention | None, data: Any) -> State:
     """Chooses a token for every row, records it and feeds it (a latent instead, in imagery)."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
@@ -172,7 +161,7 @@ def step(model: Any, state: State, start: Int[Array, "B"], keys: Key[Array, "B"]
                          latent[:, None])
     positions = jnp.broadcast_to((start + state.step)[None, :, None], (3, len(tokens), 1))
     hidden, cache = model.decode(embeds, positions, state.live.astype(jnp.int32)[:, None],
-                                 state.cache)
+                                 state.cache, prefix)
     starts = sampled & (tokens == spec.latent_start)
     return State(
         step=state.step + 1,
@@ -195,7 +184,8 @@ def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spe
     """
     rows = batch.tokens.shape[0] * group
     model = nnx.merge(graphdef, *states)
-    hidden, cache = prefill(model, batch, spec.max_tokens, group, features)
+    hidden, prefix = prefill(model, batch, features)
+    hidden = jnp.repeat(hidden, group, axis=0)
     live = jnp.repeat(jnp.any(jnp.asarray(batch.segment_ids) != 0, axis=1), group)
     keys = row_keys(rng, rows)
     start = jnp.repeat(next_positions(batch), group)
@@ -204,7 +194,7 @@ def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spe
     state = State(
         step=jnp.zeros((), jnp.int32),
         hidden=hidden,
-        cache=cache,
+        cache=model.empty_cache(rows, spec.max_tokens),
         block=jnp.zeros(rows, jnp.int32),
         count=jnp.zeros(rows, jnp.int32),
         live=live,
@@ -218,7 +208,8 @@ def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spe
     return jax.lax.while_loop(
         lambda s: (s.step < spec.max_tokens) & jnp.any(s.live),
         # Merged inside: a module belongs to the trace that made it.
-        lambda s: step(nnx.merge(graphdef, *states), s, start, keys, spec, intervene, data),
+        lambda s: step(nnx.merge(graphdef, *states), s, prefix, start, keys, spec, intervene,
+                       data),
         state,
     ).rollout
 

@@ -17,7 +17,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
 from fourd4d.losses.cross_entropy import token_log_probs_and_entropy
 from fourd4d.sampling.distribution import allowed_tokens, full_at
-from fourd4d.sampling.loop import last_hidden, next_positions, prompt_embeddings
+from fourd4d.sampling.loop import last_hidden, next_positions, prefill, prompt_embeddings
 from fourd4d.sampling.spec import SamplingSpec
 
 
@@ -38,8 +38,19 @@ def response_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1,
                     features: Float[Array, "P F U D"] | None = None) -> Float[Array, "B T D"]:
     """The hidden states that each response token was chosen from.
 
-    Prompts and responses are joined into one sequence a row, prompt padding between them.
+    Each prompt is read once; the ``group`` responses to it attend to its keys and values.
     """
+    first, prefix = prefill(model, batch, features)
+    hidden, _ = model.decode(
+        response_embeddings(model, rollout),
+        response_positions(batch, rollout.tokens.shape[1], group),
+        jnp.asarray(rollout.mask).astype(jnp.int32), prefix=prefix)
+    return jnp.concatenate([jnp.repeat(first, group, axis=0)[:, None], hidden[:, :-1]], axis=1)
+
+
+def joined_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1,
+                  features: Float[Array, "P F U D"] | None = None) -> Float[Array, "B T D"]:
+    """``response_hidden`` the plain way: every response is one sequence with its prompt's copy."""
     length, tokens = batch.tokens.shape[1], rollout.tokens.shape[1]
 
     def repeat(x: Any, axis: int = 0) -> Array:

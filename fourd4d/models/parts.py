@@ -1,0 +1,123 @@
+"""Attention over several sources of keys at once: a shared prefix, a cache, the tokens themselves.
+
+Each source gives an unnormalised result and its softmax statistics; they merge exactly, as in
+flash decoding. So keys need not be copied side by side, and a prefix that many rows share is kept
+and read once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fourd4d.core.struct import pytree
+from fourd4d.models.attention import visible
+from fourd4d.parallel import platform
+
+# Scores kept at once on a CPU, and queries at once elsewhere, when a gradient may be wanted.
+_SCORES = 1 << 18
+_QUERIES = 256
+
+
+@pytree
+class Part:
+    """Keys seen before. R rows, each shared by B / R consecutive query rows."""
+
+    keys: Float[Array, "R S K H"]
+    values: Float[Array, "R S K H"]
+    segment_ids: Int[Array, "R S"]
+
+
+def attend_parts(q_BTNH: Float[Array, "B T N H"], k_BTKH: Float[Array, "B T K H"],
+                 v_BTKH: Float[Array, "B T K H"], segments_BT: Int[Array, "B T"],
+                 past: Sequence[Part]) -> Float[Array, "B T N H"]:
+    """Each query sees the tokens up to itself and all of ``past``, within its own segment.
+
+    What comes back for a query that sees nothing is finite and otherwise unspecified.
+    """
+    t = q_BTNH.shape[1]
+    own = Part(k_BTKH, v_BTKH, segments_BT)
+    if t == 1:
+        return _attend(q_BTNH, segments_BT, own, 0, past)
+    rows = min(part.keys.shape[0] for part in (*past, own))
+    if platform() == "cpu" and math.prod(jax.sharding.get_abstract_mesh().axis_sizes) <= 1:
+        keys = t + sum(part.keys.shape[1] for part in past)
+        if q_BTNH.shape[0] * q_BTNH.shape[2] * t * keys > _SCORES and rows > 1:
+            return _by_rows(q_BTNH, segments_BT, own, past, rows)
+    elif t > _QUERIES and t % _QUERIES == 0:
+        return _by_queries(q_BTNH, segments_BT, own, past)
+    return _attend(q_BTNH, segments_BT, own, 0, past)
+
+
+def _by_rows(q: Array, segments: Array, own: Part, past: Sequence[Part], rows: int) -> Array:
+    """One row of the most widely shared part at a time; its scores fit a CPU's cache."""
+
+    def split(x: Array) -> Array:
+        return x.reshape(rows, x.shape[0] // rows, *x.shape[1:])
+
+    @jax.checkpoint
+    def some(_: None, inputs: tuple) -> tuple[None, Array]:
+        q, segments, own, past = inputs
+        return None, _attend(q, segments, own, 0, past)
+
+    parts = jax.tree.map(split, (q, segments, own, tuple(past)))
+    return jax.lax.scan(some, None, parts)[1].reshape(q.shape)
+
+
+def _by_queries(q: Array, segments: Array, own: Part, past: Sequence[Part]) -> Array:
+    """Some queries of every row at a time, which leaves rows where their devices are."""
+    b, t = segments.shape
+    count = t // _QUERIES
+
+    def split(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(b, count, _QUERIES, *x.shape[2:]), 1, 0)
+
+    @jax.checkpoint
+    def some(_: None, inputs: tuple) -> tuple[None, Array]:
+        q, segments, first = inputs
+        return None, _attend(q, segments, own, first, past)
+
+    inputs = split(q), split(segments), jnp.arange(count) * _QUERIES
+    return jnp.moveaxis(jax.lax.scan(some, None, inputs)[1], 0, 1).reshape(q.shape)
+
+
+def _attend(q: Array, segments: Array, own: Part, first: Array | int, past: Sequence[Part]
+            ) -> Array:
+    """Queries standing at ``own``'s places ``first`` …"""
+    found = [_one(q, segments, own, first), *(_one(q, segments, part, None) for part in past)]
+    top = jnp.stack([most for _, _, most in found]).max(0)
+    total = mixed = 0.0
+    for out, weight, most in found:
+        scale = jnp.exp(most - top)
+        mixed = mixed + out * scale[..., None]
+        total = total + weight * scale
+    return (mixed / total[..., None]).astype(q.dtype).reshape(q.shape)
+
+
+def _one(q_BTNH: Array, segments_BT: Array, part: Part, first: Array | int | None
+         ) -> tuple[Float[Array, "B T K G H"], Float[Array, "B T K G"], Float[Array, "B T K G"]]:
+    """exp(scores - most) @ values, its sum of weights, and most; float32.
+
+    X lists the queries of all rows that share the part's row.
+    """
+    b, t, n, h = q_BTNH.shape
+    r, _, kv, _ = part.keys.shape
+    g, shared = n // kv, b // r
+    q_RXKGH = q_BTNH.reshape(r, shared * t, kv, g, h) * (h**-0.5)
+    scores_RKXGS = jnp.einsum("RXKGH,RSKH->RKXGS", q_RXKGH, part.keys.astype(q_BTNH.dtype),
+                              preferred_element_type=jnp.float32)
+    mask_RXS = visible(segments_BT.reshape(r, shared * t), part.segment_ids, first)
+    scores_RKXGS = jnp.where(mask_RXS[:, None, :, None], scores_RKXGS, -1e30)
+    most_RKXG = jax.lax.stop_gradient(jnp.max(scores_RKXGS, -1))
+    weights_RKXGS = jnp.exp(scores_RKXGS - most_RKXG[..., None])
+    out_RKXGH = jnp.einsum("RKXGS,RSKH->RKXGH", weights_RKXGS.astype(q_BTNH.dtype),
+                           part.values.astype(q_BTNH.dtype), preferred_element_type=jnp.float32)
+
+    def rows(x_RKX: Array) -> Array:
+        return jnp.moveaxis(x_RKX, 1, 2).reshape(b, t, kv, *x_RKX.shape[3:])
+
+    return rows(out_RKXGH), rows(jnp.sum(weights_RKXGS, -1)), rows(most_RKXG)
