@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 
 from fourd4d.core.errors import InputError
+from fourd4d.processing import video as video_module
 from fourd4d.processing.media import Image, Video, decode_image, read_image
 from fourd4d.processing.video import pick_frames, read_video
 
@@ -90,6 +91,21 @@ def test_the_same_frames_whatever_the_keyframes(tmp_path, gop):
     np.testing.assert_allclose(levels, 40 + 4 * np.array(picks), atol=3)
 
 
+def test_only_what_is_wanted_is_decoded(tmp_path, monkeypatch):
+    """Four frames of 240, a keyframe every ten: at most ten are decoded for each."""
+    path = write_video(tmp_path / "v.mp4", [grey(90)] * 240, gop=10)
+    decoded = []
+
+    def count(frames):
+        for frame in frames:
+            decoded.append(frame.pts)
+            yield frame.pts, frame
+
+    monkeypatch.setattr(video_module, "_timed", count)
+    assert len(read_video(path, fps=None, max_frames=4).frames) == 4
+    assert len(decoded) <= 40
+
+
 def test_variable_frame_rate(tmp_path):
     times = np.array([0, 0.033, 0.066, 0.5, 0.51, 1.4, 2.0, 2.04, 3.0])
     path = write_video(tmp_path / "v.mp4", [grey(40 + 20 * i) for i in range(9)], times)
@@ -103,6 +119,8 @@ def test_variable_frame_rate(tmp_path):
 def test_times_count_from_the_first_frame(tmp_path):
     path = write_video(tmp_path / "v.mkv", [grey(90)] * 6, times=5 + np.arange(6) / 2)
     np.testing.assert_allclose(read_video(path).timestamps, [0, 1, 2], atol=2e-3)
+    window = read_video(path, start=1.0, end=2.0)
+    np.testing.assert_allclose(window.timestamps, [1, 2], atol=2e-3)
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
@@ -214,7 +232,7 @@ def _truncated(tmp_path) -> Path:
 
 def _truncated_after_index(tmp_path) -> Path:
     rng = np.random.default_rng(0)
-    frames = [rng.integers(0, 255, (*SIZE, 3), np.uint8) for _ in range(40)]
+    frames = [rng.integers(0, 255, (*SIZE, 3), np.uint8) for _ in range(10)]
     path = write_video(tmp_path / "v.mp4", frames, container={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
