@@ -76,7 +76,7 @@ def test_every_answer_can_be_drawn(kind):
         drawn = draw(rng, SPEC, kind, wanted)
         assert drawn.wanted == wanted and (drawn.scene.half[1] > 0).all()
         if kind == "camera":
-            assert drawn.moves == (wanted,)
+            assert drawn.moves == ((wanted,),)
 
 
 def test_things_differ_in_colour(some):
