@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from sampling_helpers import CONFIG, SPEC, START, prompts, thinker
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
 from fourd4d.sampling import replay, sample
+from fourd4d.sampling.replay import joined_hidden, response_hidden, score_hidden
 
 RNG = jax.random.key(6)
 recompute = jax.jit(replay, static_argnames=("spec", "group"))
@@ -69,3 +71,23 @@ def test_top_p_cannot_be_replayed(model: Any) -> None:
     rollout = Rollout.fake(4, SPEC.max_tokens, SPEC.max_latents, CONFIG.decoder.width)
     with pytest.raises(InputError, match="top_p"):
         recompute(model, prompts(), rollout, spec)
+
+
+def test_shared_prompts_have_the_plain_gradient(model: Any) -> None:
+    """One prefix for a group of responses, or a copy for each: the same loss and gradient."""
+    batch = prompts(left=True)
+    rollout = sample(model, batch, RNG, SPEC, group=4)
+    weights = np.random.default_rng(0).standard_normal((16, 1)).astype(np.float32)
+    graphdef, params = nnx.split(model)
+
+    def loss(params: Any, hidden_of: Any) -> Any:
+        own = nnx.merge(graphdef, params)
+        return (weights * score_hidden(own, hidden_of(own, batch, rollout, 4), rollout, SPEC)[0]
+                ).sum() / 16
+
+    found = [jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, hidden_of)
+             for hidden_of in (response_hidden, joined_hidden)]
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
+    for shared, plain in zip(*(jax.tree.leaves(tree) for _, tree in found), strict=True):
+        np.testing.assert_allclose(shared, plain, atol=2e-5)
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(found[1][1])) > 0.1

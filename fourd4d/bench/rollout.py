@@ -1,0 +1,70 @@
+"""Tokens a second of sampling groups of responses, beside ``transformers.generate``.
+
+    python -m fourd4d.bench rollout --json rollout.json
+
+Both sample the same number of tokens with the same architecture at random weights, from text
+prompts of one length, without early ends. ``speedup_vs_torch`` needs the ``[parity]`` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from fourd4d.bench import toy
+from fourd4d.bench.report import Result
+from fourd4d.models import ModelConfig
+from fourd4d.sampling import generate
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    toy.arguments(parser, prompts=16, tokens=112)
+    parser.set_defaults(slots=0)
+
+
+def main(args: argparse.Namespace) -> Result:
+    made = toy.make(args, endless=True)
+    graphdef, state = nnx.split(made.model)
+    rng = jax.random.key(args.seed)
+    ours = toy.seconds(
+        lambda: generate(graphdef, (state,), made.prompts, rng, made.spec, args.group).tokens,
+        args.repeats)
+    tokens = args.prompts * args.group * args.tokens
+    metrics = {"tokens_per_second": tokens / ours, "seconds": ours}
+    if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
+        theirs = torch_seconds(made.model.config, np.asarray(made.prompts.tokens), args)
+        metrics |= {"speedup_vs_torch": theirs / ours, "torch_tokens_per_second": tokens / theirs}
+    return Result("rollout", metrics, {"config": {
+        k: v for k, v in vars(args).items() if k not in ("name", "json")}})
+
+
+def torch_seconds(config: ModelConfig, prompts: np.ndarray, args: argparse.Namespace) -> float:
+    """Best time of ``transformers`` sampling the same."""
+    import torch
+    import transformers
+
+    d = config.decoder
+    torch.manual_seed(args.seed)
+    settings: Any = transformers.Qwen2Config(
+        hidden_size=d.width, num_hidden_layers=d.layers, num_attention_heads=d.heads,
+        num_key_value_heads=d.kv_heads, intermediate_size=d.mlp, vocab_size=d.vocab,
+        rope_theta=d.rope_theta, tie_word_embeddings=d.tied, rms_norm_eps=d.eps)
+    if settings.hidden_size // settings.num_attention_heads != d.head_dim:
+        return math.nan
+    model = transformers.Qwen2ForCausalLM(settings).eval()
+    ids = torch.from_numpy(prompts).long()
+
+    def once() -> Any:
+        with torch.inference_mode():
+            return model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, top_p=1.0,
+                num_return_sequences=args.group, max_new_tokens=args.tokens,
+                min_new_tokens=args.tokens, pad_token_id=0)
+
+    return toy.seconds(once, args.repeats)

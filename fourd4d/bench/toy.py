@@ -1,0 +1,86 @@
+"""Random models, prompts and token protocols for the decoding benchmarks: no files needed."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from fourd4d.core.batch import Batch, BatchShape
+from fourd4d.models import Thinker, preset, preset_protocol
+from fourd4d.parallel import batch_axes
+from fourd4d.sampling import SamplingSpec
+
+# A small part of the table, so that a random model starts and ends blocks often.
+_VOCAB, _END, _START, _PAD, _STOP = 24, 20, 21, 22, 23
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """A random model and random prompts for it."""
+
+    model: Thinker
+    prompts: Batch
+    spec: SamplingSpec
+
+
+def arguments(parser: argparse.ArgumentParser, prompts: int, tokens: int) -> None:
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--prompts", type=int, default=prompts)
+    parser.add_argument("--group", type=int, default=8, help="responses to each prompt")
+    parser.add_argument("--length", type=int, default=160, help="tokens of a prompt")
+    parser.add_argument("--slots", type=int, default=4, help="frame slots of a prompt")
+    parser.add_argument("--tokens", type=int, default=tokens, help="tokens of a response")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=3, help="timings; the best counts")
+
+
+def make(args: argparse.Namespace, endless: bool = False) -> Toy:
+    """``endless``: no response ends before its budget."""
+    protocol = preset_protocol(args.preset)
+    shape = BatchShape(rows=args.prompts, length=args.length, slots=args.slots, windows=1,
+                       overlays=0)
+    spec = SamplingSpec(
+        max_tokens=args.tokens, vocab=_VOCAB, latent_start=_START, latent_pad=_PAD,
+        latent_end=_STOP, ends=(_VOCAB,) if endless else (_END,), forbidden=(_PAD, _STOP),
+        latent_size=protocol.latent_size, max_latents=args.tokens)
+    return Toy(Thinker(preset(args.preset), nnx.Rngs(args.seed)),
+               Batch.fake(shape, protocol, vocab=_END, seed=args.seed), spec)
+
+
+def left_padded(batch: Batch) -> Batch:
+    """Each row's padding moved to its front."""
+    shift = np.sum(np.asarray(batch.segment_ids) == 0, axis=1)
+
+    def roll(path: Any, x: Any) -> Any:
+        axes = batch_axes(path, np.ndim(x))
+        if "length" not in axes:
+            return x
+        rows = np.moveaxis(np.asarray(x), axes.index("batch"), 0)
+        rolled = np.stack([np.roll(row, s, axis=-1) for row, s in zip(rows, shift, strict=True)])
+        return np.moveaxis(rolled, 0, axes.index("batch"))
+
+    return jax.tree.map_with_path(roll, batch)
+
+
+def row(batch: Batch, number: int) -> Batch:
+    """One row of a batch."""
+    return jax.tree.map_with_path(
+        lambda path, x: np.take(x, [number], batch_axes(path, np.ndim(x)).index("batch")), batch)
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Best wall time of ``call`` after a first one that compiles."""
+    jax.block_until_ready(call())
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        best = min(best, time.perf_counter() - began)
+    return best
