@@ -66,6 +66,15 @@ def test_shake_is_static_and_does_not_hide_a_move():
     assert moves(shake + np.array(UNIT["Pan Right"]) * SPEED) == [("Pan Right",)]
 
 
+def test_what_does_not_add_up_is_no_move():
+    # Swings back and forth; what is left over at the end would be a pan of 3 degrees a second.
+    swing = np.zeros((10, 6))
+    swing[:, 1] = [20, 20, -20, -20, 20, 20, -20, -20, 20, 10]
+    assert moves(swing) == [("Static",)]
+    swing[:, 1] = [20, 20, 0, 0, 20, 20, 0, 0, 20, 10]
+    assert moves(swing) == [("Pan Right",)]
+
+
 def test_a_rate_near_its_threshold_is_not_told():
     rule = CameraRule()
     assert moves([[0, 0.8 * rule.turn, 0, 0, 0, 0]] * 16) == [()]

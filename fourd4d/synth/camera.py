@@ -51,7 +51,7 @@ class CameraRule:
       steady: share of the path that must be kept as displacement.
       quiet: share of a threshold below which an axis is still.
       extent: seconds at threshold that a move must last at least to count.
-      window: seconds over which rates are averaged before anything else; shake is faster.
+      window: seconds over which rates are averaged to find the cuts; shake is faster.
       shortest: seconds; shorter spans join a neighbour.
       penalty: cost of one more span, squared threshold units times seconds.
     """
@@ -130,10 +130,10 @@ def segments(
     steps = np.diff(times)
     smooth = _average(units, times, rule.window)
     cuts = _split(smooth, steps, rule)
-    spans = [(a, b, _moves(units[a:b], smooth[a:b], steps[a:b], rule))
+    spans = [(a, b, _moves(units[a:b], steps[a:b], rule))
              for a, b in zip(cuts, cuts[1:])]
     return tuple(CameraSegment(float(times[a]), float(times[b]), moves)
-                 for a, b, moves in _join(spans, units, smooth, steps, rule))
+                 for a, b, moves in _join(spans, units, steps, rule))
 
 
 def _average(values: np.ndarray, times: np.ndarray, window: float) -> np.ndarray:
@@ -180,13 +180,11 @@ def _split(units: np.ndarray, steps: np.ndarray, rule: CameraRule) -> list[int]:
     return cuts[::-1]
 
 
-def _moves(
-    units: np.ndarray, smooth: np.ndarray, steps: np.ndarray, rule: CameraRule
-) -> tuple[str, ...]:
+def _moves(units: np.ndarray, steps: np.ndarray, rule: CameraRule) -> tuple[str, ...]:
     """The moves of one span; ``()`` where they cannot be told."""
     seconds = steps.sum()
     mean = (units * steps[:, None]).sum(0) / seconds
-    path = (np.abs(smooth) * steps[:, None]).sum(0) / seconds
+    path = (np.abs(units) * steps[:, None]).sum(0) / seconds
     steady = np.abs(mean) / np.maximum(path, 1e-9)
     # The strongest axis is looked for among displacements, so shake cannot hide a move.
     threshold = np.maximum(1.0, rule.dominance * np.abs(mean).max())
@@ -201,15 +199,15 @@ def _moves(
 
 
 def _join(
-    spans: list[tuple[int, int, tuple[str, ...]]], units: np.ndarray, smooth: np.ndarray,
-    steps: np.ndarray, rule: CameraRule,
+    spans: list[tuple[int, int, tuple[str, ...]]], units: np.ndarray, steps: np.ndarray,
+    rule: CameraRule,
 ) -> list[tuple[int, int, tuple[str, ...]]]:
     """Neighbours with equal moves become one span."""
     out = spans[:1]
     for start, end, moves in spans[1:]:
         a, _, before = out[-1]
         if before == moves:
-            joined = _moves(units[a:end], smooth[a:end], steps[a:end], rule)
+            joined = _moves(units[a:end], steps[a:end], rule)
             out[-1] = (a, end, moves if joined == () else joined)
         else:
             out.append((start, end, moves))

@@ -62,7 +62,7 @@ class Moving:
 
     @property
     def found(self) -> np.ndarray:
-        return self.masks.any((1, 2))
+        return np.asarray(self.masks.any((1, 2)))
 
     @property
     def area(self) -> np.ndarray:
@@ -156,7 +156,8 @@ def _regions(frame: np.ndarray, evidence: np.ndarray, spec: ObjectSpec) -> list[
             continue
         inside = mask > 0
         ys, xs = np.nonzero(inside)
-        out.append(_Region(inside, (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1),
+        box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
+        out.append(_Region(inside, box,
                            np.array([xs.mean(), ys.mean()]), area,
                            _histogram(frame, inside & (evidence > 1)),
                            float(np.minimum(evidence[inside], 6).mean())))
@@ -288,8 +289,8 @@ def _cut_out(frames: np.ndarray, evidence: np.ndarray, usual: np.ndarray,
         if seed is None:
             middle = (1 - share) * chain[before].centre + share * chain[after].centre
             source = chain[before] if share < 0.5 else chain[after]
-            shift = np.float32([[1, 0, middle[0] - source.centre[0]],
-                                [0, 1, middle[1] - source.centre[1]]])
+            shift = np.array([[1, 0, middle[0] - source.centre[0]],
+                              [0, 1, middle[1] - source.centre[1]]], np.float32)
             start = cv2.warpAffine(source.mask.astype(np.uint8), shift, (width, height)) > 0
         else:
             start = seed.mask
@@ -310,7 +311,7 @@ def _refined(patch: np.ndarray, trimap: np.ndarray, most: int = 110) -> np.ndarr
     inside = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if 8 <= inside.sum() <= inside.size - 8:
         cv2.setRNGSeed(0)
-        cv2.grabCut(small, marks, None, *models, 2, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(small, marks, (0, 0, 0, 0), *models, 2, cv2.GC_INIT_WITH_MASK)
         inside = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
     return (cv2.resize(inside.astype(np.float32), (width, height)) > 0.5).astype(np.uint8)
 

@@ -1,0 +1,300 @@
+"""Video files → clips: camera, moving things, landmarks, and every way in which a file is bad."""
+
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from fourd4d.core.errors import InputError
+from fourd4d.synth import consistency, naming
+from fourd4d.synth.shots import CutDetector
+from fourd4d.synth.video import DigestSpec, digest, iterate
+
+HEIGHT, WIDTH, FPS = 96, 128, 12
+SPEC = DigestSpec(analysis_side=160, fps=4.0)
+
+
+def photo(seed, height=3 * HEIGHT, width=3 * WIDTH):
+    """A picture with texture at all scales and a few plain things."""
+    rng = np.random.default_rng(seed)
+    out = np.zeros((height, width, 3), np.float32)
+    for cell in (4, 9, 20, 60):
+        noise = rng.uniform(-1, 1, (height // cell + 2, width // cell + 2, 3)).astype(np.float32)
+        out += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) * cell**0.5 * 9
+    out = np.clip(out + rng.uniform(90, 160, 3), 0, 255).astype(np.uint8)
+    for _ in range(14):
+        x, y = rng.integers(0, width), rng.integers(0, height)
+        cv2.circle(out, (int(x), int(y)), int(rng.integers(8, 16)),
+                   tuple(int(v) for v in rng.integers(0, 255, 3)), -1)
+    return out
+
+
+def view(picture, x=0.0, y=0.0, zoom=1.0, roll=0.0):
+    """What a virtual camera sees of a picture's middle."""
+    middle = (picture.shape[1] / 2 + x, picture.shape[0] / 2 + y)
+    matrix = cv2.getRotationMatrix2D(middle, roll, zoom)
+    matrix[:, 2] += np.array([WIDTH, HEIGHT]) / 2 - middle
+    return cv2.warpAffine(picture, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_AREA)
+
+
+def write(path, frames, fps=FPS, times=None, codec="libx264", **options):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = options.pop("pix_fmt", "yuv420p")
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        stream.options = {"crf": "18", "preset": "veryfast", **options}
+        for i, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = round(times[i] * 1000), Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def noisy(frames, seed=0, sigma=3.0):
+    rng = np.random.default_rng(seed)
+    return [np.clip(f + rng.normal(0, sigma, f.shape), 0, 255).astype(np.uint8) for f in frames]
+
+
+def ball(frame, x, y, radius=13, colour=(220, 30, 30)):
+    out = frame.copy()
+    cv2.circle(out, (round(x * 16), round(y * 16)), radius * 16, colour, -1, cv2.LINE_AA, 4)
+    return out
+
+
+def truth(x, y, radius=13):
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+
+
+def moves(clip):
+    return [segment.moves for segment in clip.camera]
+
+
+@pytest.mark.parametrize("name, motion", [
+    ("Pan Right", lambda t: dict(x=18 * t)),
+    ("Tilt Up", lambda t: dict(y=-14 * t)),
+    ("Dolly In", lambda t: dict(zoom=1.15**t)),
+    ("Roll CCW", lambda t: dict(roll=-9 * t)),
+    ("Static", lambda t: {}),
+])  # fmt: skip
+def test_virtual_cameras_over_a_photograph(tmp_path, name, motion):
+    picture = photo(1)
+    frames = noisy([view(picture, **motion(i / FPS)) for i in range(24)])
+    clip, = digest(write(tmp_path / "a.mp4", frames), SPEC)
+    assert moves(clip) == [(name,)]
+    assert clip.dynamic is None
+    assert clip.poses is not None and len(clip.poses) == len(clip.frames)
+
+
+def test_shake_alone_is_static(tmp_path):
+    rng = np.random.default_rng(3)
+    shake = cv2.GaussianBlur(rng.normal(0, 6, (36, 2)), (1, 3), 0.8)
+    picture = photo(2)
+    frames = noisy([view(picture, x=x, y=y) for x, y in shake])
+    clip, = digest(write(tmp_path / "a.mp4", frames), SPEC)
+    assert moves(clip) == [("Static",)] and clip.dynamic is None
+
+
+@pytest.fixture(scope="module")
+def crossing(tmp_path_factory):
+    """A red ball that crosses a still picture, as a file, and where it is at a time."""
+    scene = view(photo(4))
+    where = lambda t: (20 + 30 * t, 60 - 10 * t)
+    frames = noisy([ball(scene, *where(i / FPS)) for i in range(36)])
+    return write(tmp_path_factory.mktemp("video") / "crossing.mp4", frames), where
+
+
+def test_the_moving_thing_is_found_cut_out_and_named(crossing):
+    path, where = crossing
+    clip, = digest(path, SPEC)
+    assert moves(clip) == [("Static",)]
+    track = clip.dynamic
+    assert track is not None and track.name == "red object" and track.seen.mean() > 0.9
+    ious = []
+    for i, time in enumerate(clip.timestamps):
+        real = truth(*where(time))
+        ious.append((real & track.masks[i]).sum() / (real | track.masks[i]).sum())
+    assert np.median(ious) > 0.85
+    middles = (track.boxes[:, :2] + track.boxes[:, 2:])[track.seen] / 2
+    assert (np.diff(middles[:, 0]) > 0).all()
+    assert track.centers is not None and track.centers[track.seen][-1, 0] > track.centers[0, 0]
+    assert [t.role for t in clip.tracks].count("dynamic") == 1
+
+
+def test_the_landmark_is_static_and_apart_from_what_moves(crossing):
+    clip, = digest(crossing[0], SPEC)
+    mark = clip.landmark
+    assert mark is not None and mark.seen.mean() > 0.5 and clip.dynamic is not None
+    assert not (mark.masks & clip.dynamic.masks).any()
+    boxes = mark.boxes[mark.seen]
+    assert np.abs(boxes - boxes[0]).max() < 0.15
+    assert clip.provenance["scale"] == "relative" and clip.provenance["objects"] == "motion"
+
+
+def test_a_thing_is_found_while_the_camera_pans(tmp_path):
+    picture = photo(5)
+    frames = [ball(view(picture, x=14 * i / FPS), 105 - 28 * i / FPS, 50) for i in range(36)]
+    clip, = digest(write(tmp_path / "a.mp4", noisy(frames)), SPEC)
+    assert moves(clip) == [("Pan Right",)]
+    assert clip.dynamic is not None and clip.dynamic.name == "red object"
+    ious = [(truth(105 - 28 * t, 50) & m).sum() / (truth(105 - 28 * t, 50) | m).sum()
+            for t, m in zip(clip.timestamps, clip.dynamic.masks)]
+    assert np.median(ious) > 0.8
+
+
+def test_cuts_split_a_file_into_clips(tmp_path):
+    shots = [[view(photo(s), x=6 * i / FPS * s) for i in range(24)] for s in (6, 7)]
+    clips = digest(write(tmp_path / "film.mp4", noisy(sum(shots, []))), SPEC)
+    assert [c.video_id for c in clips] == ["film", "film_0001"]
+    assert clips[0].timestamps[-1] < 2.0 <= clips[1].timestamps[0] + 0.01
+
+
+def test_fast_pans_and_flicker_are_no_cuts():
+    picture, cut = photo(8), CutDetector()
+    assert not any(cut(view(picture, x=10.0 * i)) for i in range(12))
+    cut = CutDetector()
+    dim = [np.clip(view(picture) * (1 - 0.03 * i), 0, 255).astype(np.uint8) for i in range(10)]
+    assert not any(cut(frame) for frame in dim)
+
+
+def test_long_shots_are_cut_into_spans_and_memory_follows_the_span(tmp_path):
+    picture = photo(9)
+    path = write(tmp_path / "long.mp4", [view(picture, x=0.3 * i) for i in range(72)])
+    spec = DigestSpec(analysis_side=160, fps=4.0, seconds=2.0)
+    clips = iterate(path, spec)
+    first = next(clips)
+    assert first.timestamps[-1] - first.timestamps[0] <= 2.0
+    assert [c.video_id for c in clips] == ["long_0001", "long_0002"]
+
+
+def test_variable_frame_rate_keeps_true_times(tmp_path):
+    times = np.concatenate([np.arange(18) / 12, 1.5 + np.arange(14) / 7])
+    frames = [view(photo(10), x=18 * t) for t in times]
+    clip, = digest(write(tmp_path / "vfr.mkv", noisy(frames), times=times), SPEC)
+    assert np.abs(clip.timestamps[:, None] - times[None]).min(1).max() < 2e-3
+    assert moves(clip) == [("Pan Right",)]
+
+
+@pytest.mark.parametrize("size", [(160, 90), (96, 128)])
+def test_portrait_and_four_to_three(tmp_path, size):
+    picture = photo(11)
+    y, x = (picture.shape[0] - size[0]) // 2, 20
+    frames = [picture[y : y + size[0], x + 2 * i : x + 2 * i + size[1]] for i in range(30)]
+    frames = [f[: size[0] // 2 * 2, : size[1] // 2 * 2] for f in frames]
+    clip, = digest(write(tmp_path / "a.mp4", frames), SPEC)
+    assert clip.frames.shape[1:3] == size and moves(clip) == [("Pan Right",)]
+
+
+def test_ten_bit_video(tmp_path):
+    frames = [view(photo(12), x=18 * i / FPS) for i in range(30)]
+    path = write(tmp_path / "a.mp4", frames, codec="libx265", pix_fmt="yuv420p10le",
+                 **{"x265-params": "log-level=none"})
+    assert moves(digest(path, SPEC)[0]) == [("Pan Right",)]
+
+
+def _cut_short(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("kind, message", [
+    ("text", "no whole video"), ("empty", "empty"), ("missing", "no such file"),
+    ("short", "video"), ("single", "a single frame|shorter"), ("grey", "empty"),
+    ("noise", "points|shorter"), ("sound", "no video stream"),
+])  # fmt: skip
+def test_bad_files_say_why(tmp_path, kind, message):
+    path = tmp_path / "bad.mp4"
+    if kind == "text":
+        path.write_text("no video at all " * 50)
+    elif kind == "empty":
+        path.touch()
+    elif kind == "short":
+        write(path, [view(photo(1))] * 30)
+        _cut_short(path)
+    elif kind == "single":
+        write(path, [view(photo(1))])
+    elif kind == "grey":
+        write(path, [np.full((HEIGHT, WIDTH, 3), 128, np.uint8)] * 30)
+    elif kind == "noise":
+        rng = np.random.default_rng(0)
+        write(path, list(rng.integers(0, 255, (24, HEIGHT, WIDTH, 3), dtype=np.uint8)))
+    elif kind == "sound":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=16000)
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp",
+                                               layout="mono")
+            sound.sample_rate = 16000
+            for packet in [*stream.encode(sound), *stream.encode(None)]:
+                container.mux(packet)
+    with pytest.raises(InputError, match=message) as error:
+        digest(path, SPEC)
+    assert "bad.mp4" in str(error.value)
+
+
+def test_names_tell_things_apart():
+    frames = np.full((3, 40, 60, 3), 200, np.uint8)
+    masks = np.zeros((4, 3, 40, 60), bool)
+    masks[0, :, 5:15, 2:12] = masks[1, :, 5:15, 45:55] = masks[2, :, 25:35, 2:12] = True
+    masks[3, :, 20:38, 30:58] = True
+    for k, colour in enumerate([(200, 20, 20), (200, 20, 20), (20, 60, 200), (20, 60, 200)]):
+        frames[masks[k]] = colour
+    names = naming.names(frames, list(masks), ["object", "object", "object", "object"])
+    assert names == ["red object on the left", "red object on the right", "small blue object",
+                     "large blue object"]
+
+
+@pytest.mark.parametrize("rgb, word", [
+    ((20, 20, 22), "black"), ((250, 250, 250), "white"), ((128, 128, 130), "grey"),
+    ((90, 15, 15), "dark red"), ((120, 70, 30), "brown"), ((30, 160, 40), "green"),
+    ((240, 200, 20), "yellow"), ((170, 200, 250), "light blue"),
+])  # fmt: skip
+def test_colour_words(rgb, word):
+    frames = np.full((1, 4, 4, 3), rgb, np.uint8)
+    assert naming.colour(frames, np.ones((1, 4, 4), bool)) == word
+
+
+def test_inconsistent_masks_are_dropped_with_their_reasons():
+    frames = np.full((10, 60, 80, 3), 90, np.uint8)
+    masks = np.zeros((10, 60, 80), bool)
+    for t in range(10):
+        masks[t, 20:34, 5 + 5 * t : 19 + 5 * t] = True
+        frames[t][masks[t]] = (200, 40, 40)
+    times = np.arange(10) / 4
+    good, reasons = consistency.check(frames, times, masks)
+    assert good.all() and not reasons
+    masks[4] = False
+    masks[4, 10:50, 10:70] = True
+    frames[4][masks[4]] = (200, 40, 40)
+    masks[7] = False
+    masks[7, 20:34, 40:54] = True
+    frames[7] = (40, 40, 200)
+    good, reasons = consistency.check(frames, times, masks)
+    assert good.tolist() == [t not in (4, 7) for t in range(10)]
+    assert reasons == {"size out of line": 1, "other colours": 1}
+    masks[2:] = False
+    good, reasons = consistency.check(frames, times, masks)
+    assert not good.any() and "seen too briefly" in reasons
+
+
+def test_a_switch_to_another_thing_ends_a_track():
+    frames = np.full((10, 60, 160, 3), 90, np.uint8)
+    masks = np.zeros((10, 60, 160), bool)
+    for t in range(10):
+        x = 5 + 2 * t if t < 7 else 130
+        masks[t, 20:34, x : x + 14] = True
+    good, reasons = consistency.check(frames, np.arange(10) / 4, masks)
+    assert good.tolist() == [True] * 7 + [False] * 3 and reasons == {"another thing": 3}
+
+
+def test_spec_is_checked():
+    with pytest.raises(InputError, match="analysis_fps"):
+        DigestSpec(fps=30.0, analysis_fps=10.0)
+    with pytest.raises(InputError, match="not positive"):
+        DigestSpec(seconds=0.0)
