@@ -1,0 +1,154 @@
+"""Pose sources: files read as they are, times kept true, faults told."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from fourd4d.core.errors import InputError
+from fourd4d.synth.bundle import Solution
+from fourd4d.synth.clip import CameraSegment
+from fourd4d.synth.features import CameraMotion, NoMotion, explain
+from fourd4d.synth.poses import (
+    GivenPoses,
+    SpatialVidPoses,
+    from_features,
+    interpolate,
+    named,
+    read_instructions,
+)
+from fourd4d.synth.tracking import PointTracks
+
+TIMES = np.arange(25) / 8
+FRAMES = np.zeros((25, 8, 8, 3), np.uint8)
+
+
+def motion(speed=0.1, kind="moving"):
+    poses = np.tile(np.eye(4), (25, 1, 1))
+    poses[:, 0, 3] = speed * TIMES
+    none = PointTracks(np.zeros((0, 25, 2), np.float32), np.zeros(0, int))
+    solution = Solution(poses[:, :3, :3], poses[:, :3, 3], np.zeros(0), 10.0, np.zeros(0), 0.0)
+    return CameraMotion(poses, np.ones(25), kind, 10.0, none, np.zeros(0, bool), np.zeros(0),
+                        np.zeros((0, 25)), 1.0, solution, (8, 8))
+
+
+def travel(speed, at):
+    poses = np.tile(np.eye(4), (len(at), 1, 1))
+    poses[:, 0, 3] = speed * at
+    return poses
+
+
+def told(source, **kwargs):
+    return [s.moves for s in source(FRAMES, TIMES, motion(**kwargs)).camera(TIMES)]
+
+
+def test_features_pass_through():
+    assert told(from_features) == [("Truck Right",)]
+    assert named("features") is from_features
+    with pytest.raises(InputError, match="unknown 'magic'"):
+        named("magic")
+
+
+def test_poses_of_any_scale_obey_the_rule(tmp_path):
+    at = np.arange(20) / 5
+    for scale in (0.01, 1.0, 300.0):
+        np.savez(tmp_path / "p.npz", poses=travel(scale, at), timestamps=at)
+        assert told(GivenPoses(tmp_path / "p.npz")) == [("Truck Right",)]
+    np.savez(tmp_path / "p.npz", poses=travel(0.05, at), timestamps=at)
+    assert told(GivenPoses(tmp_path / "p.npz", metric=True)) == [("Static",)]
+    np.savez(tmp_path / "p.npz", cam_c2w=travel(0.5, at), fps=5.0, scene_depth=100.0)
+    assert told(GivenPoses(tmp_path / "p.npz")) == [("Static",)]
+
+
+@pytest.mark.parametrize("arrays, message", [
+    (dict(timestamps=np.arange(20) / 5), "no .N, 4, 4. array"),
+    (dict(poses=travel(1, np.arange(20) / 5)), "neither 'timestamps' nor 'fps'"),
+    (dict(poses=travel(1, np.arange(20) / 5), fps=50.0), "poses cover"),
+    (dict(poses=travel(1, np.arange(20) / 5), timestamps=np.zeros(20)), "do not rise"),
+])  # fmt: skip
+def test_bad_pose_files_are_told(tmp_path, arrays, message):
+    np.savez(tmp_path / "p.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        told(GivenPoses(tmp_path / "p.npz"))
+
+
+def test_interpolation_keeps_constant_motion():
+    at = np.array([0.0, 1.0, 3.0])
+    poses = travel(2.0, at)
+    poses[:, :3, :3] = Rotation.from_rotvec(np.outer(at, [0, 0.2, 0])).as_matrix()
+    out = interpolate(poses, at, np.array([0.5, 2.0, 9.0]))
+    np.testing.assert_allclose(out[:, 0, 3], [1.0, 4.0, 6.0])
+    turned = Rotation.from_matrix(out[:, :3, :3]).as_rotvec()
+    np.testing.assert_allclose(turned[:, 1], [0.1, 0.4, 0.6], atol=1e-9)
+
+
+def annotation(folder, instructions):
+    rows = np.zeros((20, 7))
+    rows[:, 3:] = Rotation.from_rotvec(np.outer(np.radians(2.0 * np.arange(20)), [0, 1, 0])
+                                       ).as_quat()
+    np.save(folder / "poses.npy", rows)
+    if instructions is not None:
+        (folder / "instructions.json").write_text(json.dumps(instructions))
+
+
+def test_spatialvid_steps_are_a_fifth_of_a_second(tmp_path):
+    annotation(tmp_path, None)
+    path = SpatialVidPoses(tmp_path)(FRAMES, TIMES, motion(kind="turning"))
+    angle = np.degrees(Rotation.from_matrix(path.poses[:, :3, :3]).as_rotvec()[:, 1])
+    np.testing.assert_allclose(angle, 10 * TIMES, atol=1e-6)
+    assert [s.moves for s in path.camera(TIMES)] == [("Pan Right",)]
+    annotation(tmp_path, {"0->5": ["Stay"], "5->19": ["Pan Left", "Roll CW"]})
+    path = SpatialVidPoses(tmp_path)(FRAMES, TIMES, motion(kind="turning"))
+    assert path.camera(TIMES) == (CameraSegment(0.0, 1.0, ("Static",)),
+                                  CameraSegment(1.0, 3.0, ("Pan Left", "Roll CW")))
+
+
+@pytest.mark.parametrize("table, message", [
+    ({"0->5": ["Spin"]}, "unknown moves"), ({"0-5": ["Stay"]}, "span '0-5'"),
+    ({"0->5": ["Stay"], "4->9": ["Stay"]}, "overlap"), (["Stay"], "no object"),
+])  # fmt: skip
+def test_bad_instructions_are_told(tmp_path, table, message):
+    (tmp_path / "i.json").write_text(json.dumps(table))
+    with pytest.raises(InputError, match=message):
+        read_instructions(tmp_path / "i.json")
+
+
+def seen(poses, points, focal=150.0, size=(120, 160)):
+    """Tracks of 3-D points before a camera."""
+    back = np.linalg.inv(poses)
+    local = np.einsum("tij,nj->nti", back[:, :3, :3], points) + back[:, :3, 3]
+    xy = focal * local[..., :2] / local[..., 2:] + np.array([size[1] - 1, size[0] - 1]) / 2
+    inside = ((xy >= 0) & (xy <= (size[1] - 1, size[0] - 1))).all(-1).cumprod(1).astype(bool)
+    xy[~inside] = np.nan
+    keep = inside.sum(1) >= 4
+    return PointTracks(xy[keep].astype(np.float32), np.zeros(keep.sum(), int))
+
+
+@pytest.mark.parametrize("axis, kind", [(0, "moving"), (2, "moving"), (None, "turning")])
+def test_travel_and_turning_are_told_apart(axis, kind):
+    rng = np.random.default_rng(0)
+    depth = rng.uniform(2, 9, 160)
+    rays = rng.uniform([-0.5, -0.38], [0.5, 0.38], (160, 2))
+    points = np.concatenate([rays, np.ones((160, 1))], 1) * depth[:, None]
+    poses = np.tile(np.eye(4), (25, 1, 1))
+    if axis is None:
+        poses[:, :3, :3] = Rotation.from_rotvec(np.outer(TIMES, [0, 0.09, 0])).as_matrix()
+    else:
+        poses[:, axis, 3] = 0.45 * TIMES
+    points[:16, 0] += 1e-3  # The first points move by themselves below.
+    tracks = seen(poses, points)
+    tracks.xy[:16] += np.array([3.0, 2.0]) * np.arange(25)[None, :, None] * 0.5
+    found = explain(tracks, (120, 160))
+    assert found.kind == kind
+    assert not found.static[:16].any() and found.static[16:].mean() > 0.9
+    way = found.poses[-1, :3, 3]
+    if axis is not None:
+        assert abs(way[axis]) > 5 * np.delete(np.abs(way), axis).max()
+        truth = 0.45 * TIMES[-1] / np.median(depth)
+        assert 0.5 < way[axis] / truth < 2
+
+
+def test_too_few_points_tell_nothing():
+    with pytest.raises(NoMotion, match="points could be followed"):
+        explain(PointTracks(np.full((3, 5, 2), 9.0, np.float32), np.zeros(3, int)), (60, 80))
