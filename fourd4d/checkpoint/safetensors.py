@@ -208,7 +208,7 @@ def read_hf(directory: str | os.PathLike[str], table: KeyTable, abstract: Any, *
       InputError: as ``open_directory``; or with every missing, unused, misshapen and wrongly typed
         tensor, before anything is read; or naming a tensor that is not finite.
     """
-    leaves = dict(nnx.to_flat_state(abstract))
+    leaves: dict[Any, Any] = dict(nnx.to_flat_state(abstract))
     _check_leaves(table, leaves)
     tensors = _renamed(directory, table)
     lines = _mismatches(tensors, table, leaves)
@@ -288,7 +288,7 @@ def write_hf(directory: str | os.PathLike[str], table: KeyTable, state: Any, *,
     Returns:
       The files of tensors.
     """
-    leaves = dict(nnx.to_flat_state(state))
+    leaves: dict[Any, Any] = dict(nnx.to_flat_state(state))
     _check_leaves(table, leaves)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ def to_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     """Shape, dtype and sharding as stored. Without a sharding: the first device."""
     if not hasattr(leaf, "dtype"):
         leaf = np.asarray(leaf)
-    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
+    sharding: Any = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
     if is_key(leaf):
         data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
         spec = getattr(sharding, "spec", None)

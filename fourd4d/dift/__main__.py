@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 from absl import app
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from fourd4d import build
 from fourd4d.checkpoint.orbax import CheckpointManager
@@ -28,14 +28,13 @@ from fourd4d.train import (
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 
 
-def train(config: ConfigDict) -> Outcome:
+def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/dift_tiny.py``."""
     start()
     mesh = make_mesh(config.mesh)
     workdir = Path(config.workdir)
     with use(mesh):
         bundle = build.start_from(config, mesh)
-        protocol = bundle.processor.protocol
         source = open_source(config.data.path, config.data.root or None)
         read = functools.partial(
             dift_pipeline, processor=bundle.processor, imagery=config.imagery,

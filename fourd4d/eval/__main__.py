@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -29,7 +29,7 @@ from fourd4d.eval.run import EvalSpec, Subject, run
 from fourd4d.parallel import make_mesh, start, use
 
 
-def evaluate(config: ConfigDict) -> dict[str, Any] | None:
+def evaluate(config: Any) -> dict[str, Any] | None:
     """Evaluates what ``config`` describes; see ``configs/eval_heldout.py``.
 
     Returns:

@@ -167,8 +167,9 @@ class ModelConfig:
     def protocol(self, **overrides: Any) -> ProtocolSpec:
         """The token protocol whose patches this model reads; ``overrides`` set the rest."""
         v = self.vision
-        own = dict(patch_size=v.patch_size, temporal_patch=v.temporal_patch, merge=v.merge,
-                   window=v.window, tokens_per_second=v.tokens_per_second)
+        own: dict[str, Any] = dict(
+            patch_size=v.patch_size, temporal_patch=v.temporal_patch, merge=v.merge,
+            window=v.window, tokens_per_second=v.tokens_per_second)
         return ProtocolSpec(**(own | overrides))
 
     def check_protocol(self, protocol: ProtocolSpec, where: object = "protocol") -> None:

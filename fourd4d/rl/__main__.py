@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from fourd4d import build
 from fourd4d.checkpoint.orbax import CheckpointManager
@@ -22,7 +23,7 @@ from fourd4d.train import MetricWriter, OptimizerSpec, Outcome, make_optimizer, 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 
 
-def train(config: ConfigDict) -> Outcome:
+def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/rl_tiny.py``."""
     start()
     mesh = make_mesh(config.mesh)
