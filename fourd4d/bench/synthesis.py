@@ -182,7 +182,7 @@ def _goes_somewhere(track: Track, clip: Clip) -> bool:
         return False
     away, _ = measure.displacement(clip, track, 0, len(clip.frames) - 1)
     middle, _ = measure.displacement(clip, track, 0, len(clip.frames) // 2)
-    return max(np.linalg.norm(away), np.linalg.norm(middle)) > FORCED.moving
+    return bool(max(np.linalg.norm(away), np.linalg.norm(middle)) > FORCED.moving)
 
 
 def _best(truth: Clip, seen: Clip) -> tuple[float, Track | None]:

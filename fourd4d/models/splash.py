@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,17 +39,19 @@ def attend_splash(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H
         kernel = _kernel(t, ks.shape[1], q.shape[2], causal, interpret)
         q, k, v = (a.transpose(0, 2, 1, 3) for a in (q, k, v))
         ids = splash_attention_kernel.SegmentIds(qs, ks)
-        return jax.vmap(kernel)(q, k, v, ids).transpose(0, 2, 1, 3)
+        out: Any = jax.vmap(kernel)(q, k, v, ids)
+        return out.transpose(0, 2, 1, 3)
 
+    run: Any = local
     if math.prod(jax.sharding.get_abstract_mesh().axis_sizes) > 1:
         # Query heads of one key head must stay together.
         heads = partition((n,), "heads")[0] if partition((k,), "kv_heads")[0] else None
         rows = partition((q_BTNH.shape[0],), "batch")[0]
         spec = jax.P(rows, None, heads, None)
         ids = jax.P(rows, None)
-        local = jax.shard_map(local, in_specs=(spec, spec, spec, ids, ids), out_specs=spec,
-                              check_vma=False)
-    return local(*wide, query_segments, key_segments)[..., :h].astype(q_BTNH.dtype)
+        run = jax.shard_map(local, in_specs=(spec, spec, spec, ids, ids), out_specs=spec,
+                            check_vma=False)
+    return run(*wide, query_segments, key_segments)[..., :h].astype(q_BTNH.dtype)
 
 
 def _kernel(queries: int, keys: int, heads: int, causal: bool, interpret: bool):

@@ -14,8 +14,7 @@ from fourd4d.processing.answers import parse_answer, well_formed
 class Reward(Protocol):
     """One part of the total: a name for logs, a weight, and a value of a whole response."""
 
-    @property
-    def name(self) -> str: ...
+    name: ClassVar[str]
 
     @property
     def weight(self) -> float: ...

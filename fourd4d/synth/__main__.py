@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 from rich.console import Console
 
 from fourd4d.core.errors import InputError
@@ -24,25 +25,25 @@ from fourd4d.synth.video import DigestSpec, iterate
 from fourd4d.synth.works import find_videos
 
 
-def question_spec(config: ConfigDict) -> QuestionSpec:
+def question_spec(config: Any) -> QuestionSpec:
     return QuestionSpec(style=config.style, overlays=config.overlays.to_dict(),
                         varying=config.get("varying", False), parts=config.get("parts", 1))
 
 
-def scene_spec(config: ConfigDict) -> SceneSpec:
+def scene_spec(config: Any) -> SceneSpec:
     values = config.scene.to_dict()
     weights = values.pop("weights")
     return SceneSpec(kinds=tuple(weights), weights=tuple(weights.values()), **values)
 
 
-def scene_works(config: ConfigDict) -> Iterator[pipeline.Work]:
+def scene_works(config: Any) -> Iterator[pipeline.Work]:
     """Scenes as work, rendered in order, a batch at a time."""
     spec = scene_spec(config)
     for clip in scene_clips(spec, config.seed, config.start, config.clips):
         yield pipeline.Work(clip.video_id, lambda clip=clip: [clip])
 
 
-def video_works(config: ConfigDict) -> list[pipeline.Work]:
+def video_works(config: Any) -> list[pipeline.Work]:
     """The video files of a folder, or one file, as work; names are unique."""
     spec = DigestSpec(**config.digest.to_dict())
     files = find_videos(config.input)
@@ -50,7 +51,7 @@ def video_works(config: ConfigDict) -> list[pipeline.Work]:
             for name, path in files.items()]
 
 
-def main(config: ConfigDict) -> None:
+def main(config: Any) -> None:
     """Runs the stage a config describes; prints what came out."""
     if not config.output:
         raise InputError("config.output", "no output folder", "Give --config.output=DIR")

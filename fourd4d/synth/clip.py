@@ -59,7 +59,7 @@ class Track:
     @property
     def seen(self) -> Bool[np.ndarray, "T"]:
         """Frames in which the thing has a box."""
-        return np.isfinite(self.boxes).all(-1)
+        return np.asarray(np.isfinite(self.boxes).all(-1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,7 +201,8 @@ def _choose(
     still = dataclasses.replace(moving, rotation=zero.rotation)
     other = adjustment.solve(still, turn=none, scales=fine, iterations=12)
     straight = min(straight, other, key=lambda s: s.cost)
-    for kind, fit in ((simple, best), ("moving", straight)):
+    choices: tuple[tuple[Kind, Solution], ...] = ((simple, best), ("moving", straight))
+    for kind, fit in choices:
         if _middle(fit) <= spec.worse * _middle(moving):
             return kind, fit
     return "moving", moving
@@ -315,7 +316,8 @@ def _refine(
     if kind == "turning":
         return adjustment.solve(start, travel=False, scales=(pixel,), iterations=6)
     turns = bool(np.abs(coarse.rotation - np.eye(3)).max() > 0)
-    return adjustment.solve(start, turn=(turns,) * 3, scales=(3 * pixel, pixel), iterations=8)
+    return adjustment.solve(start, turn=(turns, turns, turns), scales=(3 * pixel, pixel),
+                            iterations=8)
 
 
 def _as_turns(flat: Solution) -> np.ndarray:

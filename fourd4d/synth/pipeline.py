@@ -98,7 +98,7 @@ def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.r
 def shown(clip: Clip, kinds: Sequence[str]) -> Sequence[str]:
     """The kinds to ask about a clip: the one a simulated scene was made for, else all."""
     made_for = clip.provenance.get("kind")
-    return (made_for,) if made_for in kinds else kinds
+    return (made_for,) if made_for is not None and made_for in kinds else kinds
 
 
 def write_base(

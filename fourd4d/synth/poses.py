@@ -115,8 +115,9 @@ def _from_model(model: Any, times: np.ndarray) -> CameraPath:
     places = np.array([p.xyz for p in model.points3D.values()])
     for image in sorted(model.images.values(), key=lambda i: i.name):
         rigid = image.cam_from_world
+        pose: Any = rigid() if callable(rigid) else rigid
         matrix = np.eye(4)
-        matrix[:3] = (rigid() if callable(rigid) else rigid).matrix()
+        matrix[:3] = pose.matrix()
         ahead = places @ matrix[2, :3] + matrix[2, 3]
         numbers.append(int(Path(image.name).stem))
         poses.append(np.linalg.inv(matrix))

@@ -111,7 +111,8 @@ def _dropped(entries: Iterable[Entry]) -> str:
 
 def _sheet(root: Path, paths: Sequence[str], height: int = 112, most: int = 10) -> str:
     """The images side by side, as one embedded JPEG."""
-    picked = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, most).round().astype(int))]
+    places = np.unique(np.linspace(0, len(paths) - 1, most).round().astype(int))
+    picked = [paths[int(i)] for i in places]
     images = []
     for path in picked:
         image = cv2.imread(str(inside(root, path, root / NAME)))

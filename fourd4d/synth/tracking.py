@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,8 +53,10 @@ def track_points(
     """
     count, height, width = grey.shape
     distance = max(3.0, spacing * float(np.hypot(height, width)))
-    window = dict(winSize=(15, 15), maxLevel=max(2, int(np.log2(max(min(height, width), 32) / 16))),
-                  criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.01))
+    levels = max(2, int(np.log2(max(min(height, width), 32) / 16)))
+    window: Any = dict(
+        winSize=(15, 15), maxLevel=levels,
+        criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.01))
     rows: list[np.ndarray] = []
     first: list[int] = []
     alive = np.zeros(0, int)
@@ -62,10 +65,10 @@ def track_points(
             before = np.array([rows[i][t - 1] for i in alive], np.float32)
             # Steady motion is foretold, so repeating patterns are not matched a period off.
             guess = before + _foretold(rows, alive, first, t)
-            after, ok, _ = cv2.calcOpticalFlowPyrLK(  # type: ignore[call-overload]
+            after, ok, _ = cv2.calcOpticalFlowPyrLK(
                 grey[t - 1], grey[t], before[:, None], guess[:, None].copy(),
                 flags=cv2.OPTFLOW_USE_INITIAL_FLOW, **window)
-            back, ok_back, _ = cv2.calcOpticalFlowPyrLK(  # type: ignore[call-overload]
+            back, ok_back, _ = cv2.calcOpticalFlowPyrLK(
                 grey[t], grey[t - 1], after, before[:, None] + after - guess[:, None],
                 flags=cv2.OPTFLOW_USE_INITIAL_FLOW, **window)
             error = np.linalg.norm(back[:, 0] - before, axis=-1)

@@ -155,7 +155,7 @@ def run(
     total: int,
     writer: MetricWriter,
     place: Callable[[Any], Any] = lambda batch: batch,
-    save: Callable[[int, S], None] | None = None,
+    save: Callable[[int, S], Any] | None = None,
     save_every: int = 0,
     hooks: Sequence[Every] = (),
     log_every: int = 1,

@@ -28,5 +28,5 @@ def encode_video(frames: UInt8[np.ndarray, "T H W 3"], fps: float, crf: int = 23
 
 def decode_frames(data: bytes) -> UInt8[np.ndarray, "T H W 3"]:
     """All frames of a video file in memory."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])

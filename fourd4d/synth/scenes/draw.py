@@ -238,14 +238,16 @@ def _distance_path(rng: np.random.Generator, spec: SceneSpec, want: str, z: floa
         start, end = rng.uniform(0.2, 0.8, 2), rng.uniform(0.2, 0.8, 2)
         if rng.random() < 0.3:
             end = start
-        points = np.stack([_lift(*(start + s * (end - start)), z, spec) for s in t])
+        flat = [start + s * (end - start) for s in t]
+        points = np.stack([_lift(float(p[0]), float(p[1]), z, spec) for p in flat])
         return points / np.linalg.norm(points, axis=1, keepdims=True) * z, z
     peak = 1 - np.abs(2 * t - 1)
     share = {"closer": 1 - t, "farther": t, "closer-farther": 1 - peak, "farther-closer": peak}
     depths = 0.8 * z * (1 + (far - 1) * share[want])
     start = rng.uniform(0.3, 0.7, 2)
     drift = rng.uniform(-0.12, 0.12, 2)
-    points = [_lift(*(start + s * drift), d, spec) for s, d in zip(t, depths, strict=True)]
+    flat = [start + s * drift for s in t]
+    points = [_lift(float(p[0]), float(p[1]), d, spec) for p, d in zip(flat, depths, strict=True)]
     return np.stack(points), 0.8 * z
 
 
