@@ -110,7 +110,7 @@ def find_moving(
         travel, growth = _going(chain, chosen, motion)
         area = np.median([r.area for r in chain.values()])
         strength = np.mean([min(r.strength, 4.0) for r in chain.values()])
-        grows = growth >= spec.growth and area >= 2 * spec.smallest and strength >= 2
+        grows = growth >= spec.growth and area >= 3 * spec.smallest and strength >= 1.2
         if travel / diagonal < spec.travel and not grows:
             continue
         shadow = np.mean([_shade(frames[m], usual[m], r) for m, r in chain.items()])
