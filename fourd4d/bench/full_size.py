@@ -25,7 +25,7 @@ STEPS = ("write", "theirs", "ours", "export")
 
 
 def _tokens(vocab: int, length: int = 64) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, vocab - 1000, (1, length)).astype(np.int32)
+    return np.random.default_rng(0).integers(0, vocab - 300, (1, length)).astype(np.int32)
 
 
 def write(size: str, folder: Path) -> dict[str, Any]:
@@ -36,7 +36,11 @@ def write(size: str, folder: Path) -> dict[str, Any]:
     from fourd4d.models import preset
     from fourd4d.models.qwen2_5_vl import to_hf
 
-    config = transformers.AutoConfig.for_model(**to_hf(preset(size), "bfloat16"))
+    ours = preset(size)
+    # The prompt holds none of these; transformers looks for them all the same.
+    ids = {f"{name}_token_id": ours.decoder.vocab - 1 - i
+           for i, name in enumerate(("image", "video", "vision_start", "vision_end"))}
+    config = transformers.AutoConfig.for_model(**to_hf(ours, "bfloat16", **ids))
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     model = transformers.AutoModelForImageTextToText.from_config(config)
