@@ -65,7 +65,7 @@ def pair(tmp_path_factory: Any) -> tuple[Any, Any]:
     directory = tmp_path_factory.mktemp("hf")
     theirs = hf_model(hf_config(tied=False))
     with torch.no_grad():
-        theirs.lm_head.weight[BEGIN] *= 2.5
+        theirs.lm_head.weight[BEGIN] *= 5.0
     theirs.save_pretrained(directory, safe_serialization=True)
     return theirs, load(directory)
 
@@ -127,7 +127,7 @@ def test_latents_are_a_plain_recomputation(pair: tuple[Any, Any]) -> None:
     theirs, thinker = pair
     spec = dataclasses.replace(GREEDY, imagery=True, max_tokens=48)
     rows = [[12], [3, STILL, 9], [2, CLIP, 1]]
-    inputs = make_rows(rows, seed=5, side="right")
+    inputs = make_rows(rows, seed=4, side="right")
     result = sample(thinker, prompts(theirs, inputs), jax.random.key(0), spec)
     media = {1: ("pixel_values", "image_grid_thw"),
              2: ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")}
