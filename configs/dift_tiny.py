@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.init = "tiny-base"
     config.preset = ""
     config.tokenizer = ""
-    config.protocol = ConfigDict()
+    config.protocol = ConfigDict(dict(suffix="fourd4d"))  # The base was made without it.
     config.model = ConfigDict(dict(unroll=3))
 
     config.data = ConfigDict()

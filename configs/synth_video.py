@@ -21,5 +21,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.parts = 3  # where a whole clip is ambiguous, its halves and thirds are tried
     config.quality = 95
     config.records = True
-    config.digest = ml_collections.ConfigDict({"fps": 2.0, "side": 448, "seconds": 10.0, "max_clips": 12})
+    config.digest = ml_collections.ConfigDict(
+        {"fps": 2.0, "side": 448, "seconds": 10.0, "max_clips": 12})
     return config

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import jax
 from flax import nnx
@@ -22,6 +22,8 @@ from fourd4d.processing import Processor, load_processor, load_tokenizer, tiny_t
 from fourd4d.train import state as train_state
 
 T = TypeVar("T")
+SHIPPED: Final = {"tiny-base": Path(__file__).parent / "models" / "assets" / "tiny_base"}
+"""Checkpoints in the package, by the name that stands for their directory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ def is_trained(directory: str | os.PathLike[str]) -> bool:
     return (Path(directory) / "processor").is_dir()
 
 
-def start_from(config: ConfigDict, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Bundle:
+def start_from(config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Bundle:
     """What a trainer starts from: ``config.init``, or ``config.preset`` at random.
 
     ``config.protocol`` and ``config.model`` hold the fields to change.
@@ -131,7 +133,10 @@ def start_from(config: ConfigDict, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> 
 
 def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
                     step: int | None = None, **model: Any) -> Bundle:
-    """A trainer's directory (``open_trained``) or a Hugging Face one (``convert.open_hf``)."""
+    """A trainer's directory (``open_trained``), a Hugging Face one (``convert.open_hf``), or the
+    name of a checkpoint in the package (``SHIPPED``).
+    """
+    directory = SHIPPED.get(os.fspath(directory), directory)
     if not Path(directory).is_dir():
         raise InputError(directory, "no such directory", "Give a checkpoint directory")
     if not is_trained(directory) and step is None:
@@ -161,7 +166,7 @@ def abstract(tree: Any) -> Any:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def specs(config: ConfigDict, model: ModelConfig, processor: Processor,
+def specs(config: Any, model: ModelConfig, processor: Processor,
           trainable: Sequence[str]) -> dict[str, Any]:
     """What a checkpoint says of itself."""
     return {"model": model.to_json(), "protocol": processor.protocol.to_json(),

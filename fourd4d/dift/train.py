@@ -66,7 +66,7 @@ def loss(
     """
     features = model.encode(batch.vision)
     count = batch.overlays.slot.shape[1] * batch.overlays.pool.shape[2]
-    targets_BQD = None
+    targets_BQD: Any = None
     if count:
         targets_BQD = jax.lax.stop_gradient(model.pool(features, batch.overlays))
 
@@ -94,6 +94,7 @@ def loss(
         total += spec.norm_weight * norm.total / totals["latents"]
         metrics |= {
             "imagery_loss": cosine,
+            "norm_loss": norm,
             "cosine": Mean(cosine.weight - cosine.total, cosine.weight),
             "norm_ratio": imagery.norm_ratio(own_BQD, targets_BQD, present_BQ),
         }

@@ -67,11 +67,12 @@ def write(workdir: Path, result: Mapping[str, Any], stages: Mapping[str, Mapping
 
 def _add_learning(page: Page, workdir: Path, result: Mapping[str, Any]) -> None:
     overall = {name: read_result(workdir, name)["overall"] for name in NAMES}
-    page.add_numbers([
-        Number(NAMES[name], report.percent(part["accuracy"]),
-               f"95 %: {report.span(part['accuracy_low'], part['accuracy_high'])}")
-        for name, part in overall.items()
-    ] + [Number("chance", report.percent(result["chance"]), f"{result['items']} held-out questions")])
+    numbers = [Number(NAMES[name], report.percent(part["accuracy"]),
+                      f"95 %: {report.span(part['accuracy_low'], part['accuracy_high'])}")
+               for name, part in overall.items()]
+    chance = Number("chance", report.percent(result["chance"]),
+                    f"{result['items']} held-out questions")
+    page.add_numbers([*numbers, chance])
     page.add_chart(
         "Held-out accuracy",
         Bars([Bar(NAMES[name], part["accuracy"], part["accuracy_low"], part["accuracy_high"])
