@@ -27,7 +27,7 @@ EVIL = "<script>alert(1)</script> & \"quotes\" 'single'"
 def card(**changes):
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (4, 20, 28, 3), np.uint8)
-    image = MentalImage(rng.random((2, 2, 3, 4)), frames[0], 0.5)
+    image = MentalImage(rng.random((2, 2, 2, 3, 4)), frames[0], 0.5)
     fields = dict(
         key="k", kind="speed", question="Which?", options=("Left", "Right"), answer="A",
         response="<think>So <output_image> then <output_image>.</think><answer>B. Right</answer>",

@@ -152,7 +152,7 @@ def test_stored_maps_are_the_cosines_with_the_videos_own_features(tmp_path, righ
     answers(right, source, items, maps=store, keep={items[1].key})
     assert store.load(items[0].key) == []
     maps = store.load(items[1].key)
-    assert [m.shape for m in maps] == [(2, 2, 2, 4)] * 2
+    assert [m.shape for m in maps] == [(2, 2, 2, 2, 4)] * 2
 
     # By hand: frames are resized to 16 x 32, patches are of 4; a merged token sees 8 x 8 pixels of
     # two frames, and the actor's features are its mean colours.
@@ -168,7 +168,11 @@ def test_stored_maps_are_the_cosines_with_the_videos_own_features(tmp_path, righ
     prefix = len(PROCESSOR.tokenizer.encode("<think>It moves "))
     latent = np.array([start + prefix, 1, 0, 0, 0, 0.0])  # The hidden state at the start token.
     cosine = features @ latent / np.linalg.norm(features, axis=-1) / np.linalg.norm(latent)
-    np.testing.assert_allclose(maps[0][0], cosine, atol=2e-3)
+    np.testing.assert_allclose(maps[0][0, 0], cosine, atol=2e-3)
+    middle = features.mean((0, 1, 2))
+    features, latent = features - middle, latent - middle
+    cosine = features @ latent / np.linalg.norm(features, axis=-1) / np.linalg.norm(latent)
+    np.testing.assert_allclose(maps[0][1, 0], cosine, atol=2e-3)
 
 
 def test_interventions_reach_the_latents(tmp_path, right):
@@ -177,7 +181,7 @@ def test_interventions_reach_the_latents(tmp_path, right):
     store = MapStore(tmp_path / "maps")
     answers(right, source, items, maps=store, keep={items[0].key},
             intervene=interventions.zero)
-    assert all(np.all(m == 0) for m in store.load(items[0].key))
+    assert all(np.all(m[0] == 0) for m in store.load(items[0].key))
 
 
 def test_window_order_is_undone():

@@ -23,7 +23,8 @@ class MentalImage:
     """What is shown for one imagery block.
 
     Attributes:
-      maps: cosines, (latents, frame slots, rows, columns); None when they were not kept.
+      maps: plain and centred cosines, (2, latents, frame slots, rows, columns); None when they
+        were not kept.
       overlay: the picture this block was taught to imitate, uint8 (H, W, 3), or None.
       overlay_time: its time in seconds, or None.
     """
@@ -130,35 +131,37 @@ class Card:
         parts = [] if image.maps is None else [*self._maps(image.maps)]
         if image.overlay is not None:
             when = "" if image.overlay_time is None else f" at {image.overlay_time:.2f} s"
-            parts.insert(1, _tile(image.overlay, f"overlay taught here{when}", "main"))
+            parts.insert(2, _tile(image.overlay, f"overlay taught here{when}", "main"))
         body = f'<div class="row">{"".join(parts)}</div>' if parts else ""
         return f'<figure class="imagery">{title}{body}</figure>'
 
-    def _maps(self, maps: np.ndarray) -> tuple[str, str]:
-        """The mean over latents on its best slot, and the details."""
-        mean = maps.mean(0)
-        best = int(mean.reshape(len(mean), -1).max(-1).argmax())
-        low, high = float(mean.min()), float(mean.max())
+    def _maps(self, maps: np.ndarray) -> tuple[str, str, str]:
+        """Plain and centred means over latents on their best slots, and the details."""
         frames = [self.frames[f] for f in self.slot_frames]
 
         def when(slot: int) -> str:
             return self._time(self.slot_frames[slot])
 
-        main = _tile(heat.paint(frames[best], mean[best], low, high),
-                     f"strongest at {when(best)}", "main")
-        own_low, own_high = float(maps[:, best].min()), float(maps[:, best].max())
+        large = []
+        for name, mean in zip(("cosine", "centred"), maps.mean(1), strict=True):
+            best = int(mean.reshape(len(mean), -1).max(-1).argmax())
+            low, high = float(mean.min()), float(mean.max())
+            large.append(_tile(
+                heat.paint(frames[best], mean[best], low, high),
+                f"{name} {low:+.2f} to {high:+.2f}, strongest at {when(best)}", "main"))
+        own = maps[1, :, best]  # The details are centred ones.
         latents = "".join(
-            _tile(heat.paint(frames[best], one[best], own_low, own_high, 96),
-                  f"latent {r}") for r, one in enumerate(maps, 1))
+            _tile(heat.paint(frames[best], one, float(own.min()), float(own.max()), 96),
+                  f"latent {r}") for r, one in enumerate(own, 1))
         shown = np.unique(np.linspace(0, len(mean) - 1, min(len(mean), MAX_STRIP)).astype(int))
         shown = sorted({*map(int, shown), best})
         slots = "".join(
             _tile(heat.paint(frames[s], mean[s], low, high, 96), when(s),
                   "best" if s == best else "") for s in shown)
-        scale = (f'<p class="scale"><span>{low:+.3f}</span><i></i><span>{high:+.3f}</span>'
-                 f" cosine with the video’s vision features</p>")
-        return main, (f'<div class="detail"><div class="strip">{latents}</div>'
-                      f'<div class="strip slots">{slots}</div>{scale}</div>')
+        scale = (f'<p class="scale"><span>{low:+.2f}</span><i></i><span>{high:+.2f}</span>'
+                 " centred cosine</p>")
+        return *large, (f'<div class="detail"><div class="strip">{latents}</div>'
+                        f'<div class="strip slots">{slots}</div>{scale}</div>')
 
 
 def _tile(pixels: np.ndarray, caption: str, kind: str = "") -> str:

@@ -47,8 +47,13 @@ def cosine_maps(
     features: Float[np.ndarray, "F U D"],
     example: Example,
     merge: int,
+    centred: bool = False,
 ) -> Float[np.ndarray, "R slots rows columns"]:
     """Cosine of each latent of one mental image with each merged token of the media.
+
+    Args:
+      centred: subtract the media's mean feature from both first. Features share a large common
+        part, which makes plain cosines high everywhere; centred ones tell places apart.
 
     Raises:
       ValueError: the media's slots have different grids (images of several sizes).
@@ -58,6 +63,9 @@ def cosine_maps(
     if len(grids) != 1:
         raise ValueError(f"cosine_maps: slots of different grids {sorted(grids)}")
     raster = np.stack([raster_features(features, example, s, merge) for s in slots])
+    if centred:
+        middle = raster.mean((0, 1, 2))
+        raster, latents = raster - middle, np.asarray(latents) - middle
     return np.einsum("rd,shwd->rshw", _unit(latents), _unit(raster))
 
 

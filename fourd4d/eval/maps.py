@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from fourd4d.core.files import replacing
 
-Maps = Float[np.ndarray, "R slots rows columns"]
+Maps = Float[np.ndarray, "2 R slots rows columns"]
 
 
 class MapStore:
@@ -23,7 +23,7 @@ class MapStore:
         self.directory = Path(directory)
 
     def save(self, key: str, maps: Sequence[Maps]) -> None:
-        """One array per mental image, kept in half precision."""
+        """Plain and centred cosines of each mental image, kept in half precision."""
         arrays: Any = {f"{i:03d}": m.astype(np.float16) for i, m in enumerate(maps)}
         with replacing(self._path(key)) as temporary, temporary.open("wb") as out:
             np.savez_compressed(out, **arrays)

@@ -177,6 +177,8 @@ def _plural(count: int, noun: str) -> str:
 CARDS_NOTE = (
     "Chosen in turn from each question type before anything was answered, not by outcome. A mental "
     "image stands where the model imagined it, as the cosine of its latents with the features that "
-    "the model's own vision encoder gave the video. The large picture is the mean over latents on "
-    "the frame where it is strongest; beside it each latent on that frame, and the mean on every "
-    "frame slot. Where the item comes with a taught overlay, that is shown too.")
+    "the model's own vision encoder gave the video: plain, and centred, with the video's mean "
+    "feature taken away from both, because features share so much that plain cosines are high "
+    "everywhere. Large pictures are means over latents on the frame where they are strongest; the "
+    "small ones are each latent on that frame, and the mean on every frame slot. Where the item "
+    "comes with a taught overlay, that is shown too.")

@@ -274,9 +274,9 @@ def _store_maps(subject: Subject, features: Any, group: Sequence[Prepared], roll
         fed = int(rollout.latent_index[row].max()) + 1
         starts = range(0, fed, protocol.latent_size) if len(grids) == 1 else ()
         maps.save(one.item.key, [
-            heat.cosine_maps(
+            np.stack([heat.cosine_maps(
                 np.asarray(rollout.latents[row, i : min(i + protocol.latent_size, fed)]),
-                features[row], one.example, protocol.merge)
+                features[row], one.example, protocol.merge, centred) for centred in (False, True)])
             for i in starts])
 
 
