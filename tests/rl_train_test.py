@@ -91,12 +91,12 @@ def test_latents_get_no_gradient(rollout: Rollout) -> None:
 
     def shifted(shift: Any) -> Any:
         class Nudged(type(MODEL)):
-            def decode(self, embeds: Any, positions: Any, segments: Any, cache: Any = None) -> Any:
-                hidden, cache = super().decode(embeds, positions, segments, cache)
-                length = hidden.shape[1] - SPEC.max_tokens
-                # The state at slot length + t - 1 chose token t; the last one chose nothing.
-                chose = jnp.pad(shift[:, 1:], ((0, 0), (length, 1), (0, 0)))
-                return hidden + chose, cache
+            def decode(self, *args: Any, prefix: Any = None, **kwargs: Any) -> Any:
+                hidden, cache = super().decode(*args, prefix=prefix, **kwargs)
+                if prefix is None:
+                    return hidden, cache
+                # The state at response token t - 1 chose token t; the last one chose nothing.
+                return hidden + jnp.pad(shift[:, 1:], ((0, 0), (0, 1), (0, 0))), cache
 
         nudged = nnx.merge(GRAPHDEF, PARAMS)
         nudged.__class__ = Nudged
