@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> Result:
     found: dict[str, tuple[Any, float, int]] = {}
     for name, hidden_of in (("shared", response_hidden), ("naive", joined_hidden)):
         compiled = jax.jit(functools.partial(gradient, hidden_of)).lower(params, rollout).compile()
-        memory = compiled.memory_analysis()
+        memory: Any = compiled.memory_analysis()
         found[name] = (compiled(params, rollout),
                        toy.seconds(functools.partial(compiled, params, rollout), args.repeats),
                        memory.temp_size_in_bytes)

@@ -90,7 +90,8 @@ def _attend(q: Array, segments: Array, own: Part, first: Array | int, past: Sequ
     """Queries standing at ``own``'s places ``first`` …"""
     found = [_one(q, segments, own, first), *(_one(q, segments, part, None) for part in past)]
     top = jnp.stack([most for _, _, most in found]).max(0)
-    total = mixed = 0.0
+    total = jnp.zeros_like(top)
+    mixed = jnp.zeros((*top.shape, q.shape[-1]))
     for out, weight, most in found:
         scale = jnp.exp(most - top)
         mixed = mixed + out * scale[..., None]
