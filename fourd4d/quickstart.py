@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import app
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 from rich.console import Console
 
 import fourd4d
@@ -68,7 +68,7 @@ def find_video(path: str) -> Path | None:
     return found if found.is_file() else None
 
 
-def stages(config: ConfigDict, workdir: Path, video: Path | None) -> list[Stage]:
+def stages(config: Any, workdir: Path, video: Path | None) -> list[Stage]:
     """All commands, in order."""
     scenes, test = workdir / "scenes", workdir / "held_out"
     made = [
@@ -127,7 +127,7 @@ def run_stage(stage: Stage, workdir: Path, console: Console) -> float:
     return seconds
 
 
-def quickstart(config: ConfigDict, console: Console) -> dict[str, Any]:
+def quickstart(config: Any, console: Console) -> dict[str, Any]:
     """Runs what is not done yet and writes the report. Returns what ``result.json`` holds."""
     workdir = Path(config.workdir).resolve()
     workdir.mkdir(parents=True, exist_ok=True)

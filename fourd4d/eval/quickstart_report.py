@@ -17,6 +17,7 @@ from fourd4d.eval.items import read_items, read_log, spread
 from fourd4d.eval.maps import MapStore
 from fourd4d.eval.page import Interval, Number, Page, read_curves
 from fourd4d.eval.score import paired_bootstrap
+from fourd4d.processing.media import Video
 
 NAMES: Final = {"base": "base", "dift": "after DIFT", "rl": "after 4DRL"}
 
@@ -143,9 +144,10 @@ def _add_video(page: Page, workdir: Path, real_video: bool) -> None:
         row = source[number]
         sample = row.sample
         protocol = ProtocolSpec(max_frames=8)
-        media, overlays = row_media(row, protocol)
-        pictures = [(f"{time:.1f} s", frame) for time, frame in
-                    zip(media[0].timestamps, media[0].frames, strict=True)]
+        (video, *_), overlays = row_media(row, protocol)
+        times = video.timestamps if isinstance(video, Video) else [0.0] * len(video.frames)
+        pictures = [(f"{time:.1f} s", frame)
+                    for time, frame in zip(times, video.frames, strict=True)]
         pictures += [(f"overlay, {time:.1f} s", image) for time, image in
                      zip(sample.overlay_timestamps, overlays, strict=True)]
         page.add_pictures(title if not number else "", pictures,
