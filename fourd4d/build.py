@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import jax
+from absl import app, flags, logging
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from fourd4d.checkpoint.orbax import processor_dir, read_specs, restore_params
 from fourd4d.core.batch import BatchShape
@@ -53,6 +55,29 @@ def frozen(cls: type[T], section: ConfigDict | Mapping[str, Any], where: str, **
         raise InputError(f"config.{where}", f"unknown fields {unknown}", f"Known: {known}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return cls(**(values | extra))
+
+
+def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
+    """The body of an entry point: reads ``--config``, runs, and says bad input in one line.
+
+    Args:
+      run: takes the locked config.
+      default: config file when the command names none.
+    """
+    flag = config_flags.DEFINE_config_file("config", default, "Config file.", lock_config=True)
+    if default is None:
+        flags.mark_flag_as_required("config")
+
+    def main(argv: Sequence[str]) -> None:
+        del argv
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # Orbax reports every array.
+        try:
+            run(flag.value)
+        except InputError as error:
+            sys.exit(str(error))
+
+    app.run(main)
 
 
 def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokenizer: str = "",

@@ -17,11 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from absl import app
-from ml_collections import config_flags
 from rich.console import Console
 
 import fourd4d
+from fourd4d import build
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
 from fourd4d.eval import quickstart_report
@@ -29,8 +28,6 @@ from fourd4d.eval import quickstart_report
 REPOSITORY = Path(fourd4d.__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs"
 HELD_OUT = 100_000  # Number of the first held-out clip.
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", str(CONFIGS / "quickstart.py"), "What to run.", lock_config=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,19 +157,15 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
     return result
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main(config: Any) -> None:
     console = Console()
-    try:
-        result = quickstart(_CONFIG.value, console)
-    except InputError as error:
-        sys.exit(str(error))
+    result = quickstart(config, console)
     for name in ("base", "dift", "rl"):
         console.print(f"{name:>5}: {100 * result[f'{name}_accuracy']:.1f} %  of {result['items']} "
                       f"held-out questions (chance {100 * result['chance']:.0f} %)",
                       highlight=False)
-    console.print(f"{Path(_CONFIG.value.workdir) / 'report.html'}", highlight=False)
+    console.print(f"{Path(config.workdir) / 'report.html'}", highlight=False)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    build.launch(main, str(CONFIGS / "quickstart.py"))

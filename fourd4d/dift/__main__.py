@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app
-from ml_collections import config_flags
 
 from fourd4d import build
 from fourd4d.checkpoint.orbax import CheckpointManager
@@ -24,8 +22,6 @@ from fourd4d.train import (
     run,
     state_from,
 )
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 
 
 def train(config: Any) -> Outcome:
@@ -84,11 +80,10 @@ def train(config: Any) -> Outcome:
                     save_every=config.save_every, log_every=config.log_every, name="dift")
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    outcome = train(_CONFIG.value)
-    print(f"{outcome.reason} at step {outcome.step}: {_CONFIG.value.workdir}")
+def main(config: Any) -> None:
+    outcome = train(config)
+    print(f"{outcome.reason} at step {outcome.step}: {config.workdir}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    build.launch(main)

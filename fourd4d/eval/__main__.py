@@ -6,13 +6,10 @@ Below ``config.out`` it leaves ``items-*.jsonl`` (one log per shard; a stopped r
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -124,18 +121,11 @@ def show(result: dict[str, Any], out: str) -> None:
                       "result.json lists them")
 
 
+def main(config: Any) -> None:
+    result = evaluate(config)
+    if result is not None:
+        show(result, config.out)
+
+
 if __name__ == "__main__":
-    _CONFIG = config_flags.DEFINE_config_file("config", None, "What to evaluate.")
-    flags.mark_flag_as_required("config")
-
-    def _main(_: list[str]) -> None:
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # Orbax reports every read.
-        try:
-            result = evaluate(_CONFIG.value)
-        except InputError as error:
-            sys.exit(str(error))
-        if result is not None:
-            show(result, _CONFIG.value.out)
-
-    app.run(_main)
+    build.launch(main)

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app
-from ml_collections import config_flags
 
 from fourd4d import build
 from fourd4d.checkpoint.orbax import CheckpointManager
@@ -19,8 +17,6 @@ from fourd4d.rl.step import Setting, Step, copied, fingerprint
 from fourd4d.rl.train import RLSpec
 from fourd4d.sampling import SamplingSpec
 from fourd4d.train import MetricWriter, OptimizerSpec, Outcome, make_optimizer, run, state_from
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 
 
 def train(config: Any) -> Outcome:
@@ -75,11 +71,10 @@ def train(config: Any) -> Outcome:
                     log_every=config.log_every, name="rl")
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    outcome = train(_CONFIG.value)
-    print(f"{outcome.reason} at step {outcome.step}: {_CONFIG.value.workdir}")
+def main(config: Any) -> None:
+    outcome = train(config)
+    print(f"{outcome.reason} at step {outcome.step}: {config.workdir}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    build.launch(main)

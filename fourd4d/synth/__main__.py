@@ -11,10 +11,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from absl import app, flags
-from ml_collections import config_flags
 from rich.console import Console
 
+from fourd4d import build
 from fourd4d.core.errors import InputError
 from fourd4d.synth import pipeline, report
 from fourd4d.synth.clip import Clip
@@ -90,12 +89,10 @@ def _report(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        if sys.argv[1:2] == ["report"]:
+    if sys.argv[1:2] == ["report"]:
+        try:
             _report(sys.argv[2:])
-        else:
-            _CONFIG = config_flags.DEFINE_config_file("config", None, "What to synthesize.")
-            flags.mark_flag_as_required("config")
-            app.run(lambda _: main(_CONFIG.value))
-    except InputError as error:
-        sys.exit(str(error))
+        except InputError as error:
+            sys.exit(str(error))
+    else:
+        build.launch(main)
