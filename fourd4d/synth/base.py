@@ -1,8 +1,8 @@
 """Free-text tasks for making a tiny base model: seeing, telling, and lettered choice.
 
-``describe_*`` tasks tell where things are and what that amounts to; ``exercise_*`` tasks match a
-given word to lettered options. Neither has tags, mental images or a key, so fine-tuning still has
-the form of an answer, the imagery, and the chaining of both skills to teach.
+``describe_*`` tasks tell what there is, where it is, and what that amounts to; ``exercise_*``
+tasks match a given word to lettered options. Neither has tags, mental images or a key, so
+fine-tuning still has the form of an answer, the imagery, and the chaining of both skills to teach.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 
 from fourd4d.core.sample import LETTERS
-from fourd4d.synth import short
+from fourd4d.synth import reading, short
 from fourd4d.synth.clip import Clip
 from fourd4d.synth.measure import Dropped
 from fourd4d.synth.questions import Question
+from fourd4d.synth.reading import SHORT
 
 _ASK: Final = {
     "camera": ("Where is the fixed {name}, and what does the camera do?",
@@ -82,3 +83,15 @@ def place(clip: Clip, rng: np.random.Generator, times: int = 3) -> Task:
     said = ", ".join(f"{clip.timestamps[i]:.1f}s" for i in frames)
     prompt = f"Where is the {track.name} at {said}?"
     return Task("describe_place", prompt, short.positions(clip, track, frames, images=False))
+
+
+def listing(clip: Clip, rng: np.random.Generator) -> Task:
+    """All things seen at one moment, from left to right: what ties names to places."""
+    frame = int(rng.integers(len(clip.frames)))
+    found = [(reading.place(clip, track, frame, SHORT), track.name)
+             for track in clip.tracks if track.seen[frame]]
+    if not found:
+        raise Dropped("listing: nothing is seen")
+    found.sort(key=lambda pair: (pair[0].x, pair[0].y))
+    told = " ".join(f"{name} at {p.x},{p.y} size {p.size}." for p, name in found)
+    return Task("describe_scene", f"List the things at {clip.timestamps[frame]:.1f}s.", told)

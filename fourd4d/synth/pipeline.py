@@ -85,13 +85,12 @@ def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.r
         try:
             question = ask(clip, kind, rng, spec)
             task = base.describe(clip, question, rng)
-            where = base.place(clip, rng)
+            seen = [base.place(clip, rng), base.listing(clip, rng), base.listing(clip, rng)]
         except Dropped:
             continue
-        lettered = base.exercise(question, rng, chained=bool(rng.random() < 0.5))
-        out += [write.task_sample(clip, task, every, encoder),
-                write.task_sample(clip, where, every, encoder),
-                write.task_sample(clip, lettered, every[:2], encoder)]
+        out += [write.task_sample(clip, one, every, encoder) for one in (task, *seen)]
+        out += [write.task_sample(clip, base.exercise(question, rng, chained), every[:2], encoder)
+                for chained in (False, True)]
     return out
 
 
