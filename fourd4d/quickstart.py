@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -46,8 +47,9 @@ class Stage:
 
     def shown(self) -> str:
         """The command as a user would type it."""
-        fields = " ".join(f"--config.{key}={value}" for key, value in self.fields.items())
-        return f"python -m fourd4d.{self.room} --config=configs/{self.config}.py {fields}"
+        fields = [f"--config.{key}={value}" for key, value in self.fields.items()]
+        return shlex.join(["python", "-m", f"fourd4d.{self.room}",
+                           f"--config=configs/{self.config}.py", *fields])
 
 
 def find_video(path: str) -> Path | None:
