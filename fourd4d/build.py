@@ -13,8 +13,9 @@ import jax
 from absl import app, flags, logging
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from fourd4d import settings
 from fourd4d.checkpoint.orbax import processor_dir, read_specs, restore_params
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
@@ -64,20 +65,18 @@ def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
       run: takes the locked config.
       default: config file when the command names none.
     """
-    flag = config_flags.DEFINE_config_file("config", default, "Config file.", lock_config=True)
-    if default is None:
-        flags.mark_flag_as_required("config")
+    flag = settings.define(default, flags.FLAGS)
 
     def main(argv: Sequence[str]) -> None:
         del argv
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax reports every array.
         try:
-            run(flag.value)
+            run(settings.only_given(flag.value))
         except InputError as error:
             sys.exit(str(error))
 
-    app.run(main)
+    app.run(main, flags_parser=lambda argv: settings.read_flags(argv, flags.FLAGS))
 
 
 def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokenizer: str = "",
@@ -91,7 +90,7 @@ def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokeni
       model: fields of ``ModelConfig`` that differ from the preset.
     """
     words = load_tokenizer(tokenizer) if tokenizer else tiny_tokenizer()
-    config = dataclasses.replace(preset(name), **model)
+    config = preset(name).changed(**model)
     if words.vocab_size > config.decoder.vocab:
         raise InputError("config.tokenizer", f"{words.vocab_size} tokens, the preset {name!r} "
                          f"embeds {config.decoder.vocab}", "Choose a preset with a larger table")
@@ -120,7 +119,7 @@ def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = D
     for key in ("model", "trainable"):
         if key not in specs:
             raise InputError(directory, f"its specs lack {key!r}", "Use a trainer's directory")
-    config = dataclasses.replace(ModelConfig.from_json(specs["model"], directory), **model)
+    config = ModelConfig.from_json(specs["model"], directory).changed(**model)
     graphdef, tree = _abstract(config)
     tree = abstract_for(tree, mesh, rules)
     parts = dict(zip(("params", "frozen"), train_state.split(tree, specs["trainable"]),

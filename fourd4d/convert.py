@@ -77,7 +77,7 @@ def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:
     if stored not in _DTYPES:
         raise InputError(path, f"torch_dtype {stored!r}", f"Use one of {sorted(_DTYPES)}")
     own = dict(param_dtype=stored, dtype="float32" if stored == "float32" else "bfloat16")
-    return family(value.get("model_type"), path).from_hf(value, path, **(own | model))
+    return family(value.get("model_type"), path).from_hf(value, path, **own).changed(**model)
 
 
 def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES, *,

@@ -31,7 +31,7 @@ FLOORS = {
 }
 ENTRY = 6  # fourd4d/*.py and fourd4d/<room>/__main__.py
 # Between the rooms and the entry points: what builds objects for entry points and benchmarks.
-BUILDERS = {"build": 5.5, "convert": 5.5}
+BUILDERS = {"build": 5.5, "convert": 5.5, "settings": 5.5}
 LIGHT = {"processing", "core.sample", "core.jsonl", "core.protocol", "core.example", "core.errors",
          "core.files"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "tensorflow"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from fourd4d.core.errors import InputError
@@ -181,6 +182,22 @@ class ModelConfig:
         if wrong:
             raise InputError(where, "does not fit the model: " + ", ".join(wrong),
                              "Use the protocol saved with the checkpoint")
+
+    def changed(self, **fields: Any) -> ModelConfig:
+        """The config with some fields set; a part (``lora``, …) may be a mapping of its fields.
+
+        Raises InputError on unknown fields.
+        """
+        now = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        unknown = sorted(set(fields) - set(now))
+        if unknown:
+            raise InputError("config.model", f"unknown fields {unknown}", f"Known: {sorted(now)}")
+        for name, value in fields.items():
+            if isinstance(value, Mapping):
+                before = {} if now[name] is None else vars(now[name])
+                value = _build(_PARTS[name], {**before, **value}, f"config.model.{name}")
+            now[name] = value
+        return ModelConfig(**now)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
