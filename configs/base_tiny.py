@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
     config.trainable = (".*",)
     config.dift.text_weight = 1.0
     config.dift.imagery_weight = 0.0
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 100
     config.optimizer.weight_decay = 0.05
     config.optimizer.b2 = 0.98

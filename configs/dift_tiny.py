@@ -34,8 +34,8 @@ def get_config() -> ConfigDict:
     config.trainable = (r"(?!vision/).*",)  # The vision encoder is frozen.
     config.dift = ConfigDict(dict(text_weight=0.1, imagery_weight=1.0, norm_weight=0.0,
                                   self_feed_passes=0))
-    config.optimizer = ConfigDict(dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine",
-                                       weight_decay=0.01, clip_norm=1.0))
+    config.optimizer = ConfigDict(dict(name="adamw", learning_rate=1e-3, warmup_steps=10,
+                                       schedule="cosine", weight_decay=0.01, clip_norm=1.0))
     config.batch = 32
     config.accumulate = 1
     config.epochs = 0  # 0 repeats the data until the steps are done.

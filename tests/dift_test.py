@@ -206,6 +206,13 @@ def test_text_only_mode_reads_the_same_rows_without_imagery(data: Path, tmp_path
     assert "text_loss" in row and "imagery_loss" not in row
 
 
+def test_muon_resumes_from_its_checkpoint(data: Path, tmp_path: Path) -> None:
+    changes = {"imagery": False, "data.held_out": "", "optimizer.name": "muon"}
+    for steps in (1, 2):
+        assert train(tiny(data, tmp_path, steps=steps, **changes)).step == steps
+    assert [row["step"] for row in lines(tmp_path)] == [1, 2]
+
+
 def test_bad_configs_are_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="config.init"):
         train(tiny(data, tmp_path, preset=""))

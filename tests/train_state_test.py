@@ -28,7 +28,7 @@ from fourd4d.train import (
     make_optimizer,
     state_from,
 )
-from fourd4d.train.optimizer import decay_mask
+from fourd4d.train.optimizer import decay_mask, matrix_sides
 from fourd4d.train.state import microbatches, split
 
 D, V, L = 8, 16, 6
@@ -235,3 +235,33 @@ def test_clipping_bounds_the_gradient():
 def test_train_state_is_a_pytree():
     state = TrainState(jnp.zeros((), jnp.int32), {"a": jnp.ones(2)}, {}, ())
     assert len(jax.tree.leaves(state)) == 2
+
+
+@pytest.mark.parametrize("names, sides", [
+    (("layers", "embed", "mlp"), ((1,), (2,))),
+    (("embed", "heads", "head_dim"), ((0,), (1, 2))),
+    (("layers", "heads", "head_dim", "embed"), ((1, 2), (3,))),
+    (("layers", "kv_heads", "head_dim"), None),  # a bias
+    (("layers", "embed"), None),
+    (("vocab", "embed"), None),
+    ((), None),
+])
+def test_muon_sees_projections_as_matrices(names, sides):
+    found = matrix_sides(names)
+    assert (found and (found.reduction_axis, found.output_axis)) == sides
+
+
+def test_muon_moves_all_directions_of_a_projection_alike(devices):
+    tx = make_optimizer(OptimizerSpec(name="muon", learning_rate=1e-2, warmup_steps=0,
+                                      weight_decay=0.0))
+    graphdef, state = create_state(Net, 0, tx, make_mesh("data=2", devices[:2]))
+    grads = jax.grad(lambda p: loss(p, jax.tree.map(jnp.asarray, rows()), graphdef,
+                                   state.frozen, 1.0)[0])(state.params)
+    after, _ = apply_gradients(state, grads, tx)
+    moved = jax.tree.map(lambda a, b: np.asarray(a - b), after.params, state.params)
+    spread = np.linalg.svd(moved["layer"]["up"][...], compute_uv=False)
+    assert spread.min() > 0.5 * spread.max()  # Newton-Schulz stops at about 0.7 to 1.2
+    plain = np.linalg.svd(grads["layer"]["up"][...], compute_uv=False)
+    assert plain.min() < 0.2 * plain.max()
+    steps = np.abs(moved["head"][...])
+    np.testing.assert_allclose(steps, steps[0, 0], rtol=1e-3)  # Adam's first step

@@ -28,6 +28,8 @@ def _sharding(path: Any, leaf: Any, mesh: Mesh, rules: Rules) -> Any:
     if not _is_variable(leaf):
         return NamedSharding(mesh, PartitionSpec())
     names, value = logical_axes(leaf), leaf.get_value()
+    if not jax.tree.leaves(value):  # A statistic that the optimizer keeps for others only.
+        return leaf
     # Optimizer statistics wear their parameter's metadata, yet some are scalars.
     if names is None or (value.ndim == 0 and len(names) > 0):
         return leaf.replace(NamedSharding(mesh, PartitionSpec()))

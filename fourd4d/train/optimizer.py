@@ -1,16 +1,19 @@
-"""AdamW with warm-up, as in the paper, and which parameters decay."""
+"""AdamW with warm-up, as in the paper; Muon for training from scratch; which parameters decay."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import optax
 from flax import nnx
+from optax.contrib import MuonDimensionNumbers, muon
 
 from fourd4d.core.errors import InputError
+from fourd4d.parallel.sharding import logical_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +21,9 @@ class OptimizerSpec:
     """The defaults are the paper's fine-tuning.
 
     Attributes:
+      name: ``adamw``; or ``muon`` (Jordan et al. 2024), which orthogonalises the update of every
+        matrix but the vocabulary's and leaves the rest to AdamW, at one learning rate
+        (arXiv 2502.16982, equation 4): a tiny model learns to see in less than half the steps.
       learning_rate: at its peak.
       warmup_steps: linear, from 0.
       schedule: ``constant`` after warm-up, or ``cosine`` down to ``final_scale`` of the peak.
@@ -27,6 +33,7 @@ class OptimizerSpec:
       clip_norm: global gradient norm above which gradients are scaled down; 0 for never.
     """
 
+    name: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-5
     warmup_steps: int = 10
     schedule: Literal["constant", "cosine"] = "constant"
@@ -40,6 +47,9 @@ class OptimizerSpec:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.name not in ("adamw", "muon"):
+            raise InputError("OptimizerSpec.name", f"unknown value {self.name!r}",
+                             "Use 'adamw' or 'muon'")
         if self.schedule not in ("constant", "cosine"):
             raise InputError("OptimizerSpec.schedule", f"unknown value {self.schedule!r}",
                              "Use 'constant' or 'cosine'")
@@ -75,11 +85,33 @@ def decay_mask(params: Any, no_decay: tuple[str, ...]) -> Any:
         decays, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
+def matrix_sides(names: Sequence[str | None]) -> MuonDimensionNumbers | None:
+    """The axes on either side of a projection with these logical axes; None if it is none.
+
+    ``heads`` and ``head_dim`` are one side, ``layers`` counts layers, and the vocabulary's tables
+    are rows of their own rather than projections.
+    """
+    sides: list[tuple[int, ...]] = []
+    for axis, name in enumerate(names):
+        if name == "head_dim" and sides:
+            sides[-1] = (*sides[-1], axis)
+        elif name != "layers":
+            sides.append((axis,))
+    return MuonDimensionNumbers(*sides) if len(sides) == 2 and "vocab" not in names else None
+
+
+def _muon_sides(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.replace(matrix_sides(logical_axes(leaf) or ())), params,
+                        is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
 def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW with decoupled decay."""
-    adamw = optax.adamw(
-        learning_rate(spec), spec.b1, spec.b2, spec.eps, weight_decay=spec.weight_decay,
-        mask=lambda params: decay_mask(params, spec.no_decay))
-    if not spec.clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(spec.clip_norm), adamw)
+    """Clip by global norm, then AdamW or Muon with decoupled decay."""
+    rate = learning_rate(spec)
+    if spec.name == "muon":
+        rule = muon(rate, consistent_rms=0.2, weight_decay=spec.weight_decay, adam_b1=spec.b1,
+                    adam_b2=spec.b2, muon_weight_dimension_numbers=_muon_sides)
+    else:
+        rule = optax.adamw(rate, spec.b1, spec.b2, spec.eps, weight_decay=spec.weight_decay,
+                           mask=lambda params: decay_mask(params, spec.no_decay))
+    return optax.chain(optax.clip_by_global_norm(spec.clip_norm), rule) if spec.clip_norm else rule
