@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from fourd4d import build
@@ -29,14 +30,11 @@ from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.checkpoint.safetensors import read_hf, write_hf
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
-from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.models import ModelConfig, Thinker
-from fourd4d.models.families import family
+from fourd4d.models.families import Family, family
 from fourd4d.models.lora import merge_lora
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded, make_mesh, use
-from fourd4d.processing import HFTokenizer, Processor, load_processor
-from fourd4d.processing.hf_files import read_protocol
-from fourd4d.processing.tokenizer import IMAGERY_TOKENS
+from fourd4d.processing import Processor, load_processor
 
 _DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16),
            "bfloat16": np.dtype(ml_dtypes.bfloat16)}  # fmt: skip
@@ -98,7 +96,7 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
     """
     directory = Path(directory)
     config = hf_config(directory, **model)
-    processor, first_new = _processor(directory, new_tokens)
+    processor = _processor(directory, new_tokens)
     size = processor.tokenizer.vocab_size
     if size > config.decoder.vocab:
         raise InputError(directory, f"{size} tokens, the embedding table has "
@@ -117,43 +115,32 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
             lambda key: nnx.split_state(nnx.state(Thinker(config, nnx.Rngs(key))),
                                         lambda path, _: path in names, ...)[0], mesh, rules)
         tree = nnx.merge_state(tree, new(jax.random.key(0)))
-    if first_new is not None:
-        tree = _mean_rows(tree, first_new, len(IMAGERY_TOKENS))
+    if processor.tokenizer.added:
+        tree = _mean_rows(tree, processor.tokenizer.added)
     return build.Bundle(config, processor, graphdef, tree)
 
 
-def _processor(directory: Path, new_tokens: str) -> tuple[Processor, int | None]:
-    """The processor, and the first of the ids it added (None when all were there)."""
+def _processor(directory: Path, new_tokens: str) -> Processor:
     if new_tokens not in ("refuse", "mean"):
         raise InputError("new_tokens", f"unknown value {new_tokens!r}", "Use 'refuse' or 'mean'")
-    file = directory / "tokenizer.json"
-    if new_tokens == "refuse" or not file.is_file():
-        try:
-            return load_processor(directory), None
-        except InputError as error:
-            if "lacks <|latent" not in error.what:
-                raise
-            raise InputError(error.where, error.what, "Pass new_tokens='mean' (--new-tokens mean) "
-                             "to add them as means of the trained rows") from error
-    tokenizer = HFTokenizer(file, add_imagery=True)
-    before = _json(file).get("added_tokens") or []
-    if set(IMAGERY_TOKENS) <= {token.get("content") for token in before}:
-        return load_processor(directory), None
-    path = directory / "protocol.json"
-    protocol = (ProtocolSpec.from_json(_json(path), path) if path.is_file()
-                else read_protocol(directory))
-    return Processor(tokenizer, protocol), min(tokenizer.id(name) for name in IMAGERY_TOKENS)
+    try:
+        return load_processor(directory, add_imagery=new_tokens == "mean")
+    except InputError as error:
+        if "lacks <|latent" not in error.what:
+            raise
+        raise InputError(error.where, error.what, "Pass new_tokens='mean' (--new-tokens mean) "
+                         "to add them as means of the trained rows") from error
 
 
-def _mean_rows(tree: Any, first: int, count: int) -> Any:
-    """Rows first … first + count - 1 of table and head set to the mean of those before."""
+def _mean_rows(tree: Any, ids: Sequence[int]) -> Any:
+    """Rows ``ids`` of table and head set to the mean of the rows before the first of them."""
 
     def filled(value: jax.Array, axis: int) -> jax.Array:
         def fill(value: jax.Array) -> jax.Array:
-            rows = jnp.moveaxis(value, axis, 0)
-            mean = rows[:first].astype(jnp.float32).mean(0).astype(value.dtype)
-            rows = rows.at[first : first + count].set(mean)
-            return jnp.moveaxis(rows, 0, axis)
+            before = jax.lax.slice_in_dim(value, 0, min(ids), axis=axis).astype(jnp.float32)
+            mean = before.mean(axis, keepdims=True).astype(value.dtype)
+            at = (*(slice(None),) * axis, jnp.asarray(ids))
+            return value.at[at].set(mean)
 
         return jax.jit(fill, out_shardings=value.sharding, donate_argnums=0)(value)
 
@@ -170,7 +157,7 @@ def export_hf(bundle: build.Bundle, directory: str | os.PathLike[str], *,
     """Writes a directory that transformers' AutoModelForImageTextToText and AutoProcessor open.
 
     Adapters are merged. Weights, config, generation config, tokenizer, preprocessor and chat
-    template are in it.
+    template are in it. Of several processes, all of which must call this, the first one writes.
 
     Args:
       dtype: of the tensors; the parameters' own by default.
@@ -189,9 +176,18 @@ def export_hf(bundle: build.Bundle, directory: str | os.PathLike[str], *,
     if dtype not in _DTYPES:
         raise InputError("dtype", f"unknown value {dtype!r}", f"Use one of {sorted(_DTYPES)}")
     config, tree = merge_lora(bundle.config, bundle.tree)
-    kin, words = family(config.family, directory), bundle.processor.tokenizer
+    kin = family(config.family, directory)
     files = write_hf(directory, kin.key_table(config), tree, dtype=_DTYPES[dtype],
                      shard_bytes=shard_bytes)
+    if jax.process_index() == 0:
+        _write_json_files(bundle.processor, config, kin, dtype, directory)
+    multihost_utils.sync_global_devices("export_hf")
+    return files
+
+
+def _write_json_files(processor: Processor, config: ModelConfig, kin: Family, dtype: str,
+                      directory: Path) -> None:
+    words = processor.tokenizer
     ids = {f"{name}_token_id": words.id(token) for name, token in (
         ("image", "<|image_pad|>"), ("video", "<|video_pad|>"), ("vision", "<|vision_pad|>"),
         ("vision_start", "<|vision_start|>"), ("vision_end", "<|vision_end|>"),
@@ -203,11 +199,10 @@ def export_hf(bundle: build.Bundle, directory: str | os.PathLike[str], *,
         "generation_config.json": {"bos_token_id": words.pad, "eos_token_id": ends,
                                    "pad_token_id": words.pad, "do_sample": False},
     }
-    bundle.processor.save(directory)
+    processor.export(directory, kin.CLASSES)
     for name, value in written.items():
         with replacing(directory / name) as temporary:
             temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    return files
 
 
 def export_orbax(bundle: build.Bundle, directory: str | os.PathLike[str]) -> None:

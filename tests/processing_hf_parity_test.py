@@ -1,6 +1,6 @@
 """The official processor of Qwen2.5-VL beside ours: text, ids, pixels, grids, positions.
 
-The official side is transformers' own code, opened from the files that ``Processor.save`` writes.
+The official side is transformers' own code, opened from the files that ``Processor.export`` writes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 
 from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.models.qwen2_5_vl import CLASSES
 from fourd4d.processing import template
 from fourd4d.processing.media import Image, Video
 from fourd4d.processing.processor import Processor, load_processor
@@ -45,7 +46,7 @@ class Pair:
 def pair(request, tmp_path_factory) -> Pair:
     directory = tmp_path_factory.mktemp(request.param)
     ours = Processor(small_bpe(), FULL if request.param == "full" else TINY)
-    ours.save(directory)
+    ours.export(directory, CLASSES)
     official = transformers.AutoProcessor.from_pretrained(directory)
     assert type(official).__name__ == "Qwen2_5_VLProcessor"
     assert type(official.image_processor).__name__ == "Qwen2VLImageProcessor"
@@ -174,7 +175,7 @@ def test_the_chat_template_is_the_official_one():
 
 def test_a_sentencepiece_processor_is_exported_too(tmp_path):
     ours = Processor(tiny_tokenizer(), TINY)
-    ours.save(tmp_path)
+    ours.export(tmp_path, CLASSES)
     pair = Pair(ours, transformers.AutoProcessor.from_pretrained(tmp_path))
     media, fps = CASES["mixed"]
     _, out = run_official(pair, media, fps)
@@ -196,6 +197,18 @@ def test_another_system_turn(pair):
     assert ours == official
 
 
+@pytest.mark.parametrize("system", ["", "Look closely.", "Say {{ 'what' }} you {% see %}."])
+def test_the_exported_template_has_the_protocols_system_turn(pair, tmp_path, system):
+    protocol = dataclasses.replace(pair.protocol, system=system)
+    ours = Processor(pair.ours.tokenizer, protocol)
+    ours.export(tmp_path, CLASSES)
+    official = transformers.AutoProcessor.from_pretrained(tmp_path)
+    media = [clip(2, 1.0, 28, 28), Image(picture(30, 40))]
+    text = official.apply_chat_template(
+        messages(protocol, media), tokenize=False, add_generation_prompt=True)
+    assert ours.prompt_text(QUESTION, media) == text
+
+
 @pytest.mark.parametrize("text", HARD_TEXT)
 def test_tokens_and_offsets(pair, text):
     official = pair.official.tokenizer(text, return_offsets_mapping=True)
@@ -207,7 +220,7 @@ def test_tokens_and_offsets(pair, text):
 
 
 def test_the_slow_tokenizer_opens_too(pair, tmp_path):
-    pair.ours.save(tmp_path)
+    pair.ours.export(tmp_path, CLASSES)
     slow = transformers.AutoProcessor.from_pretrained(tmp_path, use_fast=False)
     assert type(slow.tokenizer).__name__ == "Qwen2Tokenizer"
     text = "<|im_start|>user\nthe thing<|latent_start|><|latent_pad|><|latent_end|> in there"

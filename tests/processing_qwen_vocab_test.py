@@ -14,6 +14,7 @@ import pytest
 import fourd4d
 from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.models.qwen2_5_vl import CLASSES, tokenizer_from_tiktoken
 from fourd4d.processing import tiktoken_ranks
 from fourd4d.processing.media import Image, Video
 from fourd4d.processing.processor import Processor
@@ -34,17 +35,22 @@ _SPECIAL = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 15164
 
 
 @pytest.fixture(scope="module")
-def table() -> dict[bytes, int]:
+def file() -> Path:
     found = importlib.util.find_spec("dashscope")  # Found, not imported: it needs much else.
     if found is None or found.origin is None:
         pytest.skip("the dashscope wheel is not installed")
-    lines = (Path(found.origin).parent / "resources" / "qwen.tiktoken").read_bytes().split(b"\n")
+    return Path(found.origin).parent / "resources" / "qwen.tiktoken"
+
+
+@pytest.fixture(scope="module")
+def table(file: Path) -> dict[bytes, int]:
+    lines = file.read_bytes().split(b"\n")
     return {base64.b64decode(t): int(r) for t, r in (line.split() for line in lines if line)}
 
 
 @pytest.fixture(scope="module")
-def qwen(table) -> HFTokenizer:
-    return tiktoken_ranks.tokenizer_from_ranks(table)
+def qwen(file) -> HFTokenizer:
+    return tokenizer_from_tiktoken(file)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +122,7 @@ def test_round_trip(qwen, texts):
 @pytest.mark.slow
 def test_equal_to_transformers(qwen, texts, tmp_path):
     transformers = pytest.importorskip("transformers")
-    Processor(qwen, ProtocolSpec()).save(tmp_path)
+    Processor(qwen, ProtocolSpec()).export(tmp_path, CLASSES)
     official = transformers.AutoTokenizer.from_pretrained(tmp_path)
     slow = transformers.AutoTokenizer.from_pretrained(tmp_path, use_fast=False)
     assert len(official) == qwen.vocab_size
@@ -155,4 +161,4 @@ def test_bad_tables(tmp_path):
     (tmp_path / "x").write_text("YQ== 0\nYg== 1\nYWI= 2\n\n")
     assert tiktoken_ranks.read_ranks(tmp_path / "x") == {b"a": 0, b"b": 1, b"ab": 2}
     with pytest.raises(InputError, match="no pair"):
-        tiktoken_ranks.tokenizer_from_ranks({b"a": 0, b"b": 1, b"aba": 2})
+        tiktoken_ranks.tokenizer_from_ranks({b"a": 0, b"b": 1, b"aba": 2}, [], [], r"\s+")

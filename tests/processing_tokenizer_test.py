@@ -146,6 +146,43 @@ def test_a_tokenizer_without_the_tokens_is_refused(tmp_path):
     assert load_tokenizer(tmp_path).vocab_size == small_bpe().vocab_size
 
 
+def sentencepiece_without(names, path):
+    """Writes the shipped model without some pieces; how many are left."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(tiny_tokenizer().model)
+    kept = [piece for piece in model.pieces if piece.piece not in names]
+    del model.pieces[:]
+    model.pieces.extend(kept)
+    path.write_bytes(model.SerializeToString())
+    return len(kept)
+
+
+def test_a_sentencepiece_model_gets_the_tokens_at_the_next_ids(tmp_path):
+    size = sentencepiece_without(IMAGERY_TOKENS, tmp_path / "tokenizer.model")
+    with pytest.raises(InputError, match=r"lacks <\|latent_pad\|>.*add_imagery=True"):
+        load_tokenizer(tmp_path)
+    added = load_tokenizer(tmp_path, add_imagery=True)
+    assert [added.id(n) for n in IMAGERY_TOKENS] == list(added.added) == [size, size + 1, size + 2]
+    assert added.vocab_size == size + 3
+    text = "Look: <|latent_start|><|latent_pad|><|latent_end|> left."
+    assert added.decode(added.encode(text)) == text
+    assert [i for i in added.encode(text) if i >= size] == [size + 1, size, size + 2]
+    plain = text.replace("<|latent_start|><|latent_pad|><|latent_end|>", "")
+    tiny = tiny_tokenizer()
+    assert [added.decode([i]) for i in added.encode(plain)] == [
+        tiny.decode([i]) for i in tiny.encode(plain)]
+    added.save(tmp_path / "saved")
+    again = load_tokenizer(tmp_path / "saved")
+    assert again.encode(text) == added.encode(text) and again.added == ()
+    sentencepiece_without(("<|im_end|>",), tmp_path / "tokenizer.model")
+    with pytest.raises(InputError, match=r"lacks <\|im_end\|>.*train_tokenizer"):
+        load_tokenizer(tmp_path, add_imagery=True)
+    (tmp_path / "tokenizer.model").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="no SentencePiece model"):
+        load_tokenizer(tmp_path, add_imagery=True)
+
+
 def test_bad_files(tmp_path):
     with pytest.raises(InputError, match="no tokenizer here"):
         load_tokenizer(tmp_path)

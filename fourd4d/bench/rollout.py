@@ -20,6 +20,7 @@ from flax import nnx
 from fourd4d.bench import toy
 from fourd4d.bench.report import Result
 from fourd4d.models import ModelConfig
+from fourd4d.models.families import family
 from fourd4d.sampling import generate
 
 
@@ -51,13 +52,11 @@ def torch_seconds(config: ModelConfig, prompts: np.ndarray, args: argparse.Names
 
     d = config.decoder
     torch.manual_seed(args.seed)
-    settings: Any = transformers.Qwen2Config(
-        hidden_size=d.width, num_hidden_layers=d.layers, num_attention_heads=d.heads,
-        num_key_value_heads=d.kv_heads, intermediate_size=d.mlp, vocab_size=d.vocab,
-        rope_theta=d.rope_theta, tie_word_embeddings=d.tied, rms_norm_eps=d.eps)
-    if settings.hidden_size // settings.num_attention_heads != d.head_dim:
+    if d.width // d.heads != d.head_dim:
         return math.nan
-    model = transformers.Qwen2ForCausalLM(settings).eval()
+    settings = transformers.AutoConfig.for_model(
+        **family(config.family, "bench").decoder_to_hf(config))
+    model: Any = transformers.AutoModelForCausalLM.from_config(settings).eval()
     ids = torch.from_numpy(prompts).long()
 
     def once() -> Any:

@@ -16,7 +16,7 @@ class VisionSlots:
     cut by the grid's edge are padded (``mask`` False).
 
     Attributes:
-      patches: normalised pixels, channel-major as in Qwen2-VL (channel, time, height, width).
+      patches: normalised pixels, channel-major: (channel, time, height, width).
       coords: (row, column) of each patch in its grid, patches.
       mask: True on real patches.
     """

@@ -8,15 +8,24 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.keys import KeyTable
 from fourd4d.models import qwen2_5_vl
 from fourd4d.models.config import ModelConfig
+from fourd4d.processing.hf_files import ProcessorClasses
 
 
 @runtime_checkable
 class Family(Protocol):
-    """What a family's folder offers."""
+    """What a family's folder offers.
+
+    Attributes:
+      CLASSES: transformers' classes that open its processor.
+    """
+
+    CLASSES: ProcessorClasses
 
     def from_hf(self, value: dict[str, Any], where: object = ..., **fields: Any) -> ModelConfig: ...
 
     def to_hf(self, config: ModelConfig, dtype: str, **extra: Any) -> dict[str, Any]: ...
+
+    def decoder_to_hf(self, config: ModelConfig) -> dict[str, Any]: ...
 
     def key_table(self, config: ModelConfig) -> KeyTable: ...
 

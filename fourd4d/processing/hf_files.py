@@ -1,4 +1,4 @@
-"""The small JSON files from which ``transformers`` builds Qwen2.5-VL's processor."""
+"""The small JSON files from which ``transformers`` builds a processor."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from typing import Any
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
-from fourd4d.processing.template import CHAT_TEMPLATE
+from fourd4d.processing import template
 from fourd4d.processing.tokenizer import END_OF_TEXT, TURN_END, HFTokenizer, write_file
 
 _PREPROCESSOR = "preprocessor_config.json"
 
 
-def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec) -> None:
+@dataclasses.dataclass(frozen=True)
+class ProcessorClasses:
+    """Names of transformers' classes, which a family of models brings along."""
+
+    processor: str
+    tokenizer: str
+    image_processor: str
+
+
+def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec,
+          classes: ProcessorClasses) -> None:
     """Writes ``tokenizer_config.json``, ``preprocessor_config.json`` and ``chat_template.json``.
 
     A byte-level BPE is written as ``vocab.json`` and ``merges.txt`` too: transformers' slow
@@ -29,16 +39,17 @@ def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec) -> No
         text = "\n".join(["#version: 0.2", *merges, ""])
         write_file(directory / "merges.txt", text.encode("utf-8"))
     files = {
-        "tokenizer_config.json": _tokenizer_config(tokenizer),
-        _PREPROCESSOR: _preprocessor_config(protocol),
-        "chat_template.json": {"chat_template": CHAT_TEMPLATE},
+        "tokenizer_config.json": _tokenizer_config(tokenizer, protocol, classes),
+        _PREPROCESSOR: _preprocessor_config(protocol, classes),
+        "chat_template.json": {"chat_template": template.jinja(protocol)},
     }
     for name, value in files.items():
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         write_file(directory / name, text.encode("utf-8"))
 
 
-def _tokenizer_config(tokenizer: HFTokenizer) -> dict[str, Any]:
+def _tokenizer_config(tokenizer: HFTokenizer, protocol: ProtocolSpec, classes: ProcessorClasses
+                      ) -> dict[str, Any]:
     added = tokenizer.backend.get_added_tokens_decoder()
     fields = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
     return {
@@ -53,33 +64,33 @@ def _tokenizer_config(tokenizer: HFTokenizer) -> dict[str, Any]:
             if token.special and token.content != END_OF_TEXT
         ],
         "bos_token": None,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": template.jinja(protocol),
         "clean_up_tokenization_spaces": False,
         "eos_token": TURN_END,
         "errors": "replace",
         "model_max_length": 131072,
         "pad_token": END_OF_TEXT,
-        "processor_class": "Qwen2_5_VLProcessor",
+        "processor_class": classes.processor,
         "split_special_tokens": False,
-        "tokenizer_class": "Qwen2TokenizerFast",
+        "tokenizer_class": classes.tokenizer,
         "unk_token": None,
     }
 
 
-def _preprocessor_config(protocol: ProtocolSpec) -> dict[str, Any]:
+def _preprocessor_config(protocol: ProtocolSpec, classes: ProcessorClasses) -> dict[str, Any]:
     return {
         "do_convert_rgb": True,
         "do_normalize": True,
         "do_rescale": True,
         "do_resize": True,
         "image_mean": list(protocol.image_mean),
-        "image_processor_type": "Qwen2VLImageProcessor",
+        "image_processor_type": classes.image_processor,
         "image_std": list(protocol.image_std),
         "max_pixels": protocol.max_pixels,
         "merge_size": protocol.merge,
         "min_pixels": protocol.min_pixels,
         "patch_size": protocol.patch_size,
-        "processor_class": "Qwen2_5_VLProcessor",
+        "processor_class": classes.processor,
         "resample": 3,
         "rescale_factor": 1 / 255,
         "size": {"longest_edge": protocol.max_pixels, "shortest_edge": protocol.min_pixels},

@@ -1,4 +1,4 @@
-"""Timestamps to M-RoPE ids, as ``Qwen2_5_VLForConditionalGeneration.get_rope_index`` counts them.
+"""Timestamps to M-RoPE ids (arXiv 2502.13923), as transformers' ``get_rope_index`` counts them.
 
 Text counts on all three axes together. A medium starts where the text before it ended: its merged
 tokens share that offset, to which time, row and column are added; text after it goes on from the

@@ -223,37 +223,46 @@ class Processor:
         return joined
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes protocol and tokenizer, and what transformers' ``AutoProcessor`` opens.
-
-        Files: ``protocol.json``; ``tokenizer.model`` for SentencePiece; ``tokenizer.json``,
-        ``tokenizer_config.json``, ``preprocessor_config.json`` and ``chat_template.json``.
-        """
+        """Writes ``protocol.json`` and the tokenizer: what ``load_processor`` reads."""
         directory = Path(directory)
         self.tokenizer.save(directory)
         text = json.dumps(self.protocol.to_json(), indent=2)
         write_file(directory / "protocol.json", text.encode("utf-8"))
+
+    def export(self, directory: str | os.PathLike[str], classes: hf_files.ProcessorClasses) -> None:
+        """``save``, and what transformers' ``AutoProcessor`` opens.
+
+        That is ``tokenizer.json``, ``tokenizer_config.json``, ``preprocessor_config.json`` and
+        ``chat_template.json``.
+        """
+        directory = Path(directory)
+        self.save(directory)
         official = self.tokenizer
         if isinstance(official, SentencePieceTokenizer):
             official = to_tokenizer_json(official.model)
             official.save(directory)
-        if isinstance(official, HFTokenizer):
-            hf_files.write(directory, official, self.protocol)
+        if not isinstance(official, HFTokenizer):
+            raise InputError("tokenizer", f"{type(official).__name__} cannot be exported",
+                             "Use a tokenizer.json or a SentencePiece model")
+        hf_files.write(directory, official, self.protocol, classes)
 
 
 def load_processor(
-    directory: str | os.PathLike[str], protocol: ProtocolSpec | None = None
+    directory: str | os.PathLike[str], protocol: ProtocolSpec | None = None, *,
+    add_imagery: bool = False,
 ) -> Processor:
     """The processor that ``Processor.save`` wrote, or that of a Hugging Face directory.
 
     Args:
       directory: with a tokenizer, and ``protocol.json`` or ``preprocessor_config.json``.
       protocol: taken instead of the directory's.
+      add_imagery: see ``load_tokenizer``.
 
     Raises:
       InputError: files missing or malformed.
     """
     directory = Path(directory)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory, add_imagery)
     if protocol is None:
         path = directory / "protocol.json"
         if path.is_file():

@@ -1,7 +1,7 @@
-"""Chat template of Qwen2.5-VL and the wording that ends every question.
+"""The chat template and the wording that ends every question.
 
-``CHAT_TEMPLATE`` is the official Jinja text, for the files that other tools read; ``chat`` writes
-the same text without Jinja.
+``CHAT_TEMPLATE`` is the published models' Jinja text, for the files that other tools read; ``chat``
+writes the same text without Jinja.
 """
 
 from __future__ import annotations
@@ -34,10 +34,14 @@ _SUFFIXES: Final = {"fourd4d": "\n" + SUFFIX, "released": "\n" + RELEASED_SUFFIX
 MediaKind = Literal["image", "video"]
 _PADS: Final = {"image": IMAGE_PAD, "video": VIDEO_PAD}
 
+_SYSTEM_TEXT: Final = "You are a helpful assistant."
+_SYSTEM_TURN: Final = (
+    "{% if loop.first and message['role'] != 'system' %}"
+    f"<|im_start|>system\n{_SYSTEM_TEXT}<|im_end|>\n{{% endif %}}"
+)
 CHAT_TEMPLATE: Final = (
     "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}" + _SYSTEM_TURN +
     "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"
     "{{ message['content'] }}<|im_end|>\n{% else %}{% for content in message['content'] %}"
     "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
@@ -51,6 +55,15 @@ CHAT_TEMPLATE: Final = (
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def jinja(protocol: ProtocolSpec) -> str:
+    """``CHAT_TEMPLATE`` with the protocol's system turn, or without one."""
+    if not protocol.system:
+        return CHAT_TEMPLATE.replace(_SYSTEM_TURN, "")
+    text = protocol.system
+    text = f"{{% raw %}}{text}{{% endraw %}}" if "{" in text else text
+    return CHAT_TEMPLATE.replace(_SYSTEM_TEXT, text)
 
 
 def user_text(question: str, protocol: ProtocolSpec) -> str:

@@ -1,6 +1,6 @@
-"""A ``qwen.tiktoken`` file of byte-pair ranks as a ``tokenizer.json``.
+"""A ``.tiktoken`` file of byte-pair ranks as a ``tokenizer.json``.
 
-Where a model hub is out of reach this gives the vocabulary of Qwen2, Qwen2.5 and Qwen2.5-VL.
+Some vocabularies are published in this form too, where a model hub is out of reach.
 """
 
 from __future__ import annotations
@@ -10,29 +10,13 @@ import binascii
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from fourd4d.core.errors import InputError
 from fourd4d.processing.tokenizer import HFTokenizer
-
-QWEN_PATTERN: Final = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN_SPECIAL: Final = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
-    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
-    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
-)  # fmt: skip
-"""Control tokens of Qwen2.5-VL, in the order of their ids."""
-QWEN_ADDED: Final = (
-    "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
-    "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
-)  # fmt: skip
-"""Tokens after them that count as ordinary text when decoding."""
 
 
 def read_ranks(path: str | os.PathLike[str]) -> dict[bytes, int]:
@@ -88,9 +72,9 @@ def _byte_characters() -> list[str]:
 
 def tokenizer_from_ranks(
     ranks: Mapping[bytes, int],
-    special: Sequence[str] = QWEN_SPECIAL,
-    added: Sequence[str] = QWEN_ADDED,
-    pattern: str = QWEN_PATTERN,
+    special: Sequence[str],
+    added: Sequence[str],
+    pattern: str,
 ) -> HFTokenizer:
     """The tokenizer of a rank table, with the imagery tokens after the published ones.
 

@@ -10,10 +10,12 @@ import importlib.resources
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, Protocol, SupportsInt, runtime_checkable
+from typing import Any, Final, Protocol, SupportsInt, runtime_checkable
 
 import sentencepiece
 import tokenizers
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
@@ -60,6 +62,11 @@ class Tokenizer(Protocol):
         """Id for unused places, ``<|endoftext|>``."""
         ...
 
+    @property
+    def added(self) -> tuple[int, ...]:
+        """Ids of the imagery tokens that its file lacked, in order."""
+        ...
+
     def id(self, name: str) -> int:
         """Id of a special token. Raises InputError when the vocabulary lacks it."""
         ...
@@ -101,15 +108,19 @@ def _check_text(text: str) -> None:
 class SentencePieceTokenizer:
     """A SentencePiece model with byte fallback and the special tokens as user-defined symbols.
 
+    Args:
+      path: the file.
+      add_imagery: append those of ``IMAGERY_TOKENS`` that the model lacks, at the next ids.
+
     Raises:
       InputError: no such file, no SentencePiece model, no byte fallback, special tokens missing.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], add_imagery: bool = False):
         path = Path(path)
         if not path.is_file():
             raise InputError(path, "no such file", "Give a SentencePiece .model file")
-        self._load(path.read_bytes(), str(path))
+        self._load(path.read_bytes(), str(path), add_imagery)
 
     @classmethod
     def from_bytes(cls, model: bytes, where: str = "model") -> SentencePieceTokenizer:
@@ -118,7 +129,8 @@ class SentencePieceTokenizer:
         value._load(model, where)
         return value
 
-    def _load(self, model: bytes, where: str) -> None:
+    def _load(self, model: bytes, where: str, add_imagery: bool = False) -> None:
+        model, lacking = _with_imagery(model, where) if add_imagery else (model, [])
         self._model, self._where = model, where
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -130,9 +142,13 @@ class SentencePieceTokenizer:
         missing = [name for name in SPECIAL_TOKENS if name not in ids]
         missing += ["byte fallback"] * any(f"<0x{b:02X}>" not in ids for b in range(256))
         if missing:
-            raise InputError(where, f"the model lacks {', '.join(missing)}",
-                             "Train it with fourd4d.processing.train_tokenizer")
+            raise InputError(
+                where, f"the model lacks {', '.join(missing)}",
+                "Pass add_imagery=True to add the imagery tokens"
+                if set(missing) <= set(IMAGERY_TOKENS)
+                else "Train it with fourd4d.processing.train_tokenizer")
         self._ids = ids
+        self._added = tuple(ids[name] for name in lacking)
         self._special = {ids[name] for name in SPECIAL_TOKENS}
         self._byte_ids = [ids[f"<0x{b:02X}>"] for b in range(256)]
         self._bytes: list[bytes] = [
@@ -151,6 +167,10 @@ class SentencePieceTokenizer:
     @property
     def pad(self) -> int:
         return self._ids[END_OF_TEXT]
+
+    @property
+    def added(self) -> tuple[int, ...]:
+        return self._added
 
     @property
     def model(self) -> bytes:
@@ -202,6 +222,21 @@ class SentencePieceTokenizer:
         return _unpickle, (type(self), "from_bytes", self._model, self._where)
 
 
+def _with_imagery(model: bytes, where: object) -> tuple[bytes, list[str]]:
+    """The model with the imagery tokens it lacks as its last pieces, and these tokens."""
+    schema: Any = sentencepiece_model_pb2  # Generated: type checkers see nothing in it.
+    try:
+        value = schema.ModelProto.FromString(model)
+    except DecodeError as error:
+        raise InputError(where, f"no SentencePiece model ({error})",
+                         "Train one with fourd4d.processing.train_tokenizer") from error
+    present = {entry.piece for entry in value.pieces}
+    lacking = [name for name in IMAGERY_TOKENS if name not in present]
+    for name in lacking:
+        value.pieces.add(piece=name, score=0.0, type=schema.ModelProto.SentencePiece.USER_DEFINED)
+    return value.SerializeToString(), lacking
+
+
 def _split_keep(text: str, mark: str) -> list[str]:
     parts: list[str] = []
     for i, part in enumerate(text.split(mark)):
@@ -210,7 +245,7 @@ def _split_keep(text: str, mark: str) -> list[str]:
 
 
 class HFTokenizer:
-    """A ``tokenizer.json``, e.g. Qwen2.5-VL's.
+    """A ``tokenizer.json`` of the tokenizers library.
 
     Args:
       path: the file, or a directory that holds it.
@@ -245,19 +280,24 @@ class HFTokenizer:
                              "Give a file of the tokenizers library") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        lacking = [n for n in IMAGERY_TOKENS if self._tokenizer.token_to_id(n) is None]
         if add_imagery:
-            missing = [n for n in IMAGERY_TOKENS if self._tokenizer.token_to_id(n) is None]
             self._tokenizer.add_special_tokens(
-                [tokenizers.AddedToken(n, normalized=False, special=True) for n in missing])
+                [tokenizers.AddedToken(n, normalized=False, special=True) for n in lacking])
         missing = [n for n in SPECIAL_TOKENS if self._tokenizer.token_to_id(n) is None]
         if missing:
             raise InputError(
                 where, f"the vocabulary lacks {', '.join(missing)}",
                 "Pass add_imagery=True to add the imagery tokens"
-                if set(missing) <= set(IMAGERY_TOKENS) else "Give the tokenizer of Qwen2.5-VL")
+                if set(missing) <= set(IMAGERY_TOKENS) else "Give the tokenizer of the model")
+        self._added = tuple(self.id(n) for n in lacking)
         self._special = {self._tokenizer.token_to_id(n) for n in SPECIAL_TOKENS}
         self._special |= {i for i, token in self._tokenizer.get_added_tokens_decoder().items()
                           if token.special}
+
+    @property
+    def added(self) -> tuple[int, ...]:
+        return self._added
 
     @property
     def backend(self) -> tokenizers.Tokenizer:
@@ -308,19 +348,23 @@ def _unpickle(kind: type, maker: str, content: bytes | str, where: str) -> objec
     return getattr(kind, maker)(content, where)
 
 
-def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+def load_tokenizer(path: str | os.PathLike[str], add_imagery: bool = False) -> Tokenizer:
     """The tokenizer in a ``.model`` or ``.json`` file, or in a directory that holds one.
 
+    Args:
+      add_imagery: append the imagery tokens that it lacks instead of refusing it.
+
     Raises:
-      InputError: neither ``tokenizer.model`` nor ``tokenizer.json`` there.
+      InputError: neither ``tokenizer.model`` nor ``tokenizer.json`` there, or special tokens are
+        missing.
     """
     path = Path(path)
     candidates = [path / "tokenizer.model", path / "tokenizer.json"] if path.is_dir() else [path]
     for candidate in candidates:
         if candidate.is_file() and candidate.suffix == ".model":
-            return SentencePieceTokenizer(candidate)
+            return SentencePieceTokenizer(candidate, add_imagery)
         if candidate.is_file() and candidate.suffix == ".json":
-            return HFTokenizer(candidate)
+            return HFTokenizer(candidate, add_imagery)
     raise InputError(path, "no tokenizer here", "Give a tokenizer.model or a tokenizer.json")
 
 

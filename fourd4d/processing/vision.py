@@ -1,7 +1,7 @@
 """Frames to frame slots: smart resize, normalisation, patches in window order.
 
-Resizing is Pillow's bicubic on uint8, what Hugging Face's NumPy ("slow") ``Qwen2VLImageProcessor``
-does; its torchvision ("fast") processor interpolates in another way and differs by a few levels.
+Resizing is Pillow's bicubic on uint8, what transformers' NumPy ("slow") image processor does; its
+torchvision ("fast") one interpolates in another way and differs by a few levels.
 """
 
 from __future__ import annotations

@@ -153,3 +153,13 @@ def to_hf(config: ModelConfig, dtype: str, **extra: Any) -> dict[str, Any]:
         "vocab_size": d.vocab,
         **extra,
     }
+
+
+def decoder_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """A config of transformers' text-only model with our decoder's shape: for comparing speed."""
+    d = config.decoder
+    return dict(
+        model_type="qwen2", hidden_size=d.width, num_hidden_layers=d.layers,
+        num_attention_heads=d.heads, num_key_value_heads=d.kv_heads, intermediate_size=d.mlp,
+        vocab_size=d.vocab, rope_theta=d.rope_theta, tie_word_embeddings=d.tied,
+        rms_norm_eps=d.eps)
