@@ -2,18 +2,22 @@
 
 The format (github.com/huggingface/safetensors): 8 bytes with the header's length, the header as
 JSON (name → dtype, shape, byte range), the bytes. Several shards have an index beside them.
-Files are memory-mapped, so of the host's memory only the parameter being read or written is used.
+Files are memory-mapped and copied tensor by tensor. Reading takes, beside the arrays themselves,
+the host memory of one parameter's part on one device (none on a CPU, which keeps what is read) and
+of one tensor of the file; writing takes one layer of one parameter.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import errno
+import functools
 import json
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ import jax
 import ml_dtypes
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
@@ -33,10 +38,11 @@ _DTYPES: Mapping[str, Any] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_EXPONENTS = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HEADER_LIMIT = 100 << 20
-_ALIGN = 64
+_ALIGN = 64  # Bytes; a CPU device keeps host arrays that lie so without copying them.
+_BLOCK = 1 << 16  # Bytes copied at once when axes are transposed: both sides stay in the cache.
+_PIECE = 16 << 20  # Bytes written at once.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +145,7 @@ def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 class _Files:
-    """Memory maps of shards; pages are given back after each parameter."""
+    """Memory maps of shards; their pages are given back after each tensor."""
 
     def __init__(self) -> None:
         self._maps: dict[Path, mmap.mmap] = {}
@@ -156,12 +162,42 @@ class _Files:
             mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _finite(array: np.ndarray, dtype: str) -> bool:
-    """Whether no element is an infinity or NaN: those have all exponent bits set."""
-    bits = array.view(np.uint32 if dtype == "F32" else np.uint16)
-    flat, mask = bits.reshape(-1), bits.dtype.type(_EXPONENTS[dtype])
-    step = 1 << 22  # Keeps temporaries small.
-    return not any(((flat[i : i + step] & mask) == mask).any() for i in range(0, flat.size, step))
+def _bits(array: np.ndarray) -> np.ndarray:
+    """The same memory as unsigned integers: NumPy copies those faster than bfloat16."""
+    return array.view(f"u{array.dtype.itemsize}")
+
+
+def _empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _ALIGN, np.uint8)
+    start = -memory.ctypes.data % _ALIGN
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _blocks(array: np.ndarray, size: int) -> Iterator[Any]:
+    """Indices of blocks of about ``size`` bytes, cut along the axis that strides farthest."""
+    axis = int(np.argmax(array.strides))
+    rows = max(1, size * array.shape[axis] // max(array.nbytes, 1))
+    for start in range(0, array.shape[axis], rows):
+        yield (*(slice(None),) * axis, slice(start, start + rows))
+
+
+def _copy(target: np.ndarray, source: np.ndarray) -> None:
+    """``target[...] = source``, cast, block by block of the source's memory."""
+    if target.dtype == source.dtype:
+        target, source = _bits(target), _bits(source)
+    for at in _blocks(source, _BLOCK):
+        target[at] = source[at]
+
+
+def _finite(array: np.ndarray) -> bool:
+    """Whether no element is infinite or NaN: those have the largest bits of their sign."""
+    if not array.size:
+        return True
+    top = int(_bits(np.asarray(np.inf, array.dtype)))
+    bits = _bits(array)
+    sign = 1 << 8 * array.dtype.itemsize - 1
+    return int(bits.view(f"i{array.dtype.itemsize}").max()) < top and int(bits.max()) < top + sign
 
 
 def _mismatches(tensors: Mapping[str, Tensor], table: KeyTable,
@@ -215,27 +251,25 @@ def read_hf(directory: str | os.PathLike[str], table: KeyTable, abstract: Any, *
     if lines:
         raise InputError(directory, f"{len(lines)} tensors do not fit the model:\n  "
                          + "\n  ".join(lines), "Check that config.json belongs to the weights")
-    files, seen = _Files(), set()
-
-    def tensor(key: str) -> np.ndarray:
-        array = files.array(tensors[key])
-        if check_finite and key not in seen and not _finite(array, tensors[key].dtype):
-            raise InputError(tensors[key].file, f"tensor {key!r} has NaN or infinite values",
-                             "The checkpoint is damaged; use another")
-        seen.add(key)
-        return array
-
+    files = _Files()
     for copy, original in table.copies:
-        if copy in tensors and not np.array_equal(tensor(copy), tensor(original)):
+        if copy in tensors and not _same(files, tensors[copy], tensors[original]):
             raise InputError(directory, f"the config ties {copy} to {original}, but they differ",
                              "Set tie_word_embeddings to false in config.json")
-        files.release()
     filled = {}
     for entry in table.entries:
         leaf = leaves[entry.path]
-        filled[entry.path] = leaf.replace(_read_leaf(entry, leaf, tensor))
-        files.release()
+        filled[entry.path] = leaf.replace(_read_leaf(entry, leaf, tensors, files, check_finite))
     return nnx.from_flat_state(filled)
+
+
+def _same(files: _Files, left: Tensor, right: Tensor) -> bool:
+    a, b = files.array(left), files.array(right)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    same = all(np.array_equal(_bits(a[at]), _bits(b[at])) for at in _blocks(a, _PIECE))
+    files.release()
+    return same
 
 
 def _renamed(directory: str | os.PathLike[str], table: KeyTable) -> dict[str, Tensor]:
@@ -251,20 +285,29 @@ def _renamed(directory: str | os.PathLike[str], table: KeyTable) -> dict[str, Te
     return tensors
 
 
-def _read_leaf(entry: Entry, leaf: Any, tensor: Any) -> jax.Array:
+def _read_leaf(entry: Entry, leaf: Any, tensors: Mapping[str, Tensor], files: _Files,
+               check_finite: bool) -> jax.Array:
     value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
     shape, dtype = value.shape, value.dtype
     keys = entry.layer_keys(shape)
 
+    def fill(out: np.ndarray, key: str, index: tuple[slice, ...]) -> None:
+        tensor = tensors[key]
+        _copy(out, entry.view(files.array(tensor), shape)[index])
+        files.release()
+        if check_finite and not _finite(out):
+            raise InputError(tensor.file, f"tensor {tensor.key!r} has NaN or infinite values"
+                             f" (as {out.dtype})", "The checkpoint is damaged; use another")
+
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
         index = index or (slice(None),) * len(shape)
-        if not entry.stacked:
-            return np.ascontiguousarray(entry.view(tensor(keys[0]), shape)[index], dtype)
-        layers = range(*index[0].indices(shape[0]))
         sizes = [len(range(*s.indices(n))) for s, n in zip(index, shape, strict=True)]
-        out = np.empty(sizes, dtype)
-        for row, layer in enumerate(layers):
-            out[row] = entry.view(tensor(keys[layer]), shape)[index[1:]]
+        out = _empty(sizes, dtype)
+        if entry.stacked:
+            for row, layer in enumerate(range(*index[0].indices(shape[0]))):
+                fill(out[row], keys[layer], index[1:])
+        else:
+            fill(out, keys[0], index)
         return out
 
     sharding = getattr(value, "sharding", None)
@@ -279,7 +322,8 @@ def write_hf(directory: str | os.PathLike[str], table: KeyTable, state: Any, *,
     """Writes ``state`` under the table's names; one file, or shards and their index.
 
     Parameters come to the host one layer at a time. Every file is written under another name and
-    renamed when whole, the index last.
+    renamed when whole, the index last. Of several processes, all of which must call this, the
+    first one writes.
 
     Args:
       dtype: of the file's tensors; each parameter's own by default.
@@ -290,8 +334,7 @@ def write_hf(directory: str | os.PathLike[str], table: KeyTable, state: Any, *,
     """
     leaves: dict[Any, Any] = dict(nnx.to_flat_state(state))
     _check_leaves(table, leaves)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory, first = Path(directory), jax.process_index() == 0
     plan = _plan(table, leaves, dtype)
     shards: list[list[_Planned]] = [[]]
     for item in plan:
@@ -301,18 +344,25 @@ def write_hf(directory: str | os.PathLike[str], table: KeyTable, state: Any, *,
     single = len(shards) == 1
     names = [SINGLE] if single else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
                                      for i in range(len(shards))]
-    for stale in {*directory.glob("*.safetensors"), directory / INDEX}:
-        if stale.name not in names and stale.exists():
-            stale.unlink()
+    if first:
+        directory.mkdir(parents=True, exist_ok=True)
+        for stale in {*directory.glob("*.safetensors"), directory / INDEX}:
+            if stale.name not in names and stale.exists():
+                stale.unlink()
     for name, items in zip(names, shards, strict=True):
-        _write_file(directory / name, items, leaves)
-    if not single:
+        if first:
+            _write_file(directory / name, items, leaves)
+        else:
+            for item in items:
+                collections.deque(_pieces(item, leaves), maxlen=0)  # Only its share of gathering.
+    if first and not single:
         weight_map = {item.key: name for name, items in zip(names, shards, strict=True)
                       for item in items}
         index = {"metadata": {"total_size": sum(item.bytes for item in plan)},
                  "weight_map": dict(sorted(weight_map.items()))}
         with replacing(directory / INDEX) as partial:
             partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    multihost_utils.sync_global_devices("write_hf")
     return [directory / name for name in names]
 
 
@@ -352,8 +402,30 @@ def _pieces(item: _Planned, leaves: Mapping[tuple[str, ...], Any]) -> Iterator[n
     for entry in item.entries:
         leaf = leaves[entry.path]
         array = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
-        own = array[item.layer] if entry.stacked else array
-        yield np.ascontiguousarray(entry.unview(np.asarray(own), array.shape).astype(item.dtype))
+        own = entry.unview(_on_host(array, item.layer if entry.stacked else None), array.shape)
+        rows = max(1, _PIECE * len(own) // (own.size * item.dtype.itemsize))
+        for start in range(0, len(own), rows):
+            some = own[start : start + rows]
+            piece = np.empty(some.shape, item.dtype)
+            _copy(piece, some)
+            yield piece
+
+
+@functools.cache
+def _gather(sharding: Any, layer: bool) -> Any:
+    def one(array: Any, index: Any) -> Any:
+        return jax.lax.dynamic_index_in_dim(array, index, keepdims=False) if layer else array
+
+    everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return jax.jit(one, out_shardings=everywhere)
+
+
+def _on_host(array: Any, layer: int | None) -> np.ndarray:
+    """The array, or one layer of it, in this process's memory."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+        return np.asarray(array if layer is None else array[layer])
+    whole = _gather(array.sharding, layer is not None)(array, layer or 0)
+    return np.asarray(whole.addressable_data(0))
 
 
 def _write_file(file: Path, items: list[_Planned], leaves: Mapping[tuple[str, ...], Any]) -> None:
