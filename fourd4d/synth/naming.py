@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
+
+from fourd4d.synth.masks import Found
 
 _HUES = ((15, "red"), (40, "orange"), (70, "yellow"), (165, "green"), (195, "cyan"),
          (255, "blue"), (295, "purple"), (345, "pink"), (361, "red"))  # fmt: skip
@@ -56,6 +59,15 @@ def place(masks: Bool[np.ndarray, "T H W"]) -> str:
     if abs(x) >= abs(y):
         return "on the left" if x < 0 else "on the right"
     return "at the top" if y < 0 else "at the bottom"
+
+
+def labels(frames: UInt8[np.ndarray, "T H W 3"], things: Sequence[Found]) -> list[str]:
+    """What to call each thing: its own name where no other has it, else by its looks."""
+    given = collections.Counter(thing.name for thing in things)
+    nouns = [thing.name or ("object" if thing.role == "dynamic" else "region") for thing in things]
+    seen = names(frames, [thing.masks for thing in things], nouns)
+    return [thing.name if thing.name and given[thing.name] == 1 else name
+            for thing, name in zip(things, seen)]
 
 
 def names(

@@ -6,6 +6,7 @@ the clip; a shot cut or the longest span ends a clip, so memory depends on the s
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +21,16 @@ from av.stream import Disposition
 from fourd4d.core.errors import InputError
 from fourd4d.processing.color import to_rgb
 from fourd4d.processing.video import read_video
-from fourd4d.synth import consistency, features, landmarks, naming, objects, poses, residual
+from fourd4d.synth import (
+    consistency,
+    features,
+    landmarks,
+    masks,
+    naming,
+    objects,
+    poses,
+    residual,
+)
 from fourd4d.synth.camera import CameraRule
 from fourd4d.synth.clip import Clip, Track
 from fourd4d.synth.shots import CutDetector, ShotSpec
@@ -39,6 +49,7 @@ class DigestSpec:
       max_clips: most clips of a file; 0 takes all.
       looks: most frames of a clip in which moving things are looked for.
       poses: where camera poses come from.
+      masks: where masks of things come from.
     """
 
     fps: float = 2.0
@@ -50,6 +61,7 @@ class DigestSpec:
     max_clips: int = 12
     looks: int = 28
     poses: poses.PoseSource = poses.from_features
+    masks: masks.MaskSource = masks.MOTION
     rule: CameraRule = CameraRule()
     shots: ShotSpec = ShotSpec()
     features: features.FeatureSpec = features.FeatureSpec()
@@ -215,45 +227,51 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
     chosen = _looks(span, spec.looks)
     frames, times = span.small[chosen], span.times[chosen]
     evidence, usual = residual.evidence(span.small, span.times, chosen, motion, spec.residual)
-    things = objects.find_moving(frames, times, chosen, evidence, usual, motion, spec.objects)
+    sight = masks.Sight(frames, times, chosen, motion, evidence, usual, spec.objects)
     out = np.searchsorted(chosen, span.picked)
-    dropped: dict[str, int] = {}
-    tracks: list[tuple[np.ndarray, objects.Moving | None]] = []
-    for thing in things:
+    dropped: collections.Counter[str] = collections.Counter()
+    kept: list[masks.Found] = []
+    for thing in spec.masks.find(sight):
+        role = thing.role or masks.role_of(sight, thing.masks)
+        if not role:
+            dropped["it may move or not"] += 1
+            continue
         good, reasons = consistency.check(frames, times, thing.masks, spec.consistency)
-        for reason, count in reasons.items():
-            dropped[reason] = dropped.get(reason, 0) + count
+        dropped.update(reasons)
         shown = out[good[out]]
         if len(shown) >= 3 and times[shown[-1]] - times[shown[0]] >= 1.0:
-            thing.masks[~good] = False
-            tracks.append((thing.masks, thing))
+            believed = thing.masks & good[:, None, None]
+            kept.append(masks.Found(believed, thing.name, role))
     # Fainter evidence also hides a landmark, wherever it belongs to no thing.
     moving = evidence > 1.5
-    for masks, _ in tracks:
-        moving |= masks
-    mark = landmarks.find_landmark(frames, chosen, motion, moving)
-    if mark is not None and mark[out].any((1, 2)).sum() >= 2:
-        tracks.append((mark, None))
-    labels = naming.names(frames, [m for m, _ in tracks],
-                          ["object" if thing else "region" for _, thing in tracks])
+    for thing in kept:
+        if thing.role == "dynamic":
+            moving |= thing.masks
+    kept.sort(key=lambda thing: thing.role != "dynamic")
+    if all(thing.role == "dynamic" for thing in kept):
+        mark = landmarks.find_landmark(frames, chosen, motion, moving)
+        if mark is not None and mark[out].any((1, 2)).sum() >= 2:
+            kept.append(masks.Found(mark, role="static"))
+    labels = naming.labels(frames, kept)
     height, width = span.large.shape[1:3]
     made = []
-    for (masks, thing), label in zip(tracks, labels):
-        shown = np.stack([_enlarge(masks[m], height, width) for m in out])
-        centres = _centres(masks, chosen, motion, path) if thing else None
+    for thing, label in zip(kept, labels):
+        shown = np.stack([_enlarge(thing.masks[m], height, width) for m in out])
+        moves = thing.role == "dynamic"
+        centres = _centres(thing.masks, chosen, motion, path) if moves else None
         made.append(Track(
-            name=label, role="dynamic" if thing else "static", boxes=_boxes(shown), masks=shown,
-            source="motion" if thing else "features",
+            name=label, role="dynamic" if moves else "static", boxes=_boxes(shown), masks=shown,
+            source=spec.masks.name if moves or thing.name else "features",
             depth=None if centres is None else centres[1][out],
             centers=None if centres is None else centres[0][out],
         ))  # fmt: skip
     return Clip(
         video_id=name, frames=span.large, timestamps=span.times[span.picked], tracks=tuple(made),
         camera=camera, poses=path.poses[span.picked],
-        provenance={"source": "video", "camera": path.source, "objects": "motion",
+        provenance={"source": "video", "camera": path.source, "objects": spec.masks.name,
                     "scale": path.scale, "camera_model": motion.kind,
                     "camera_support": round(motion.support, 3), "distance": "scale change",
-                    "masks_dropped": dropped},
+                    "masks_dropped": dict(dropped)},
     )  # fmt: skip
 
 
