@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ from jaxtyping import Float
 
 from fourd4d import build
 from fourd4d.core.errors import InputError
-from fourd4d.core.sample import LETTERS
+from fourd4d.core.sample import LETTERS, Sample
 from fourd4d.data import collate, shape_for
+from fourd4d.data.media import load_media
 from fourd4d.parallel import host_to_global, make_mesh, use
-from fourd4d.processing import parse_answer
-from fourd4d.processing.media import Image, Video, read_image
+from fourd4d.processing import Processor, parse_answer
+from fourd4d.processing.media import Image, Video, decode_image, read_image
 from fourd4d.processing.video import read_video
-from fourd4d.sampling import SamplingSpec, sample, texts
+from fourd4d.sampling import SamplingSpec, generate, sample, texts
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -86,6 +89,56 @@ class Answerer:
         return Answer(said, parse_answer(said, list(options)) if options else None,
                       np.asarray(rollout.latents[0, :count]), bool(rollout.truncated[0]))
 
+    def say(self, text: str, images: Sequence[bytes] = (), *, max_tokens: int = 512) -> str:
+        """The greedy response to a plain prompt about image files, without any mental image.
+
+        The prompt gets no suffix, so that it may ask for any form of reply. Of a response with
+        ``<answer>`` tags, what stands in the last is given.
+        """
+        protocol = dataclasses.replace(self.bundle.processor.protocol, suffix="none")
+        processor = Processor(self.bundle.processor.tokenizer, protocol)
+        example = processor.prompt(text, [decode_image(data) for data in images])
+        batch = collate([example], shape_for([example], round_to=64), protocol)
+        spec = SamplingSpec.of(processor.tokenizer, protocol, max_tokens=max_tokens,
+                               temperature=0.0, imagery=False)
+        with use(self._mesh):
+            rollout = self._sample(self._model, host_to_global(batch, self._mesh),
+                                   jax.random.key(0), spec=spec)
+        said = texts(rollout, processor.tokenizer, spec)[0]
+        answers = re.findall(r"<answer>(.*?)</answer>", said, re.DOTALL)
+        return answers[-1] if answers else said
+
+    def tries(self, samples: Sequence[Sample], count: int, *, root: str | os.PathLike[str],
+              max_tokens: int = 512, temperature: float = 1.0, seed: int = 0,
+              assumed_fps: float | None = None) -> list[list[str | None]]:
+        """The letters of ``count`` sampled responses to each question; None where there is none.
+
+        Each prompt is read once for all its responses. What is drawn depends on the question's id
+        and the seed, not on its company.
+
+        Raises:
+          InputError: unreadable media.
+        """
+        bundle = self.bundle
+        protocol = bundle.processor.protocol
+        examples = []
+        for one in samples:
+            media, _ = load_media(one, root, protocol, assumed_fps=assumed_fps,
+                                  with_overlays=False)
+            examples.append(bundle.processor.prompt(one.text_input, media))
+        batch = collate(examples, shape_for(examples, round_to=64), protocol)
+        spec = SamplingSpec.of(bundle.processor.tokenizer, protocol, max_tokens=max_tokens,
+                               temperature=temperature)
+        keys = jax.vmap(jax.random.key)(np.array(
+            [zlib.crc32(f"{seed}/{n}/{one.id}".encode())
+             for one in samples for n in range(count)], np.uint32))
+        with use(self._mesh):
+            rollout = generate(bundle.graphdef, (bundle.tree,), host_to_global(batch, self._mesh),
+                               keys, spec, count)
+        said = texts(rollout, bundle.processor.tokenizer, spec)
+        return [[parse_answer(said[i * count + n], list(one.options)) for n in range(count)]
+                for i, one in enumerate(samples)]
+
     def _read(self, item: Any) -> Video | Image:
         if isinstance(item, Video | Image):
             return item
@@ -102,7 +155,8 @@ def load(directory: str | os.PathLike[str], *, mesh: str = "single", step: int |
     Args:
       mesh: a mesh preset or axis sizes; see ``parallel.make_mesh``.
       step: of a trainer's directory; the newest by default.
-      model: fields of ``ModelConfig`` set for this use (dtype, attention, …).
+      model: fields of ``ModelConfig`` set for this use (dtype, attention, …); for a Hugging Face
+        directory also ``convert.open_hf``'s own arguments (``new_tokens="mean"``).
 
     Raises:
       InputError: see ``build.open_checkpoint``.

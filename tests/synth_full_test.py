@@ -78,7 +78,7 @@ def test_the_report_shows_samples_and_what_failed(tmp_path):
 
     scenes = list(clips(SceneSpec(), 2, 0, 16))
     works = [Work(c.video_id, lambda c=c: [c]) for c in scenes] + [Work("<x>", broken)]
-    entries = pipeline.run(tmp_path, works, None, KINDS, SPEC, seed=0)
+    entries = pipeline.run(tmp_path, works, None, pipeline.Recipe(KINDS, SPEC, seed=0))
     page = report.write(tmp_path, cards=5).read_text()
     assert page.count("class='card'") == 5 and "data:image/jpeg" in page
     assert "no whole video" in page and "&lt;x&gt;" in page and "<x>" not in page

@@ -38,7 +38,8 @@ def works(scenes, calls=None):
 
 
 def run(root, todo, **more):
-    return pipeline.run(root, todo, len(todo), KINDS, SPEC, seed=1, config={"seed": 1}, **more)
+    recipe = pipeline.Recipe(KINDS, SPEC, seed=1)
+    return pipeline.run(root, todo, len(todo), recipe, config={"seed": 1}, **more)
 
 
 def test_the_dataset_reads_back_in_both_layouts(tmp_path, scenes):
@@ -88,6 +89,22 @@ def test_a_bad_video_is_recorded_and_the_rest_goes_on(tmp_path, scenes):
     assert any(json.loads(line).get("reason", "").startswith("b.mp4") for line in lines)
 
 
+def test_a_failed_video_is_tried_again_only_when_asked(tmp_path, scenes):
+    calls = []
+
+    def once():
+        calls.append(1)
+        if len(calls) == 1:
+            raise InputError("b.mp4", "the disk was away", "Mount it")
+        return [scenes[0]]
+
+    todo = [Work("b", once)]
+    assert run(tmp_path, todo)["b"].status == "failed"
+    assert run(tmp_path, todo)["b"].status == "failed" and len(calls) == 1
+    assert run(tmp_path, todo, retry_failed=True)["b"].status == "done" and len(calls) == 2
+    assert run(tmp_path, todo, retry_failed=True)["b"].status == "done" and len(calls) == 2
+
+
 def test_an_empty_video_says_what_was_dropped(tmp_path, scenes):
     bare = dataclasses.replace(scenes[0], tracks=(), camera=(), provenance={})
     entries = run(tmp_path, works([bare]))
@@ -99,7 +116,7 @@ def test_an_empty_video_says_what_was_dropped(tmp_path, scenes):
 def test_another_configuration_is_refused(tmp_path, scenes):
     run(tmp_path, works(scenes[:1]))
     with pytest.raises(InputError, match="seed was 1, is 2"):
-        pipeline.run(tmp_path, [], 0, KINDS, SPEC, seed=2, config={"seed": 2})
+        pipeline.run(tmp_path, [], 0, pipeline.Recipe(KINDS, SPEC, seed=2), config={"seed": 2})
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path, scenes):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import replacing
 from fourd4d.core.sample import Sample, check
 
 MAGIC = b"4DR1"
@@ -124,6 +125,19 @@ def write_shards(directory: str | os.PathLike[str], name: str, records: Iterable
         for path in temporary:
             path.unlink(missing_ok=True)
     return final
+
+
+def write_shard(path: str | os.PathLike[str], records: Iterable[bytes]) -> None:
+    """Writes all records to one file, which appears when it is whole."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    with replacing(path) as temporary:
+        writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1")
+        try:
+            for record in records:
+                writer.write(record)
+        finally:
+            writer.close()
 
 
 def find_shards(path: str | os.PathLike[str], name: str = "") -> list[Path]:

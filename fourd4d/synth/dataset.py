@@ -50,12 +50,9 @@ class Config(tfds.core.BuilderConfig):
 
 def bundle_examples(config: Config, start: int, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Keys and examples of clips ``start`` … ``start + count - 1``; images as encoded files."""
-    reason = pipeline.STYLES[config.questions.style]
+    recipe = pipeline.Recipe(KINDS, config.questions, config.seed)
     for number, clip in enumerate(clips(config.scenes, config.seed, start, count), start):
-        rng = pipeline.seeded(config.seed, clip.video_id)
-        made, _ = pipeline.samples_of(clip, pipeline.shown(clip, KINDS), config.questions, reason,
-                                      rng, 95, number * len(KINDS))
-        for one in made:
+        for one in pipeline.samples_of(clip, recipe, number * len(KINDS)).samples:
             yield one.sample.id, example(one)
 
 

@@ -16,11 +16,9 @@ Answer = Callable[[Sequence[Sample], int], Sequence[Sequence[str | None]]]
 """Maps samples and a number of tries k to k letters each (None where an answer has none)."""
 
 
-def by_difficulty(samples: Iterable[Sample], answer: Answer, tries: int = 8, batch: int = 16
-                  ) -> Iterator[tuple[Sample, float]]:
-    """Samples that a model gets right sometimes but not always, with the share of right tries.
-
-    Reinforcement learning learns nothing from the rest: all its tries get the same reward.
+def difficulties(samples: Iterable[Sample], answer: Answer, tries: int = 8, batch: int = 16
+                 ) -> Iterator[tuple[Sample, float]]:
+    """Every question with the share of tries that a model gets right; free text is left out.
 
     Raises:
       InputError: ``answer`` gives another number of tries.
@@ -33,9 +31,17 @@ def by_difficulty(samples: Iterable[Sample], answer: Answer, tries: int = 8, bat
             if len(letters) != tries:
                 raise InputError(f"sample {sample.id!r}", f"{len(letters)} tries of {tries}",
                                  "The answerer must give one letter or None per try")
-            right = sum(letter == sample.answer for letter in letters) / tries
-            if 0 < right < 1:
-                yield sample, right
+            yield sample, sum(letter == sample.answer for letter in letters) / tries
+
+
+def by_difficulty(samples: Iterable[Sample], answer: Answer, tries: int = 8, batch: int = 16
+                  ) -> Iterator[tuple[Sample, float]]:
+    """Those of ``difficulties`` that the model gets right sometimes but not always.
+
+    Reinforcement learning learns nothing from the rest: all its tries get the same reward.
+    """
+    return ((sample, share) for sample, share in difficulties(samples, answer, tries, batch)
+            if 0 < share < 1)
 
 
 def _groups(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
@@ -99,6 +105,17 @@ def near_duplicates(hashes: Mapping[str, Sequence[int]], most: float = 8.0
                 continue
         kept.append(name)
         rows.append(i)
+    return out
+
+
+def alike(ours: Mapping[str, Sequence[int]], theirs: Mapping[str, Sequence[int]],
+          most: float = 8.0) -> dict[str, str]:
+    """For each clip of ours that nearly equals one of theirs, the name of the nearest."""
+    out: dict[str, str] = {}
+    for name, own in ours.items():
+        near = min(theirs, key=lambda other: hash_distance(own, theirs[other]), default=None)
+        if near is not None and hash_distance(own, theirs[near]) <= most:
+            out[name] = near
     return out
 
 

@@ -25,6 +25,7 @@ class Entry:
       dropped: number of questions dropped, by reason.
       samples: the samples it gave, as JSON values.
       drawing: what a report draws, by clip: camera spans, path, tracks (``pipeline.drawing``).
+      notes: words that a model was asked for and that stayed the template's, by reason.
     """
 
     video_id: str
@@ -33,6 +34,7 @@ class Entry:
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     samples: tuple[Mapping[str, Any], ...] = ()
     drawing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def read_entries(root: str | os.PathLike[str]) -> dict[str, Entry]:

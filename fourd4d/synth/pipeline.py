@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,11 +15,14 @@ from rich.progress import Progress
 
 from fourd4d.core import jsonl, records
 from fourd4d.core.errors import InputError
+from fourd4d.core.sample import Sample
 from fourd4d.synth import base, full, short, write
 from fourd4d.synth.clip import CameraSegment, Clip, Track
 from fourd4d.synth.manifest import Entry, Manifest
 from fourd4d.synth.measure import Dropped, centre
 from fourd4d.synth.questions import Question, QuestionSpec, ask
+from fourd4d.synth.vlm import Unreachable
+from fourd4d.synth.words import Draft, Template, Words
 
 SHARD_CLIPS: Final = 1000
 
@@ -54,25 +58,51 @@ def _subjects(clip: Clip, kinds: Sequence[str]
                 yield kind, None, track
 
 
-def samples_of(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, reason: Reason,
-               rng: np.random.Generator, quality: int, number: int = 0
-               ) -> tuple[list[write.Written], collections.Counter[str]]:
-    """Samples of the clip, at most one per kind and subject, and what was dropped and why.
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What is asked about every clip, and in whose words.
+
+    Attributes:
+      kinds: of questions.
+      quality: of JPEG images, 0 … 100.
+    """
+
+    kinds: Sequence[str]
+    questions: QuestionSpec
+    seed: int
+    quality: int = 95
+    words: Words = Template()
+
+
+@dataclasses.dataclass
+class Made:
+    """Samples of a clip; what was dropped and why; notes on words that stayed as they were."""
+
+    samples: list[write.Written]
+    dropped: collections.Counter[str]
+    notes: collections.Counter[str]
+    clip: Clip
+
+
+def samples_of(clip: Clip, recipe: Recipe, number: int = 0) -> Made:
+    """Samples of the clip, at most one per kind and subject.
 
     ``number`` counts clips; it keeps neighbouring texts from opening alike.
     """
-    encoder = write.Encoder(clip, quality)
-    out: list[write.Written] = []
-    dropped: collections.Counter[str] = collections.Counter()
-    for kind, segment, track in _subjects(clip, kinds):
+    rng = seeded(recipe.seed, clip.video_id)
+    reason = STYLES[recipe.questions.style]
+    clip, dropped, notes = recipe.words.look(clip)
+    drafts: list[Draft] = []
+    for kind, segment, track in _subjects(clip, shown(clip, recipe.kinds)):
         try:
-            question = ask(clip, kind, rng, spec, segment, track)
-            response = reason(clip, question, rng, number + len(out))
+            question = ask(clip, kind, rng, recipe.questions, segment, track)
+            drafts.append(Draft(question, reason(clip, question, rng, number + len(drafts))))
         except Dropped as why:
             dropped[str(why)] += 1
-            continue
-        out.append(write.question_sample(clip, question, response, encoder))
-    return out, dropped
+    drafts, more = recipe.words.write(clip, drafts)
+    encoder = write.Encoder(clip, recipe.quality)
+    return Made([write.question_sample(clip, d.question, d.response, encoder, d.provenance)
+                 for d in drafts], dropped, notes + more, clip)
 
 
 def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.random.Generator,
@@ -124,64 +154,78 @@ def write_base(
     return len(starts)
 
 
-def run(root: str | os.PathLike[str], works: Iterable[Work], total: int | None,
-        kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int = 95,
-        config: Mapping[str, Any] | None = None,
-        with_records: bool = False) -> dict[str, Entry]:
+def run(root: str | os.PathLike[str], works: Iterable[Work], total: int | None, recipe: Recipe,
+        config: Mapping[str, Any] | None = None, with_records: bool = False,
+        retry_failed: bool = False) -> dict[str, Entry]:
     """Makes ``dift.jsonl``, ``rl.jsonl`` and the images they name under ``root``.
 
-    Videos already in the manifest are skipped; a bad one is recorded with its reason.
-    ``with_records`` writes the same samples as ArrayRecord shards too.
+    Videos already in the manifest are skipped; a bad one is recorded with its reason, and done
+    again only if ``retry_failed``. ``with_records`` writes the same samples as ArrayRecord shards
+    too.
     """
     root = Path(root)
     manifest = Manifest(root, config or {})
-    with Progress() as progress:
+    with contextlib.closing(manifest), Progress() as progress:
         tracked = progress.track(works, total=total, description="videos")
         for number, work in enumerate(tracked):
-            if work.video_id in manifest.entries:
-                continue
-            manifest.add(_one(root, work, number, kinds, spec, seed, quality))
-    manifest.close()
+            before = manifest.entries.get(work.video_id)
+            if before is None or (retry_failed and before.status == "failed"):
+                manifest.add(make(work, number, recipe,
+                                  lambda one: write.write_files(root, one.files)))
     entries = dict(sorted(manifest.entries.items()))
     rows = [records.sample_from_json(dict(s), root) for e in entries.values() for s in e.samples]
     jsonl.write(root / "dift.jsonl", (jsonl.dift_row(s) for s in rows))
     jsonl.write(root / "rl.jsonl", (jsonl.rl_row(s) for s in rows))
     if with_records and rows:
-        records.write_shards(root, "dift", (_packed(root, s) for s in rows))
+        records.write_shards(root, "dift", (packed(root, s) for s in rows))
     return entries
 
 
-def _packed(root: Path, sample: Any) -> bytes:
-    return records.encode_sample(sample, [(root / p).read_bytes() for p in sample.frames],
-                                 [(root / p).read_bytes() for p in sample.overlays])
+def packed(root: str | os.PathLike[str], sample: Sample) -> bytes:
+    """The sample as one record, with the images it names below ``root``."""
+    return records.encode_sample(sample, [_image(root, p, sample) for p in sample.frames],
+                                 [_image(root, p, sample) for p in sample.overlays])
 
 
-def _one(root: Path, work: Work, number: int, kinds: Sequence[str], spec: QuestionSpec, seed: int,
-         quality: int) -> Entry:
+def _image(root: str | os.PathLike[str], relative: str, sample: Sample) -> bytes:
+    path = jsonl.inside(root, relative, f"sample {sample.id!r}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"sample {sample.id!r}", f"{path} cannot be read ({error.strerror})",
+                         "Give the root that the paths are below") from error
+
+
+def make(work: Work, number: int, recipe: Recipe, keep: Callable[[write.Written], Any]) -> Entry:
+    """Asks about every clip of one video; ``keep`` is handed each sample as it is made.
+
+    Bad input makes a ``failed`` entry. Raises what is not the video's fault: a full disk, a model
+    that nobody answers for.
+    """
     dropped: collections.Counter[str] = collections.Counter()
+    notes: collections.Counter[str] = collections.Counter()
     rows: list[Mapping[str, Any]] = []
     pictures: dict[str, Any] = {}
     try:
         for clip in work.clips():
-            rng = seeded(seed, clip.video_id)
-            samples, lost = samples_of(clip, shown(clip, kinds), spec, STYLES[spec.style], rng,
-                                       quality, number * len(kinds) + len(rows))
-            for one in samples:
-                write.write_files(root, one.files)
-            rows += [records.sample_to_json(one.sample) for one in samples]
-            dropped += lost
-            pictures[clip.video_id] = drawing(clip)
-    except InputError as error:
-        return Entry(work.video_id, "failed", str(error), dict(dropped))
-    except OSError:  # A full disk is not the video's fault.
+            made = samples_of(clip, recipe, number * len(recipe.kinds) + len(rows))
+            for one in made.samples:
+                keep(one)
+            rows += [records.sample_to_json(one.sample) for one in made.samples]
+            dropped += made.dropped
+            notes += made.notes
+            pictures[clip.video_id] = drawing(made.clip)
+    except (OSError, Unreachable):
         raise
+    except InputError as error:
+        return Entry(work.video_id, "failed", str(error), dict(dropped), notes=dict(notes))
     except Exception as error:  # One odd video must not end a run of thousands.
         reason = f"unexpected {type(error).__name__}: {error}"
-        return Entry(work.video_id, "failed", reason, dict(dropped))
+        return Entry(work.video_id, "failed", reason, dict(dropped), notes=dict(notes))
     if not rows:
         why = "; ".join(dropped) or "nothing to ask"
-        return Entry(work.video_id, "empty", why, dict(dropped), drawing=pictures)
-    return Entry(work.video_id, "done", "", dict(dropped), tuple(rows), pictures)
+        return Entry(work.video_id, "empty", why, dict(dropped), (), pictures, dict(notes))
+    return Entry(work.video_id, "done", "", dict(dropped), tuple(rows), pictures, dict(notes))
 
 
 def drawing(clip: Clip) -> dict[str, Any]:

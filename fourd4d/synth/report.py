@@ -27,6 +27,7 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}
 .card{border:1px solid #ddd;border-radius:6px;padding:.8rem 1rem;margin:1rem 0}
 .card img{max-width:100%;image-rendering:auto}.right{font-weight:600;color:#1a6e36}
 .think{color:#444;white-space:pre-wrap}.mark{color:#b00;font-weight:600}small{color:#666}
+.plots{display:flex;gap:1.5rem;flex-wrap:wrap}figcaption{color:#666;font-size:.8rem}
 """
 
 
@@ -44,7 +45,7 @@ def write(root: str | os.PathLike[str], cards: int = 40) -> Path:
     body = [
         f"<h1>{_text(root.resolve().name)}</h1>", _totals(entries.values(), len(pairs)),
         "<h2>What is asked</h2>", _histograms([s for _, s in pairs]),
-        "<h2>What was dropped, and why</h2>", _dropped(entries.values()),
+        "<h2>What was dropped, and why</h2>", _dropped(list(entries.values())),
         "<h2>Clips</h2>", *(_card(root, entry, sample) for entry, sample in chosen),
     ]  # fmt: skip
     page = ("<!doctype html><html lang='en'><meta charset='utf-8'><title>Dataset report</title>"
@@ -77,11 +78,13 @@ def _ranked(values: Iterable[str]) -> dict[str, int]:
     return dict(collections.Counter(values).most_common())
 
 
-def _lengths(values: Sequence[int], bins: int = 8) -> dict[str, int]:
+def _lengths(values: Sequence[float], bins: int = 8) -> dict[str, int]:
     if not values:
         return {}
     counts, edges = np.histogram(values, bins=min(bins, len(set(values))))
-    return {f"{a:.0f}–{b:.0f}": int(n) for a, b, n in zip(edges, edges[1:], counts, strict=False)}
+    digits = 0 if edges[-1] - edges[0] >= len(counts) else 1
+    return {f"{a:.{digits}f}–{b:.{digits}f}": int(n)
+            for a, b, n in zip(edges, edges[1:], counts, strict=False)}
 
 
 def _histograms(samples: Sequence[Mapping[str, Any]]) -> str:
@@ -92,21 +95,41 @@ def _histograms(samples: Sequence[Mapping[str, Any]]) -> str:
         _bars("Letter", dict(sorted(letters.items()))),
         _bars("Mental images", dict(sorted(_ranked(
             str(len(s["overlays"])) for s in samples).items()))),
+        _bars("Words of the question", _lengths([len(s["question"].split()) for s in samples])),
         _bars("Words of reasoning", _lengths([len(s["response"].split()) for s in samples])),
+        _bars("Frames", _lengths([len(s["frames"]) for s in samples])),
+        _bars("Seconds of the clip", _lengths([s["timestamps"][-1] - s["timestamps"][0]
+                                               for s in samples if s["timestamps"]])),
         _bars("Answer", _ranked(answers)),
     ]  # fmt: skip
     return f"<div class='bars'>{''.join(parts)}</div>"
 
 
-def _dropped(entries: Iterable[Entry]) -> str:
-    entries = list(entries)
-    total: collections.Counter[str] = collections.Counter()
+def _dropped(entries: Sequence[Entry]) -> str:
+    questions: collections.Counter[str] = collections.Counter()
+    masks: collections.Counter[str] = collections.Counter()
+    notes: collections.Counter[str] = collections.Counter()
     for entry in entries:
-        total.update(entry.dropped)
-    failed = [f"<tr><td>{_text(e.video_id)}</td><td>{_text(e.reason)}</td></tr>"
-              for e in entries if e.status == "failed"]  # fmt: skip
-    table = f"<h3>Videos that failed</h3><table>{''.join(failed)}</table>" if failed else ""
-    return (_bars("Questions", dict(total.most_common())) if total else "<p>Nothing.</p>") + table
+        questions.update(entry.dropped)
+        notes.update(entry.notes)
+        clips = {s["video_id"]: s["provenance"] for s in entry.samples}
+        for provenance in clips.values():
+            masks.update(provenance.get("masks_dropped", {}))
+    parts = [_bars(title, dict(counts.most_common())) for title, counts in (
+        ("Questions", questions), ("Masks of single frames", masks),
+        ("Words of a model not taken; the template's stay", notes)) if counts]
+    tables = [_table(title, [e for e in entries if e.status == status]) for title, status in (
+        ("Videos that failed", "failed"), ("Videos without a clear question", "empty"))]
+    bars = f"<div class='bars'>{''.join(parts)}</div>" if parts else "<p>No question.</p>"
+    return bars + "".join(tables)
+
+
+def _table(title: str, entries: Sequence[Entry], most: int = 200) -> str:
+    rows = [f"<tr><td>{_text(e.video_id)}</td><td>{_text(e.reason)}</td></tr>"
+            for e in entries[:most]]  # fmt: skip
+    if len(entries) > most:
+        rows.append(f"<tr><td colspan='2'>and {len(entries) - most} more</td></tr>")
+    return f"<h3>{_text(title)}</h3><table>{''.join(rows)}</table>" if rows else ""
 
 
 def _sheet(root: Path, paths: Sequence[str], height: int = 112, most: int = 10) -> str:
@@ -142,8 +165,9 @@ def _plot(points: Sequence[Sequence[Sequence[float]]], colours: Sequence[str], u
         parts.append(f"<polyline points='{told}' fill='none' stroke='{colour}' stroke-width='2'/>")
         if len(at):
             parts.append(f"<circle cx='{at[0][0]:.1f}' cy='{at[0][1]:.1f}' r='3' fill='{colour}'/>")
-    return (f"<svg width='120' height='120' role='img'><title>{_text(title)}</title><rect "
-            f"width='120' height='120' fill='#f6f6f6'/>{''.join(parts)}</svg>")
+    return (f"<figure><svg width='120' height='120' role='img'><title>{_text(title)}</title><rect "
+            f"width='120' height='120' fill='#f6f6f6'/>{''.join(parts)}</svg>"
+            f"<figcaption>{_text(title)}</figcaption></figure>")
 
 
 def _card(root: Path, entry: Entry, sample: Mapping[str, Any]) -> str:
@@ -162,11 +186,24 @@ def _card(root: Path, entry: Entry, sample: Mapping[str, Any]) -> str:
         f"<div class='card'><b>{_text(sample['id'])}</b> <small>{_text(sample['kind'])}; camera: "
         f"{_text(spans or 'unknown')}; "
         f"{_text(', '.join(f'{k} {v}' for k, v in sample['provenance'].items()))}</small>"
-        f"<figure>{_sheet(root, sample['frames'])}</figure>"
-        + (f"<figure>{_sheet(root, sample['overlays'])}</figure>" if sample["overlays"] else "")
+        f"<figure>{_sheet(root, sample['frames'])}"
+        f"<figcaption>Frames, {_times(sample['timestamps'])}</figcaption></figure>"
+        + (f"<figure>{_sheet(root, sample['overlays'])}<figcaption>Mental images, at "
+           f"{_moments(sample['overlay_timestamps'])}</figcaption></figure>"
+           if sample["overlays"] else "")
+        + "<div class='plots'>"
         + _plot([t["points"] for t in tracks], colours, True, "Tracks on screen: moving red, "
-                "fixed blue") + " "
+                "fixed blue")
         + _plot([drawing["path"]] if drawing["path"] else [], ["#333"] if drawing["path"] else [],
                 False, "Camera path from above")
+        + "</div>"
         + f"<p>{_text(sample['question'])}</p><p>{options}</p><p class='think'>{think}</p></div>"
     )  # fmt: skip
+
+
+def _times(times: Sequence[float]) -> str:
+    return f"{times[0]:.1f}–{times[-1]:.1f} s" if times else "times unknown"
+
+
+def _moments(times: Sequence[float]) -> str:
+    return ", ".join(f"{t:.1f}" for t in times) + " s" if times else "unknown times"

@@ -94,11 +94,15 @@ class Encoder:
         return Written(sample, {p: self._files[p] for p in paths})
 
 
-def question_sample(clip: Clip, question: Question, response: str, encoder: Encoder) -> Written:
-    """The sample of a question; ``response`` empty for reinforcement learning only."""
+def question_sample(clip: Clip, question: Question, response: str, encoder: Encoder,
+                    more: Mapping[str, Any] | None = None) -> Written:
+    """The sample of a question; ``response`` empty for reinforcement learning only.
+
+    ``more`` joins its provenance.
+    """
     span = range(len(clip.frames))
     pairs = [encoder.overlay(question, i) for i in question.frames] if response else []
-    provenance: dict[str, Any] = {**clip.provenance, **question.provenance}
+    provenance: dict[str, Any] = {**clip.provenance, **question.provenance, **(more or {})}
     provenance["object"] = question.track.source
     start, end = clip.timestamps[[question.frames[0], question.frames[-1]]]
     name = (f"{start:.1f}->{end:.1f}" if question.kind == "camera" else

@@ -1,0 +1,149 @@
+"""Work cut into bundles, each done by one worker and kept as one shard.
+
+A bundle is a range of scenes, a few video files or a range of JSONL rows. Its samples go to
+``<folder>/<split>-<i>-of-<n>.array_record`` (the records that training reads), under a temporary
+name until it is whole; a bundle whose shard is there is read back instead of done again, so a
+broken run is taken up by giving the same command. What a bundle holds depends on the seed and the
+bundle alone. Folders may be anywhere that ``etils.epath`` writes to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from etils import epath
+
+from fourd4d.core import jsonl, records
+from fourd4d.core.errors import InputError
+from fourd4d.core.records import Record
+from fourd4d.synth import pipeline
+from fourd4d.synth.manifest import Entry
+from fourd4d.synth.pipeline import Recipe, Work
+from fourd4d.synth.write import Written
+
+HEAD: Final = "bundles.json"
+Parts = Callable[[], Iterable[bytes]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A piece of work.
+
+    Attributes:
+      split: ``train``, ``test``, …
+      number, total: this bundle's place among those of its split.
+      items: what it is made of, as the maker understands it.
+    """
+
+    split: str
+    number: int
+    total: int
+    items: Sequence[Any]
+
+    @property
+    def shard(self) -> str:
+        """Name of its file."""
+        return f"{self.split}-{self.number:05d}-of-{self.total:05d}{records.SUFFIX}"
+
+
+Maker = Callable[[Bundle], Iterator[bytes]]
+"""Makes the records of a bundle; whatever it needs must be picklable for a cluster."""
+
+
+def cut(split: str, items: Sequence[Any], size: int) -> list[Bundle]:
+    """Bundles of at most ``size`` items, in order."""
+    if size < 1:
+        raise InputError("bundle", f"{size} items", "Give 1 or more")
+    total = -(-len(items) // size)
+    return [Bundle(split, n, total, items[n * size : (n + 1) * size]) for n in range(total)]
+
+
+def claim(folder: str | epath.PathLike, head: Mapping[str, Any]) -> None:
+    """Marks a folder as holding the bundles of one configuration.
+
+    Raises InputError when it holds those of another.
+    """
+    path = epath.Path(folder) / HEAD
+    text = json.dumps(dict(head), indent=1, sort_keys=True)
+    if path.exists():
+        if path.read_text() != text:
+            raise InputError(path, "this folder holds bundles of another configuration",
+                             "Choose another folder, or delete this one")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def kept(bundle: Bundle, folder: str | epath.PathLike, maker: Maker) -> Iterator[Record]:
+    """The bundle's records, from its shard, which is made first where it is missing."""
+    shard = epath.Path(folder) / bundle.shard
+    with tempfile.TemporaryDirectory() as here:
+        local = Path(here) / bundle.shard
+        if shard.exists():
+            epath.Path(shard).copy(local)
+        else:
+            records.write_shard(local, maker(bundle))
+            partial = shard.parent / f".{shard.name}.{uuid.uuid4().hex}"
+            shard.parent.mkdir(parents=True, exist_ok=True)
+            epath.Path(local).copy(partial)
+            partial.replace(shard)
+        yield from records.read_shards([local])
+
+
+def video_maker(bundle: Bundle, recipe: Recipe, clips: Callable[[str, str], Iterable[Any]],
+                failures: str) -> Iterator[bytes]:
+    """Records of a bundle of (number, name, path) of video files.
+
+    Files of which nothing comes are told in ``failures``, one JSON line each, a file a bundle.
+    """
+    lost: list[Entry] = []
+    for number, name, path in bundle.items:
+        found: list[Written] = []
+        work = Work(name, functools.partial(clips, path, name))
+        entry = pipeline.make(work, number, recipe, found.append)
+        if entry.status == "done":
+            yield from (one.record() for one in found)
+        else:
+            lost.append(entry)
+    if lost:
+        path = epath.Path(failures) / f"{bundle.shard}.failures.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps({"video_id": e.video_id, "status": e.status,
+                                            "reason": e.reason}) + "\n" for e in lost))
+
+
+def jsonl_maker(bundle: Bundle, path: str, root: str) -> Iterator[bytes]:
+    """Records of a bundle of (offset, line) of rows of a JSONL file."""
+    with open(path, "rb") as file:
+        for offset, line in bundle.items:
+            file.seek(offset)
+            sample = jsonl.parse_line(file.readline(), f"{path}:{line}")
+            yield pipeline.packed(root, sample)
+
+
+def example(record: Record) -> dict[str, Any]:
+    """A record as the features of a TFDS example; images as files in memory."""
+    sample = record.sample
+    return {
+        "id": sample.id, "video_id": sample.video_id, "type": sample.kind,
+        "question": sample.question, "options": list(sample.options), "answer": sample.answer,
+        "response": sample.response, "timestamps": list(sample.timestamps),
+        "overlay_timestamps": list(sample.overlay_timestamps),
+        "provenance": json.dumps(dict(sample.provenance)),
+        "frames": [io.BytesIO(data) for data in record.frames],
+        "overlays": [io.BytesIO(data) for data in record.overlays],
+    }  # fmt: skip
+
+
+def examples(bundle: Bundle, folder: str, maker: Maker) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Keys and examples of a bundle."""
+    for record in kept(bundle, folder, maker):
+        yield record.sample.id, example(record)
