@@ -12,8 +12,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = synth_quickstart.get_config()
     config.task = "base"
     config.seed = 11
-    config.clips = 12_000
+    config.clips = 8_000
     config.quality = 92
+    config.reasoned = 0  # Whole questions a clip, each to be watched and to be worked out.
     with config.unlocked():
         config.scene.weights = {"direction": 0.34, "camera": 0.26, "distance": 0.16, "speed": 0.14,
                                 "box_direction": 0.10}

@@ -109,7 +109,8 @@ def main(config: Any) -> None:
             return scene_clips(spec, config.seed, config.start + start, count)
 
         shards = pipeline.write_base(config.output, part, config.clips, spec.kinds,
-                                     question_spec(config), config.seed, config.quality)
+                                     question_spec(config), config.seed, config.quality,
+                                     config.reasoned)
         console.print(f"{shards} shards in {config.output}")
         return
     works: Iterable[pipeline.Work]

@@ -1,8 +1,10 @@
 """Free-text tasks for making a tiny base model: seeing, telling, and lettered choice.
 
 ``describe_*`` tasks tell what there is, where it is, and what that amounts to; ``exercise_*``
-tasks match a given word to lettered options. Neither has tags, mental images or a key, so
-fine-tuning still has the form of an answer, the imagery, and the chaining of both skills to teach.
+tasks match a given word to lettered options. Later come the same skills inside whole questions:
+``tell_*`` tasks watch, and conclude in words; ``work_*`` tasks are given the positions in words,
+and conclude with a letter. None has tags, mental images or a key, so fine-tuning still has the
+form of an answer, the imagery, and the chaining of watching and choosing to teach.
 """
 
 from __future__ import annotations
@@ -47,14 +49,42 @@ class Task:
 
 def describe(clip: Clip, question: Question, rng: np.random.Generator) -> Task:
     """Positions at each time and what they amount to; no letter. Raises Dropped."""
-    found, lead = short.findings(clip, question)
     asks = _ASK[question.kind]
     box = question.text[question.text.find("[") : question.text.find("]") + 1]
     prompt = asks[rng.integers(len(asks))].format(name=question.track.name, box="box " + box)
+    return Task(f"describe_{question.kind}", prompt, _told(clip, question))
+
+
+def tell(clip: Clip, question: Question) -> Task:
+    """The whole question, options included; the response stops short of the letter.
+
+    Raises Dropped.
+    """
+    return Task(f"tell_{question.kind}", _lettered(question.text, question), _told(clip, question))
+
+
+def work(clip: Clip, question: Question) -> Task:
+    """The whole question with the positions given in words; what is left is to work out the letter.
+
+    Raises Dropped.
+    """
+    where = short.positions(clip, question.track, question.frames, images=False)
+    notes = f"Notes: The {question.track.name}. {where}"
+    return Task(f"work_{question.kind}", _lettered(f"{notes} {question.text}", question),
+                f"{_told(clip, question)} That is option {question.answer}.")
+
+
+def _told(clip: Clip, question: Question) -> str:
+    found, lead = short.findings(clip, question)
     where = short.positions(clip, question.track, question.frames, images=False)
     opening = f"The {question.track.name}. " if question.kind == "box_direction" else ""
-    response = f"{opening}{where} {found} So {lead}{question.answer_text}."
-    return Task(f"describe_{question.kind}", prompt, response)
+    return f"{opening}{where} {found} So {lead}{question.answer_text}."
+
+
+def _lettered(text: str, question: Question) -> str:
+    """The text, a blank line, and the options one a line."""
+    lines = [f"{a}. {b}" for a, b in zip(LETTERS, question.options, strict=False)]
+    return "\n".join([text, "", *lines])
 
 
 def exercise(question: Question, rng: np.random.Generator, chained: bool) -> Task:
@@ -68,8 +98,7 @@ def exercise(question: Question, rng: np.random.Generator, chained: bool) -> Tas
         ask = f"So {lead}{word}. Which option is that?"
     else:
         ask = _MATCH[rng.integers(len(_MATCH))].format(word=word)
-    lines = [f"{a}. {b}" for a, b in zip(LETTERS, question.options, strict=False)]
-    return Task(f"exercise_{question.kind}", ask + "\n\n" + "\n".join(lines),
+    return Task(f"exercise_{question.kind}", _lettered(ask, question),
                 f"That is option {question.answer}. {word}")
 
 

@@ -106,8 +106,11 @@ def samples_of(clip: Clip, recipe: Recipe, number: int = 0) -> Made:
 
 
 def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.random.Generator,
-                 quality: int) -> list[write.Written]:
-    """Free-text tasks of the clip for making a base model; none where it shows nothing clearly."""
+                 quality: int, reasoned: int = 0) -> list[write.Written]:
+    """Free-text tasks of the clip for making a base model; none where it shows nothing clearly.
+
+    ``reasoned`` more questions are each asked twice: to be watched, and to be worked out.
+    """
     encoder = write.Encoder(clip, quality)
     every = range(len(clip.frames))
     out = []
@@ -121,6 +124,13 @@ def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.r
         out += [write.task_sample(clip, one, every, encoder) for one in (task, *seen)]
         out += [write.task_sample(clip, base.exercise(question, rng, chained), every[:2], encoder)
                 for chained in (False, True)]
+        for _ in range(reasoned):
+            try:
+                question = ask(clip, kind, rng, spec)
+                pair = (base.tell(clip, question), every), (base.work(clip, question), every[:2])
+            except Dropped:
+                continue
+            out += [write.task_sample(clip, one, frames, encoder) for one, frames in pair]
     return out
 
 
@@ -132,7 +142,7 @@ def shown(clip: Clip, kinds: Sequence[str]) -> Sequence[str]:
 
 def write_base(
     root: str | os.PathLike[str], clips: Callable[[int, int], Iterator[Clip]], count: int,
-    kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int,
+    kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int, reasoned: int = 0,
 ) -> int:
     """Shards of free-text tasks, one per SHARD_CLIPS clips; finished shards are kept.
 
@@ -142,7 +152,7 @@ def write_base(
     def tasks(start: int, number: int) -> Iterator[bytes]:
         for clip in clips(start, number):
             rng = seeded(seed, clip.video_id)
-            for one in base_samples(clip, shown(clip, kinds), spec, rng, quality):
+            for one in base_samples(clip, shown(clip, kinds), spec, rng, quality, reasoned):
                 yield one.record()
 
     starts = range(0, count, SHARD_CLIPS)
