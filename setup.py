@@ -9,7 +9,9 @@ HERE = Path(__file__).parent
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
-    "synth": ["openai", "pycolmap", "apache-beam"],
+    # Beam wants an older protobuf than sentencepiece's newer releases are generated for.
+    "synth": ["pycolmap", "apache-beam", "sentencepiece<0.2.2"],
+    "sam": ["torch", "torchvision", "transformers>=5"],
     "quickstart": ["scikit-video"],
     "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
     "hub": ["huggingface_hub"],
