@@ -14,7 +14,6 @@ import dataclasses
 import cv2
 import numpy as np
 import scipy.linalg
-import scipy.sparse as sp
 
 from fourd4d.synth.tracking import PointTracks
 
@@ -60,20 +59,33 @@ class Adjustment:
         self.point, self.frame = np.nonzero(tracks.seen)
         self.host = tracks.first[self.point]
         other = self.frame != self.host
-        self.point, self.frame, self.host = self.point[other], self.frame[other], self.host[other]
+        # By pair of frames: the observations of a pair are one block of the normal equations.
+        point, frame, host = self.point[other], self.frame[other], self.host[other]
+        order = np.lexsort((point, frame, host))
+        self.point, self.frame, self.host = point[order], frame[order], host[order]
+        pair = self.host * self.count + self.frame
+        cuts = np.flatnonzero(np.diff(pair)) + 1
+        starts = np.append(0, cuts)[: len(pair)]
+        self.pairs = list(zip(starts, np.append(cuts, len(pair))))
+        # Their columns: the frame's own pose, the host's pose, the lens.
+        own, host = (6 * f[starts, None] + np.arange(6) for f in (self.frame, self.host))
+        lens = np.full((len(starts), 1), 6 * self.count)
+        self.columns = np.concatenate([own, host, lens], 1)
         self.xy = tracks.xy[self.point, self.frame].astype(np.float64) - self.middle
         self.xy_host = tracks.xy[self.point, self.host].astype(np.float64) - self.middle
+        self.first = tracks.first
 
     def _project(self, s: Solution):
         p = np.concatenate([self.xy_host / s.focal, np.ones((len(self.xy), 1))], 1)
         inverse = s.inverse_depth[self.point]
-        back = s.rotation[self.frame].swapaxes(1, 2)
-        turn = back @ s.rotation[self.host]
-        base = np.einsum("kij,kj->ki", back, s.centre[self.host] - s.centre[self.frame])
+        back = s.rotation.swapaxes(1, 2)
+        turns = back[:, None] @ s.rotation[None]
+        bases = (back[:, None] @ (s.centre[None] - s.centre[:, None])[..., None])[..., 0]
+        turn, base = turns[self.frame, self.host], bases[self.frame, self.host]
         q = np.einsum("kij,kj->ki", turn, p) + inverse[:, None] * base
         z = np.maximum(q[:, 2], 0.05)
         residual = s.focal * q[:, :2] / z[:, None] - self.xy
-        return p, inverse, back, turn, base, q, z, residual
+        return p, inverse, back[self.frame], turn, base, q, z, residual
 
     def solve(
         self, start: Solution, *, turn: tuple[bool, bool, bool] = (True, True, True),
@@ -133,29 +145,25 @@ class Adjustment:
     def _step(self, s, scale, trust, free, travel, depth, damping, first_focal):
         n, k = self.count, len(self.xy)
         p, inverse, back, turn, base, q, z, residual = self._project(s)
-        weight = trust / (1 + (residual**2).sum(1) / scale**2)
-        project = np.zeros((k, 2, 3))
-        project[:, 0, 0] = project[:, 1, 1] = s.focal / z
-        project[:, :, 2] = -s.focal * q[:, :2] / z[:, None] ** 2
-        own = np.concatenate([_cross(q), -inverse[:, None, None] * back], 2)
-        host = np.concatenate([-turn @ _cross(p), inverse[:, None, None] * back], 2)
-        own, host = project @ own, project @ host
-        along = np.einsum("kij,kj->ki", project, base)
-        shift = np.concatenate([-self.xy_host / s.focal**2, np.zeros((k, 1))], 1)
-        lens = np.einsum("kij,kj->ki", project @ turn, shift) + q[:, :2] / z[:, None]
-        row = np.arange(2 * k).reshape(k, 2, 1)
-        six = np.arange(6)
-        cols = [np.broadcast_to((6 * f)[:, None, None] + six, (k, 2, 6))
-                for f in (self.frame, self.host)]
-        values = np.concatenate([own, host, lens[:, :, None]], 2)
-        cols = np.concatenate([*cols, np.full((k, 2, 1), 6 * n)], 2)
-        rows = np.broadcast_to(row, values.shape)
-        root = np.sqrt(np.repeat(weight, 2))
-        jac = sp.csr_matrix((values.ravel() * root[rows.ravel()], (rows.ravel(), cols.ravel())),
-                            shape=(2 * k, 6 * n + 1))[:, free]
-        r = residual.reshape(-1) * root
-        hessian = (jac.T @ jac).toarray()
-        gradient = jac.T @ r
+        root = np.sqrt(trust / (1 + (residual**2).sum(1) / scale**2))
+        space = np.empty((k, 3, 13))
+        space[:, :, :3] = _cross(q)
+        space[:, :, 3:6] = -inverse[:, None, None] * back
+        space[:, :, 6:9] = -np.cross(turn, p[:, None])
+        space[:, :, 9:12] = -space[:, :, 3:6]
+        space[:, :, 12] = -np.einsum("kij,kj->ki", turn[:, :, :2], self.xy_host / s.focal**2)
+        gain, ray = (root * s.focal / z)[:, None, None], (q[:, :2] / z[:, None])[:, :, None]
+        jac = gain * (space[:, :2] - ray * space[:, 2:])
+        jac[:, :, 12] += root[:, None] * ray[:, :, 0]
+        along = gain[..., 0] * (base[:, :2] - ray[..., 0] * base[:, 2:])
+        r = residual * root[:, None]
+        flat, flat_r = jac.reshape(-1, 13), r.reshape(-1)
+        every, sums = np.zeros((6 * n + 1, 6 * n + 1)), np.zeros(6 * n + 1)
+        for (start, end), place in zip(self.pairs, self.columns):
+            block = flat[2 * start : 2 * end]
+            every[place[:, None], place] += block.T @ block
+            sums[place] += flat_r[2 * start : 2 * end] @ block
+        hessian, gradient = every[np.ix_(free, free)], sums[free]
         full = np.zeros(6 * n + 1)
         diagonal = np.zeros(6 * n + 1)
         extra = np.zeros((6 * n + 1, 6 * n + 1))
@@ -178,13 +186,16 @@ class Adjustment:
         gradient = gradient + full[free]
         depth = depth and travel
         if depth:
-            jac_l = sp.csr_matrix((along.reshape(-1) * root,
-                                   (np.arange(2 * k), np.repeat(self.point, 2))),
-                                  shape=(2 * k, self.points))
-            h_l = np.asarray(jac_l.multiply(jac_l).sum(0)).ravel() + 1 / DEPTH_SPREAD**2
+            h_l = self._by_point((along**2).sum(1)) + 1 / DEPTH_SPREAD**2
             h_l *= 1 + damping
-            g_l = jac_l.T @ r + (s.inverse_depth - 1) / DEPTH_SPREAD**2
-            mixed = (jac.T @ jac_l).toarray()
+            g_l = self._by_point((along * r).sum(1)) + (s.inverse_depth - 1) / DEPTH_SPREAD**2
+            both = np.einsum("kic,ki->kc", jac, along)
+            cells = np.zeros((n, 6, self.points))
+            cells[self.frame, :, self.point] = both[:, :6]
+            cells[self.first, :, np.arange(self.points)] = np.stack(
+                [self._by_point(c) for c in both[:, 6:12].T], 1)
+            mixed = np.concatenate([cells.reshape(6 * n, -1),
+                                    self._by_point(both[:, 12])[None]])[free]
             hessian -= (mixed / h_l) @ mixed.T
             gradient = gradient - mixed @ (g_l / h_l)
         spread = np.diagonal(hessian).copy()
@@ -194,6 +205,9 @@ class Adjustment:
         out = np.zeros(6 * n + 1)
         out[free] = step
         return out, step_l
+
+    def _by_point(self, values: np.ndarray) -> np.ndarray:
+        return np.bincount(self.point, values, minlength=self.points)
 
     def _apply(self, s: Solution, step: np.ndarray, step_l: np.ndarray) -> Solution:
         move = step[:-1].reshape(-1, 6)

@@ -16,6 +16,7 @@ keep their place. Travel is in units of the scene's typical depth.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import cv2
@@ -99,6 +100,26 @@ class CameraMotion:
         shift = back @ (s.centre[source] - s.centre[target])
         q = ray @ (back @ s.rotation[source]).T + np.asarray(inverse_depth)[..., None] * shift
         return s.focal * q[..., :2] / np.maximum(q[..., 2:], 0.05) + middle
+
+
+    def warp(self, source: int, target: int
+             ) -> Callable[[np.ndarray | float], tuple[np.ndarray, np.ndarray]]:
+        """``place`` of every pixel, for many depths: a map of inverse depth to x and y, float32."""
+        s, (height, width) = self.solution, self.size
+        back = s.rotation[target].T
+        turn, shift = back @ s.rotation[source], back @ (s.centre[source] - s.centre[target])
+        middle = np.array([width - 1, height - 1]) / 2
+        x = ((np.arange(width) - middle[0]) / s.focal).astype(np.float32)
+        y = ((np.arange(height) - middle[1]) / s.focal).astype(np.float32)[:, None]
+        turn, shift = turn.astype(np.float32), shift.astype(np.float32)
+        far = [row[0] * x + (row[1] * y + row[2]) for row in turn]
+
+        def at(inverse_depth: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+            q = [f + inverse_depth * step for f, step in zip(far, shift)]
+            scale = np.float32(s.focal) / np.maximum(q[2], np.float32(0.05))
+            return (q[0] * scale + np.float32(middle[0]), q[1] * scale + np.float32(middle[1]))
+
+        return at
 
 
 class NoMotion(ValueError):

@@ -25,7 +25,7 @@ class ResidualSpec:
       partners: frames that each frame is compared with.
       agree: share of the partners that a static pixel may disagree with.
       reach: seconds; partners of a travelling camera lie within it.
-      sweep: factors on the suggested inverse depth.
+      sweep: factors on the suggested inverse depth that are tried beside 1.
       threshold: least difference that counts, 8-bit levels.
       noise: the same in units of the picture's own spread of differences.
     """
@@ -33,7 +33,7 @@ class ResidualSpec:
     partners: int = 9
     agree: float = 0.55
     reach: float = 1.2
-    sweep: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0, 1.15, 1.4, 1.9)
+    sweep: tuple[float, ...] = (0.5, 0.75, 0.9, 1.15, 1.4, 1.9)
     threshold: float = 14.0
     noise: float = 6.0
 
@@ -54,32 +54,34 @@ def evidence(
     kernel = np.ones((3, 3), np.uint8)
     high, low = [cv2.dilate(f, kernel) for f in soft], [cv2.erode(f, kernel) for f in soft]
     height, width = frames.shape[1:3]
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float64)
     travels = motion.kind == "moving"
+    factors = (1.0, *(spec.sweep if travels else ()))
     out = np.zeros((len(chosen), height, width), np.float32)
     usual = frames[chosen].copy()
     for m, t in enumerate(chosen):
         partners = _partners(m, times[chosen], spec, travels)
-        suggested = inverse_depth_map(motion, int(t)) if travels else np.ones((height, width))
+        layers: dict[float, list[np.ndarray]] = {factor: [] for factor in factors}
+        pictures = []
+        depth = inverse_depth_map(motion, int(t)).astype(np.float32) if travels else 1.0
+        for n in partners:
+            if motion.kind == "still":
+                pictures.append(soft[n])
+                layers[1.0].append(_difference(soft[m], high[n], low[n]))
+                continue
+            warp = motion.warp(int(t), int(chosen[n]))
+            for factor in factors:
+                x, y = warp(depth * factor)
+                up, down = (cv2.remap(f[n], x, y, cv2.INTER_LINEAR) for f in (high, low))
+                difference = _difference(soft[m], up, down)
+                outside = (x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)
+                difference[outside] = -1
+                layers[factor].append(difference)
+                if factor == 1.0:
+                    pictures.append(cv2.remap(soft[n], x, y, cv2.INTER_LINEAR))
+        usual[m] = _usual(np.stack(pictures), np.stack(layers[1.0]) >= 0, frames[t])
         best = None
-        for factor in spec.sweep if travels else (1.0,):
-            layers, pictures = [], []
-            for n in partners:
-                if motion.kind == "still":
-                    up, down, other = high[n], low[n], soft[n]
-                    inside = None
-                else:
-                    there = motion.place(int(t), int(chosen[n]), grid, suggested * factor)
-                    x, y = there[..., 0].astype(np.float32), there[..., 1].astype(np.float32)
-                    up = cv2.remap(high[n], x, y, cv2.INTER_LINEAR)
-                    down = cv2.remap(low[n], x, y, cv2.INTER_LINEAR)
-                    other = cv2.remap(soft[n], x, y, cv2.INTER_LINEAR)
-                    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-                layers.append(_difference(soft[m], up, down, inside))
-                pictures.append(other)
-            if factor == 1.0:
-                usual[m] = _usual(np.stack(pictures), np.stack(layers) >= 0, frames[t])
-            value = _share(np.stack(layers), spec.agree)
+        for factor in factors:
+            value = _share(np.stack(layers[factor]), spec.agree)
             if travels:
                 value = cv2.blur(value, (5, 5))
             best = value if best is None else np.minimum(best, value)
@@ -112,21 +114,17 @@ def _partners(m: int, times: np.ndarray, spec: ResidualSpec, near: bool) -> np.n
     return others[np.unique(np.linspace(0, len(others) - 1, spec.partners).round().astype(int))]
 
 
-def _difference(frame: np.ndarray, up: np.ndarray, down: np.ndarray, inside: np.ndarray | None
-                ) -> np.ndarray:
-    """How far a pixel is outside the range of its counterpart's neighbourhood; -1 if unseen."""
-    over = cv2.max(cv2.subtract(frame, up), cv2.subtract(down, frame)).astype(np.float32)
-    total = over.max(-1)
-    if inside is not None:
-        total[~inside] = -1
-    return total
+def _difference(frame: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """How far a pixel is outside the range of its counterpart's neighbourhood."""
+    red, green, blue = cv2.split(cv2.max(cv2.subtract(frame, up), cv2.subtract(down, frame)))
+    return cv2.max(cv2.max(red, green), blue).astype(np.int16)
 
 
 def _share(layers: np.ndarray, agree: float) -> np.ndarray:
     """The difference that all but a share of the partners exceed; -1 where fewer than 2 see it."""
     seen = layers >= 0
     number = seen.sum(0)
-    layers = np.sort(np.where(seen, layers, np.inf), 0)
+    layers = np.sort(np.where(seen, layers, np.int16(256)), 0)
     pick = np.clip(np.floor((1 - agree) * number).astype(int), 0, np.maximum(number - 1, 0))
     value = np.take_along_axis(layers, pick[None], 0)[0]
     return np.where(number >= 2, value, -1).astype(np.float32)
