@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import cv2
 import numpy as np
@@ -146,6 +147,25 @@ def test_base_shards_hold_free_text_and_are_kept(tmp_path):
         assert record.sample.kind.startswith(("describe_", "exercise_"))
     pipeline.write_base(tmp_path, part, 16, KINDS, SPEC, seed=1, quality=90)
     assert shards[0].stat().st_mtime_ns == stamp
+
+
+def test_whole_questions_are_watched_and_worked_out(scenes):
+    pairs = []
+    for clip in scenes[:6]:
+        made = pipeline.base_samples(clip, KINDS, SPEC, np.random.default_rng(0), 90, reasoned=1)
+        own = [w.sample for w in made if w.sample.kind.startswith(("tell_", "work_"))]
+        pairs += zip(own[::2], own[1::2], strict=True)
+    assert len(pairs) >= 6
+    for told, worked in pairs:
+        letter = worked.response.removeprefix(told.response)
+        named = re.fullmatch(r" That is option ([A-D])\.", letter)
+        assert named, letter
+        option = re.search(rf"^{named[1]}\. (.+)$", worked.question, re.MULTILINE)
+        assert option and told.response.endswith(f"{option[1]}.")
+        assert worked.question.endswith(told.question)
+        where = re.findall(r"\d\.\ds at \d,\d size \d\.", told.response)
+        assert len(where) >= 2 and all(w in worked.question for w in where)
+        assert not any(w in told.question for w in where)
 
 
 def test_an_overlay_tints_the_mask_and_nothing_else():
