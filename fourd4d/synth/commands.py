@@ -33,7 +33,7 @@ from fourd4d.processing.video import read_video
 from fourd4d.synth import filters, pipeline, report
 from fourd4d.synth.filters import Answer
 from fourd4d.synth.works import SUFFIXES, find_videos
-from fourd4d.synth.write import write_files
+from fourd4d.synth.write import ROOT, write_files
 
 NAMES: Final = ("report", "difficulty", "dedup", "overlap", "import", "export")
 MOMENTS: Final = 4  # Frames of a video that its hash looks at.
@@ -276,30 +276,31 @@ def _records(path: Path, split: str) -> Iterable[Record]:
 
 
 def _tfds(path: Path, split: str) -> Iterator[Record]:
-    """Records of a prepared TFDS dataset; images get the published names."""
+    """Records of a prepared TFDS dataset; images keep their bytes and get the published names."""
     import tensorflow_datasets as tfds
-
-    from fourd4d.synth.write import ROOT
+    from tensorflow_datasets.core.example_parser import ExampleParserNp
 
     builder = tfds.builder_from_directory(path)
-    decoders = {name: tfds.decode.SkipDecoding() for name in ("frames", "overlays")}
+    parser = ExampleParserNp(builder.info.features.get_serialized_info())
     for part in builder.info.splits if split == "all" else [split]:
-        for one in builder.as_data_source(part, decoders=decoders):
-            name, video = (bytes(one[k]).decode() for k in ("id", "video_id"))
-            folder = f"{ROOT}/{video or name}"
+        for data in builder.as_data_source(
+                part, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES):
+            one = {k: np.atleast_1d(v).tolist() for k, v in parser.parse_example(data).items()}
+            text = {k: one[k][0].decode() for k in (
+                "id", "video_id", "type", "question", "answer", "response")}
+            folder = f"{ROOT}/{text['video_id'] or text['id']}"
             sample = Sample(
-                id=name, video_id=video, kind=one["type"].decode(), options=tuple(
-                    o.decode() for o in one["options"]), question=one["question"].decode(),
-                answer=one["answer"].decode(), response=one["response"].decode(),
-                timestamps=tuple(map(float, one["timestamps"])),
-                overlay_timestamps=tuple(map(float, one["overlay_timestamps"])),
+                id=text["id"], video_id=text["video_id"], kind=text["type"],
+                question=text["question"], answer=text["answer"], response=text["response"],
+                options=tuple(o.decode() for o in one["options"]),
+                timestamps=tuple(one["timestamps"]),
+                overlay_timestamps=tuple(one["overlay_timestamps"]),
                 frames=tuple(f"{folder}/frames/frame_{i:04d}.jpg"
                              for i in range(len(one["frames"]))),
-                overlays=tuple(f"{folder}/overlays/{name}_{i:02d}.jpg"
+                overlays=tuple(f"{folder}/overlays/{text['id']}_{i:02d}.jpg"
                                for i in range(len(one["overlays"]))),
-                provenance=json.loads(one["provenance"]) if "provenance" in one else {})
-            yield Record(sample, tuple(map(bytes, one["frames"])),
-                         tuple(map(bytes, one["overlays"])))
+                provenance=json.loads(one["provenance"][0]) if "provenance" in one else {})
+            yield Record(sample, tuple(one["frames"]), tuple(one["overlays"]))
 
 
 # ---- the command line ----
