@@ -28,7 +28,7 @@ from fourd4d.processing.media import image_size
 _VERSION: Final = 1  # Of the cache; part of every key.
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n```", re.DOTALL)
 _MARKUP = re.compile(r"</?[A-Za-z!|][^<>]*>?|<\||```|\*\*|__|\[[^\]]*\]\(|https?://|[\x00-\x1f\x7f]")
-_PIXELS_PER_TOKEN: Final = 28 * 28  # Of an image, as Qwen2.5-VL counts.
+_PIXELS_PER_TOKEN: Final = 28 * 28  # Of an image, as vision-language models count.
 
 
 @dataclasses.dataclass(frozen=True)
