@@ -1,5 +1,6 @@
 """Pose sources: files read as they are, times kept true, faults told."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,12 +8,14 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from fourd4d.core.errors import InputError
+from fourd4d.synth import colmap, poses
 from fourd4d.synth.bundle import Solution
 from fourd4d.synth.clip import CameraSegment
 from fourd4d.synth.features import CameraMotion, NoMotion, explain
 from fourd4d.synth.poses import (
     GivenPoses,
     SpatialVidPoses,
+    from_colmap,
     from_features,
     interpolate,
     named,
@@ -152,3 +155,40 @@ def test_travel_and_turning_are_told_apart(axis, kind):
 def test_too_few_points_tell_nothing():
     with pytest.raises(NoMotion, match="points could be followed"):
         explain(PointTracks(np.full((3, 5, 2), 9.0, np.float32), np.zeros(3, int)), (60, 80))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis, move", [(0, "Truck Right"), (1, "Pedestal Down")])
+def test_colmap_tells_travel(axis, move):
+    pytest.importorskip("pycolmap")
+    rng = np.random.default_rng(0)
+    depth = rng.uniform(2, 9, 160)
+    rays = rng.uniform([-0.5, -0.38], [0.5, 0.38], (160, 2))
+    points = np.concatenate([rays, np.ones((160, 1))], 1) * depth[:, None]
+    poses = np.tile(np.eye(4), (25, 1, 1))
+    poses[:, axis, 3] = 0.45 * TIMES
+    tracks = seen(poses, points)
+    tracks.xy[:] += rng.normal(0, 0.2, tracks.xy.shape)
+    tracks.xy[:12] += np.array([3.0, 2.0]) * np.arange(25)[None, :, None] * 0.5
+    static = np.arange(len(tracks.first)) >= 12
+    count = len(tracks.first)
+    guess = dataclasses.replace(
+        motion(), tracks=tracks, static=static, size=(120, 160), focal=120.0,  # Truly 150.
+        inverse_depth=np.ones(count), residual=np.zeros((count, 25)))
+    path = from_colmap(FRAMES, TIMES, guess)
+    assert path.source == "colmap"
+    assert [s.moves for s in path.camera(TIMES)] == [(move,)]
+    way = path.poses[-1, :3, 3] - path.poses[0, :3, 3]
+    assert way[axis] > 5 * np.delete(np.abs(way), axis).max()
+
+
+def test_a_mapping_that_fails_leaves_the_features_poses(monkeypatch):
+    monkeypatch.setattr(poses.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(colmap.sys, "executable", "false")
+    path = from_colmap(FRAMES, TIMES, motion())
+    assert path.source == "features (colmap failed)"
+    np.testing.assert_array_equal(path.poses, motion().poses)
+    assert from_colmap(FRAMES, TIMES, motion(kind="turning")).source.startswith("features (no")
+    monkeypatch.setattr(poses.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pycolmap is not installed. pip install"):
+        from_colmap(FRAMES, TIMES, motion())

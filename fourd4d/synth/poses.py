@@ -9,22 +9,23 @@ structure from motion where the camera travels (a camera that only turns gives i
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from scipy.spatial.transform import Rotation, Slerp
 
 from fourd4d.core.errors import InputError
+from fourd4d.synth import colmap
 from fourd4d.synth.camera import CameraRule, segments
 from fourd4d.synth.clip import MOVES, CameraSegment
 from fourd4d.synth.features import CameraMotion
+from fourd4d.synth.tracking import PointTracks
 
 SPATIALVID_STEP = 0.2  # Seconds between annotated frames.
 
@@ -76,54 +77,22 @@ def from_colmap(frames: Frames, times: np.ndarray, motion: CameraMotion) -> Came
     """Structure from motion (pycolmap) where features say that the camera travels.
 
     Elsewhere, and where the mapping registers less than four fifths of the frames, the features'
-    own poses stand; ``source`` says so. Raises InputError if pycolmap is not installed.
+    own poses stand; ``source`` says so. What moves by itself is left out, see ``colmap``. Raises
+    InputError if pycolmap is not installed.
     """
-    try:
-        import pycolmap
-    except ImportError as error:
+    if importlib.util.find_spec("pycolmap") is None:
         raise InputError("pose source 'colmap'", "pycolmap is not installed",
-                         "pip install 'fourd4d[synth]'") from error
+                         "pip install 'fourd4d[synth]'")
     if motion.kind != "moving":
         return dataclasses.replace(from_features(frames, times, motion),
                                    source="features (no travel for colmap)")
-    picked = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), 40)).round().astype(int))
-    with tempfile.TemporaryDirectory() as folder:
-        images = Path(folder) / "images"
-        images.mkdir()
-        for i in picked:
-            cv2.imwrite(str(images / f"{i:05d}.png"), frames[i][..., ::-1])
-        database = Path(folder) / "database.db"
-        pycolmap.set_random_seed(0)
-        reader = pycolmap.ImageReaderOptions()
-        reader.camera_model = "SIMPLE_PINHOLE"
-        height, width = frames.shape[1:3]
-        reader.camera_params = f"{motion.focal},{width / 2},{height / 2}"
-        pycolmap.extract_features(database, images, camera_mode=pycolmap.CameraMode.SINGLE,
-                                  reader_options=reader)
-        pycolmap.match_sequential(database)
-        models = pycolmap.incremental_mapping(database, images, Path(folder))
-        best = max(models.values(), key=lambda m: m.num_reg_images(), default=None)
-        if best is None or best.num_reg_images() < 0.8 * len(picked):
-            return dataclasses.replace(from_features(frames, times, motion),
-                                       source="features (colmap failed)")
-        return _from_model(best, times)
-
-
-def _from_model(model: Any, times: np.ndarray) -> CameraPath:
-    """Poses and median depths of a pycolmap reconstruction, at all times."""
-    numbers, poses, depths = [], [], []
-    places = np.array([p.xyz for p in model.points3D.values()])
-    for image in sorted(model.images.values(), key=lambda i: i.name):
-        rigid = image.cam_from_world
-        pose: Any = rigid() if callable(rigid) else rigid
-        matrix = np.eye(4)
-        matrix[:3] = pose.matrix()
-        ahead = places @ matrix[2, :3] + matrix[2, 3]
-        numbers.append(int(Path(image.name).stem))
-        poses.append(np.linalg.inv(matrix))
-        depths.append(float(np.median(ahead[ahead > 0])) if (ahead > 0).any() else 1.0)
-    at = times[numbers]
-    return CameraPath(interpolate(np.array(poses), at, times), np.interp(times, at, depths),
+    static = PointTracks(motion.tracks.xy[motion.static], motion.tracks.first[motion.static])
+    model = colmap.reconstruct(static, motion.size, motion.focal)
+    if model is None:
+        return dataclasses.replace(from_features(frames, times, motion),
+                                   source="features (colmap failed)")
+    at = times[model.frames]
+    return CameraPath(interpolate(model.poses, at, times), np.interp(times, at, model.depth),
                       "relative", "colmap")
 
 
