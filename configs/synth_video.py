@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.retry_failed = False  # do the videos again that failed before
     config.digest = ml_collections.ConfigDict({
         "fps": 2.0, "side": 448, "analysis_fps": 12.0, "analysis_side": 320, "seconds": 10.0,
-        "shortest": 1.5, "max_clips": 12, "looks": 28})
+        "shortest": 1.5, "max_clips": 12, "looks": 5.0})
 
     config.poses = "features"  # or colmap; poses and spatialvid read files below poses_root
     config.poses_root = ""
