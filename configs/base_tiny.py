@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.optimizer.weight_decay = 0.05
     config.optimizer.b2 = 0.98
     config.batch = 32
-    config.steps = 2400
+    config.steps = 2000
     config.log_every = 20
     config.save_every = 400
     return config

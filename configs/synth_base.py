@@ -12,9 +12,10 @@ def get_config() -> ml_collections.ConfigDict:
     config = synth_quickstart.get_config()
     config.task = "base"
     config.seed = 11
-    config.clips = 8_000
+    config.start = 50_000
+    config.clips = 3000
     config.quality = 92
-    config.reasoned = 0  # Whole questions a clip, each to be watched and to be worked out.
+    config.reasoned = 2  # Whole questions a clip, each to be watched and to be worked out.
     with config.unlocked():
         config.scene.weights = {"direction": 0.34, "camera": 0.26, "distance": 0.16, "speed": 0.14,
                                 "box_direction": 0.10}

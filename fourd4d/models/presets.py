@@ -25,10 +25,12 @@ _PRESETS = {
         vision=VisionConfig(width=64, layers=3, heads=4, mlp=192, full_layers=(2,),
                             patch_size=8, window=32),
         decoder=DecoderConfig(width=128, layers=3, heads=4, kv_heads=2, head_dim=32, mlp=384,
-                              vocab=1024, mrope_sections=(4, 6, 6), tied=True,
-                              # Columns get the slowest frequencies: from 1e6 the four columns of a
-                              # frame would turn by 5e-4 rad in all, and never be told apart.
-                              rope_theta=8.0),
+                              vocab=1024, tied=True,
+                              # The published sections give columns the slowest frequencies: in a
+                              # frame of four columns they would turn by less than 1e-3 rad in all.
+                              # Here they turn by half a radian, and words still find each other at
+                              # any distance by the slow ones.
+                              mrope_sections=(1, 2, 13), rope_theta=10_000.0),
         dtype="float32", remat="none",
     ),
     "3b": _published(2048, 36, 16, 2, 11_008, 151_936, 3420, tied=True),
