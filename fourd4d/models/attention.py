@@ -100,9 +100,10 @@ def attend_xla(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H"],
     """Plain attention with a float32 softmax; a query that sees nothing gets a mean of values."""
     b, t, n, h = q_BTNH.shape
     k = k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(b, t, k, n // k, h) * (h**-0.5)
+    q_BTKGH = q_BTNH.reshape(b, t, k, n // k, h)
     scores = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask_BTS[:, None, None], scores, -1e30)
+    # Scaled in float32: bfloat16 would round both H ** -0.5 and the product.
+    scores = jnp.where(mask_BTS[:, None, None], scores * h**-0.5, -1e30)
     weights = jax.nn.softmax(scores, -1).astype(v_BSKH.dtype)
     return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v_BSKH).reshape(b, t, n, h)
 

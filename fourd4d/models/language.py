@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from fourd4d.core.cache import KVCache
 from fourd4d.models.attention import attend
 from fourd4d.models.config import ModelConfig
-from fourd4d.models.layers import Linear, RMSNorm, rotate, text_angles
+from fourd4d.models.layers import Linear, RMSNorm, residual, rotate, text_angles
 from fourd4d.models.parts import Part, attend_parts
 from fourd4d.models.scan import scan_blocks
 from fourd4d.parallel import constrain
@@ -63,12 +63,12 @@ class DecoderBlock(nnx.Module):
             mixed = attend_parts(q, k, v, segments, parts)
         else:
             mixed = attend(q, k, v, segments, segments, 0, self.attention)
-        x = x + self.o(mixed)
-        normed = self.norm2(x)
+        wide = residual(x, self.o(mixed))
+        normed = self.norm2(wide).astype(x.dtype)
         hidden = jax.nn.silu(self.gate(normed)) * self.up(normed)
         hidden = constrain(hidden, "batch", "length", "mlp")
-        return constrain(x + self.down(hidden), "batch", "length", "embed"), (
-            (k, v) if keep else None)
+        x = residual(wide, self.down(hidden)).astype(x.dtype)
+        return constrain(x, "batch", "length", "embed"), ((k, v) if keep else None)
 
 
 class Decoder(nnx.Module):

@@ -108,11 +108,11 @@ def _one(q_BTNH: Array, segments_BT: Array, part: Part, first: Array | int | Non
     b, t, n, h = q_BTNH.shape
     r, _, kv, _ = part.keys.shape
     g, shared = n // kv, b // r
-    q_RXKGH = q_BTNH.reshape(r, shared * t, kv, g, h) * (h**-0.5)
+    q_RXKGH = q_BTNH.reshape(r, shared * t, kv, g, h)
     scores_RKXGS = jnp.einsum("RXKGH,RSKH->RKXGS", q_RXKGH, part.keys.astype(q_BTNH.dtype),
                               preferred_element_type=jnp.float32)
     mask_RXS = visible(segments_BT.reshape(r, shared * t), part.segment_ids, first)
-    scores_RKXGS = jnp.where(mask_RXS[:, None, :, None], scores_RKXGS, -1e30)
+    scores_RKXGS = jnp.where(mask_RXS[:, None, :, None], scores_RKXGS * h**-0.5, -1e30)
     most_RKXG = jax.lax.stop_gradient(jnp.max(scores_RKXGS, -1))
     weights_RKXGS = jnp.exp(scores_RKXGS - most_RKXG[..., None])
     out_RKXGH = jnp.einsum("RKXGS,RSKH->RKXGH", weights_RKXGS.astype(q_BTNH.dtype),

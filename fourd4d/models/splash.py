@@ -31,7 +31,7 @@ def attend_splash(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H
       interpret: run the kernel's Python on any platform, for tests.
     """
     (_, t, n, h), k = q_BTNH.shape, k_BSKH.shape[2]
-    q_BTNH = q_BTNH * (h**-0.5)
+    q_BTNH = (q_BTNH.astype(jnp.float32) * h**-0.5).astype(q_BTNH.dtype)
     # The kernel's tiles are 128 wide: zero features change no score.
     wide = [jnp.pad(a, ((0, 0),) * 3 + ((0, -h % _LANES),)) for a in (q_BTNH, k_BSKH, v_BSKH)]
 

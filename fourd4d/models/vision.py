@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from fourd4d.core.batch import VisionInput
 from fourd4d.models.attention import attend
 from fourd4d.models.config import ModelConfig
-from fourd4d.models.layers import Linear, RMSNorm, patch_angles, rotate
+from fourd4d.models.layers import Linear, RMSNorm, patch_angles, residual, rotate
 from fourd4d.models.scan import scan_blocks
 from fourd4d.parallel import constrain
 
@@ -58,11 +58,12 @@ class VisionBlock(nnx.Module):
 
         x_heads = q.shape
         mixed = jax.lax.cond(full, over(1), over(2), q, k, v, mask.astype(jnp.int32))
-        x = x + self.o(mixed)
-        normed = self.norm2(x)
+        wide = residual(x, self.o(mixed))
+        normed = self.norm2(wide).astype(x.dtype)
         hidden = jax.nn.silu(self.gate(normed)) * self.up(normed)
         hidden = constrain(hidden, "batch", "windows", "patches", "vision_mlp")
-        return constrain(x + self.down(hidden), "batch", "windows", "patches", "vision_embed")
+        x = residual(wide, self.down(hidden)).astype(x.dtype)
+        return constrain(x, "batch", "windows", "patches", "vision_embed")
 
 
 class VisionEncoder(nnx.Module):
