@@ -31,10 +31,10 @@ from fourd4d.checkpoint.safetensors import read_hf, write_hf
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
 from fourd4d.models import ModelConfig, Thinker
-from fourd4d.models.families import Family, family
+from fourd4d.models.families import family
 from fourd4d.models.lora import merge_lora
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded, make_mesh, use
-from fourd4d.processing import Processor, load_processor
+from fourd4d.processing import Processor, Tokenizer, load_processor
 
 _DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16),
            "bfloat16": np.dtype(ml_dtypes.bfloat16)}  # fmt: skip
@@ -166,7 +166,7 @@ def export_hf(bundle: build.Bundle, directory: str | os.PathLike[str], *,
       The files of tensors.
 
     Raises:
-      InputError: an unknown dtype, or an imagery head, which these files cannot hold.
+      InputError: an unknown dtype; or an imagery head or a number that these files cannot hold.
     """
     directory = Path(directory)
     if bundle.config.imagery.head != "identity":
@@ -176,33 +176,30 @@ def export_hf(bundle: build.Bundle, directory: str | os.PathLike[str], *,
     if dtype not in _DTYPES:
         raise InputError("dtype", f"unknown value {dtype!r}", f"Use one of {sorted(_DTYPES)}")
     config, tree = merge_lora(bundle.config, bundle.tree)
-    kin = family(config.family, directory)
+    kin, words = family(config.family, directory), bundle.processor.tokenizer
+    written = {
+        "config.json": kin.to_hf(config, dtype, **token_ids(words)),
+        "generation_config.json": {
+            "bos_token_id": words.pad, "eos_token_id": [words.eos, words.pad],
+            "pad_token_id": words.pad, "do_sample": False},
+    }
     files = write_hf(directory, kin.key_table(config), tree, dtype=_DTYPES[dtype],
                      shard_bytes=shard_bytes)
     if jax.process_index() == 0:
-        _write_json_files(bundle.processor, config, kin, dtype, directory)
+        bundle.processor.export(directory, kin.CLASSES)
+        for name, value in written.items():
+            with replacing(directory / name) as temporary:
+                temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     multihost_utils.sync_global_devices("export_hf")
     return files
 
 
-def _write_json_files(processor: Processor, config: ModelConfig, kin: Family, dtype: str,
-                      directory: Path) -> None:
-    words = processor.tokenizer
-    ids = {f"{name}_token_id": words.id(token) for name, token in (
-        ("image", "<|image_pad|>"), ("video", "<|video_pad|>"), ("vision", "<|vision_pad|>"),
-        ("vision_start", "<|vision_start|>"), ("vision_end", "<|vision_end|>"),
-        ("bos", "<|endoftext|>"))}  # fmt: skip
-    ends = [words.eos, words.pad]
-    written = {
-        "config.json": kin.to_hf(config, dtype, **ids, eos_token_id=words.eos,
-                                 pad_token_id=words.pad),
-        "generation_config.json": {"bos_token_id": words.pad, "eos_token_id": ends,
-                                   "pad_token_id": words.pad, "do_sample": False},
-    }
-    processor.export(directory, kin.CLASSES)
-    for name, value in written.items():
-        with replacing(directory / name) as temporary:
-            temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def token_ids(words: Tokenizer) -> dict[str, int]:
+    """The fields of ``config.json`` that name tokens."""
+    names = {"image": "<|image_pad|>", "video": "<|video_pad|>", "vision": "<|vision_pad|>",
+             "vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>",
+             "bos": "<|endoftext|>", "eos": "<|im_end|>", "pad": "<|endoftext|>"}
+    return {f"{name}_token_id": words.id(token) for name, token in names.items()}
 
 
 def export_orbax(bundle: build.Bundle, directory: str | os.PathLike[str]) -> None:

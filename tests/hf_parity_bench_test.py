@@ -1,23 +1,65 @@
-"""The parity benchmark on one shape: official processor, logits, greedy tokens, latent oracle."""
+"""The parity benchmark: every comparison with transformers, on one shape and on all of them."""
 
 import argparse
+import json
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from fourd4d.bench import parity
+from fourd4d.bench import full_size, official, parity
+from fourd4d.models import preset
+
+ZERO = ("greedy_mismatches", "text_mismatches", "token_id_mismatches", "position_id_mismatches",
+        "grid_mismatches", "pixel_max_abs_diff", "export_mismatches")
 
 
-def test_one_shape_through_files():
+def check(line: str, cases: int) -> None:
     parser = argparse.ArgumentParser()
     parity.arguments(parser)
-    metrics = parity.main(parser.parse_args(
-        "--shapes 7b --tokens 16 --latent-tokens 36 --seed 3".split())).metrics
-    assert metrics["cases"] == 10
-    assert 0 < metrics["max_abs_logit_diff_fp32"] <= 1e-4
-    assert 0 < metrics["latent_oracle_max_abs_diff"] <= 1e-4
-    for key in ("greedy_mismatches", "token_id_mismatches", "position_id_mismatches",
-                "pixel_max_abs_diff"):
+    metrics = parity.main(parser.parse_args(line.split())).metrics
+    assert metrics["cases"] == cases
+    assert 0 < metrics["max_abs_logit_diff_fp32"] <= parity.TOLERANCE
+    assert 0 < metrics["max_layer_diff_fp32"] <= parity.TOLERANCE
+    assert 0 < metrics["latent_oracle_max_abs_diff"] <= parity.TOLERANCE
+    assert metrics["bf16_error_ratio"] <= 1
+    assert metrics["bf16_rms_logit_error"] > 1e-3
+    assert metrics["longest_sequence"] > 4096
+    for key in ZERO:
         assert metrics[key] == 0, key
+
+
+@pytest.mark.slow
+def test_one_shape_through_files():
+    check("--shapes 7b --layers 3 --tokens 16 --latent-tokens 36 --seed 3", cases=9)
+
+
+@pytest.mark.slow
+def test_every_published_shape():
+    check("--seed 11", cases=8 * 4 + 1)
+
+
+@pytest.mark.parametrize("name", parity.SHAPES)
+def test_reduced_sizes_keep_the_shape_of_the_code(name):
+    small, full = official.reduced(name), preset(name)
+    for part, fields in (("vision", ("layers", "full_layers", "patch_size", "window", "merge")),
+                         ("decoder", ("layers", "tied", "rope_theta", "eps"))):
+        for field in fields:
+            assert getattr(getattr(small, part), field) == getattr(getattr(full, part), field)
+    assert small.decoder.heads // small.decoder.kv_heads == (
+        full.decoder.heads // full.decoder.kv_heads)
+    assert small.decoder.kv_heads > 1
+
+
+@pytest.mark.slow
+def test_the_full_size_script_on_the_smallest_size(tmp_path):
+    """Its steps, each in a process of its own, as for 3b."""
+    assert full_size.main(["--size", "tiny", "--folder", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "result.json").read_text())["metrics"]
+    assert 0 < found["ours32/max_abs_logit_diff"] <= parity.TOLERANCE
+    assert found["ours/rms_error"] <= found["ours/rms_error_transformers"]
+    assert found["ours32/same_next_token"] == 1 and found["ours32/tokens"] > 50
+    assert found["export/differing_tensors"] == 0 and found["export/tensors"] > 50
+    for key in ("write/save", "theirs/load", "ours/load", "export/save"):
+        assert found[f"{key}_seconds"] > 0 and found[f"{key}_gb_per_second"] > 0

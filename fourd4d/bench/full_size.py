@@ -113,12 +113,11 @@ def _their_logits(model: Any, folder: Path) -> np.ndarray:
     from fourd4d.bench import official
     from fourd4d.processing import load_processor
 
-    processor = transformers.AutoProcessor.from_pretrained(folder / "hf")
-    ours: Any = argparse.Namespace(processor=load_processor(folder / "hf"))
-    pair = official.Pair(folder, model, processor, ours)
+    inputs = official.their_inputs(
+        transformers.AutoProcessor.from_pretrained(folder / "hf"),
+        load_processor(folder / "hf").protocol, [_row()])
     with torch.no_grad():
-        return model(**official.their_inputs(pair, [_row()]), use_cache=False).logits[
-            0].float().numpy()
+        return model(**inputs, use_cache=False).logits[0].float().numpy()
 
 
 def theirs(size: str, folder: Path) -> dict[str, Any]:
@@ -249,6 +248,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)
     parser.add_argument("--inside", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if sys.platform != "linux":
+        parser.error("memory is read from /proc: run it on Linux")
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.inside:
         found = _RUN[args.inside](args.size, args.folder)

@@ -2,9 +2,12 @@
 
     python -m fourd4d.bench parity --seed 7 --shapes 3b 7b --json parity.json
 
-Each case exports a random model, lets transformers open it and write it again with weights of its
-own, and opens that. Needs ``pip install "fourd4d[parity]"``. Sizes are reduced; the published
-ratios of heads, full blocks and tied heads are kept.
+For each published size: a model of its depths and ratios with narrow layers is built and saved by
+transformers and opened here. Compared are the processor's text, ids, position ids, grids and pixels
+(resized by Pillow's bicubic, as transformers' NumPy image processor does), the output of every
+block, logits of every row padded on either side and packed, bfloat16 against float32, greedy
+tokens, latents against full forwards without a cache, and a directory exported from here. One
+sequence is longer than 4,096 tokens. Needs ``pip install "fourd4d[parity]"``.
 """
 
 from __future__ import annotations
@@ -20,198 +23,316 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from rich.console import Console
+from rich.table import Table
 
-from fourd4d import build, convert
+from fourd4d import convert
+from fourd4d.bench import official
+from fourd4d.bench.official import Pair, Row
 from fourd4d.bench.report import Result
-from fourd4d.core.batch import Batch
+from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example
 from fourd4d.data import collate, shape_for
-from fourd4d.models import ModelConfig, Thinker, preset
-from fourd4d.parallel import make_mesh
-from fourd4d.processing import Processor, tiny_tokenizer
+from fourd4d.data.collate import Packer, Size
+from fourd4d.models import Thinker
+from fourd4d.models.scan import watching
 from fourd4d.processing.media import Image, Video
-from fourd4d.processing.vision import frames_to_slots, token_offsets
 from fourd4d.sampling import SamplingSpec, sample
 
 SHAPES = ("3b", "7b", "32b", "72b")
-_TEXT = ("Which way does it go?", "Left or right?\n\nA. Left\nB. Right", "Say what moves.")
-
-
-def reduced(name: str) -> ModelConfig:
-    """A published size with narrow layers, few of them, and 4-pixel patches."""
-    full = preset(name)
-    v, d = full.vision, full.decoder
-    ratio = d.heads // d.kv_heads
-    kv_heads = 2 if ratio < 8 else 1
-    heads = ratio * kv_heads
-    vision = dataclasses.replace(v, width=32, layers=4, heads=2, mlp=v.mlp // 45,
-                                 full_layers=(1, 3), patch_size=4, window=16)
-    decoder = dataclasses.replace(
-        d, width=16 * heads, layers=3, heads=heads, kv_heads=kv_heads, head_dim=16,
-        mlp=24 * heads, vocab=1024, mrope_sections=(2, 3, 3), valid_vocab=None)
-    return dataclasses.replace(full, vision=vision, decoder=decoder, dtype="float32",
-                               remat="none")
+TOLERANCE = 1e-4
+_LONG = 4096
 
 
 @dataclasses.dataclass
-class Pair:
-    """transformers' model and processor, and ours with the same weights."""
+class Case:
+    """What one row gave; see ``_CASE_COLUMNS`` for the meaning."""
 
-    model: Any
-    official: Any
-    ours: build.Bundle
-
-
-def make_pair(config: ModelConfig, folder: Path, seed: int) -> Pair:
-    """Both frameworks' model, its weights drawn by torch and saved by transformers."""
-    import torch
-    import transformers
-
-    words = tiny_tokenizer()
-    processor = Processor(words, config.protocol(min_pixels=256, max_pixels=2048, system=""))
-    graphdef, tree = nnx.split(Thinker(config, nnx.Rngs(seed)))
-    convert.export_hf(build.Bundle(config, processor, graphdef, tree), folder / "exported")
-    model = transformers.AutoModelForImageTextToText.from_pretrained(
-        folder / "exported", attn_implementation="eager").eval()
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if value.ndim == 1:  # Zero biases and unit scales would hide mistakes.
-                value.copy_(torch.randn_like(value) * 0.2 + (0.0 if "bias" in name else 1.0))
-            else:
-                fan_in = 4 if "embed_tokens" in name else value[0].numel()
-                value.copy_(torch.randn_like(value) * 0.8 / fan_in**0.5)
-    model.save_pretrained(folder / "theirs", safe_serialization=True)
-    processor.save(folder / "theirs")
-    mesh = make_mesh("data=1", jax.local_devices()[:1])
-    official = transformers.AutoProcessor.from_pretrained(folder / "theirs")
-    return Pair(model, official, convert.open_hf(folder / "theirs", mesh, dtype="float32"))
-
-
-def make_media(rng: np.random.Generator) -> list[list[Image | Video]]:
-    """Rows of random media: none, images of odd sizes, videos of odd and even lengths, mixed."""
-
-    def image() -> Image:
-        return Image(rng.integers(0, 256, (*rng.integers(17, 90, 2), 3), dtype=np.uint8))
-
-    def video() -> Video:
-        count, rate = int(rng.integers(2, 8)), float(rng.choice([0.5, 1, 2, 3, 24, 30]))
-        size = rng.integers(17, 60, 2)
-        return Video(rng.integers(0, 256, (count, *size, 3), dtype=np.uint8),
-                     np.arange(count) / rate)
-
-    return [[], [image()], [image(), image(), image()], [video()], [image(), video(), video()]]
-
-
-def their_inputs(pair: Pair, media: Sequence[Sequence[Any]], questions: Sequence[str], side: str
-                 ) -> Any:
-    """The official processor's inputs of a padded batch."""
-    import PIL.Image
-
-    texts = [pair.ours.processor.prompt_text(q, m)
-             for q, m in zip(questions, media, strict=True)]
-    flat = [m for row in media for m in row]
-    images = [PIL.Image.fromarray(m.pixels) for m in flat if isinstance(m, Image)]
-    videos = [m.frames for m in flat if isinstance(m, Video)]
-    rates = [1 / (m.timestamps[1] - m.timestamps[0]) for m in flat if isinstance(m, Video)]
-    pair.official.tokenizer.padding_side = side
-    return pair.official(text=texts, images=images or None, videos=videos or None,
-                         fps=rates or None, padding=True, return_tensors="pt")
-
-
-def _patches_in_their_order(example: Example, media: Sequence[Any], kind: type, processor: Processor
-                            ) -> list[np.ndarray]:
-    protocol, rows, slot = processor.protocol, [], 0
-    for medium in media:
-        _, grid = frames_to_slots(medium.frames, protocol)
-        if isinstance(medium, kind):
-            own = example.slots.patches[slot : slot + grid.slots]
-            own = own.reshape(grid.slots, -1, protocol.merge**2, protocol.patch_dim)
-            offsets = token_offsets(grid.rows, grid.columns, protocol)
-            rows.append(own[:, offsets].reshape(-1, protocol.patch_dim))
-        slot += grid.slots
-    return rows
-
-
-@dataclasses.dataclass
-class Differences:
-    """What ``compare`` found; see ``main`` for the names."""
-
-    cases: int = 0
+    name: str
+    tokens: int
+    text: int = 0
     ids: int = 0
-    positions: int = 0
+    positions: int | None = None
+    grids: int = 0
     pixels: float = 0.0
-    logits: float = 0.0
+    right: float = 0.0
+    left: float = 0.0
+    packed: float = 0.0
+    ours16: float = 0.0
+    theirs16: float = 0.0
+
+
+_CASE_COLUMNS = (
+    ("tokens", "tokens"), ("text", "text ≠"), ("ids", "ids ≠"), ("positions", "positions ≠"),
+    ("grids", "grids ≠"), ("pixels", "pixels max Δ"), ("right", "logits max Δ, padded right"),
+    ("left", "padded left"), ("packed", "packed"), ("ours16", "bf16 rms Δ, ours"),
+    ("theirs16", "bf16 rms Δ, transformers'"),
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Found:
+    """What one shape gave.
+
+    Attributes:
+      stages: largest difference of a stage's outputs, in units of their root mean square.
+      rate_positions: position ids that differ, over frame rates and counts of frames.
+      ties: rows whose greedy tokens part where transformers' two best logits are as close as
+        ``TOLERANCE``; nothing after that is compared.
+    """
+
+    shape: str
+    cases: list[Case] = dataclasses.field(default_factory=list)
+    stages: dict[str, float] = dataclasses.field(default_factory=dict)
+    rate_positions: int = 0
     greedy: int = 0
+    greedy_compared: int = 0
+    ties: int = 0
     latents: float = 0.0
+    exported: int = 0
+    error16: tuple[float, float] = (0.0, 0.0)
 
 
 @nnx.jit
-def _logits(model: Thinker, batch: Batch) -> jax.Array:
-    return model.logits(model(batch))
+def _stages(model: Thinker, batch: Batch) -> dict[str, jax.Array]:
+    """The model's forward pass with what every block gave."""
+    with watching() as kept:
+        features = model.encode(batch.vision)
+        embeds = model.embed(batch.tokens, batch.vision_index, features)
+        hidden, _ = model.decode(embeds, batch.positions, batch.segment_ids)
+    blocks, layers = kept
+    return dict(blocks=blocks, features=features, embeds=embeds, layers=layers, norm=hidden,
+                logits=model.logits(hidden))
 
 
-def compare(pair: Pair, rng: np.random.Generator, found: Differences, side: str) -> None:
-    """One ragged batch: ids, positions, pixels and logits."""
+def _forward(model: Thinker, batch: Batch) -> dict[str, np.ndarray]:
+    found = _stages(model, jax.tree.map(jnp.asarray, batch))
+    return {name: np.asarray(value, np.float32) for name, value in found.items()}
+
+
+def _shape(examples: Sequence[Example]) -> BatchShape:
+    """Room for every example alone, and for the two shortest behind one another."""
+    one = shape_for(examples)
+    short = sorted(examples, key=lambda example: example.length)[:2]
+    return dataclasses.replace(
+        one, length=max(one.length, sum(e.length for e in short)),
+        slots=max(one.slots, sum(len(e.slots.mask) for e in short)))
+
+
+def _seats(examples: Sequence[Example], shape: BatchShape) -> list[tuple[int, int]]:
+    """(row, segment) of each example of a packed batch."""
+    packer, seats = Packer(shape), []
+    for example in examples:
+        packer.add(Size.of(example))
+        row = packer.rows[-1]
+        seats.append((row, packer.rows.count(row)))
+    return seats
+
+
+def _their_logits(model: Any, inputs: Any, positions: np.ndarray) -> np.ndarray:
     import torch
 
-    media, processor = make_media(rng), pair.ours.processor
-    questions = [str(q) for q in rng.choice(_TEXT, len(media))]
-    examples = [processor.prompt(q, m) for q, m in zip(questions, media, strict=True)]
-    batch = collate(examples, shape_for(examples, rows=len(examples)), processor.protocol)
-    inputs = their_inputs(pair, media, questions, side)
-    real = inputs["attention_mask"].numpy() > 0
-    ids = inputs["input_ids"].numpy()
-    places = pair.model.get_rope_index(
-        inputs["input_ids"], inputs.get("image_grid_thw"), inputs.get("video_grid_thw"),
-        inputs.get("second_per_grid_ts"), inputs["attention_mask"])[0].numpy()
     with torch.no_grad():
-        theirs = pair.model(**inputs, use_cache=False).logits.numpy()
-    with jax.default_matmul_precision("highest"):
-        ours = np.asarray(_logits(pair.ours.model, jax.tree.map(jnp.asarray, batch)))
-    for row, example in enumerate(examples):
-        own = np.asarray(batch.segment_ids[row]) > 0
-        found.cases += 1
-        if own.sum() != real[row].sum():
-            raise InputError("parity", f"{own.sum()} tokens, transformers has {real[row].sum()}")
-        found.ids += int((example.tokens != ids[row][real[row]]).sum())
-        found.positions += int((example.positions != places[:, row][:, real[row]]).sum())
-        found.logits = max(found.logits, float(np.abs(
-            ours[row][own] - theirs[row][real[row]]).max()))
-    for key, kind in (("pixel_values", Image), ("pixel_values_videos", Video)):
-        mine = [p for e, m in zip(examples, media, strict=True)
-                for p in _patches_in_their_order(e, m, kind, processor)]
-        found.pixels = max(found.pixels, float(np.abs(
-            np.concatenate(mine) - inputs[key].numpy()).max()))
+        return model(**inputs, position_ids=torch.tensor(positions),
+                     use_cache=False).logits.float().numpy()
 
 
-def compare_greedy(pair: Pair, rng: np.random.Generator, found: Differences, tokens: int) -> None:
+def compare_rows(pair: Pair, rows: Sequence[Row], found: Found) -> None:
+    """Text, ids, positions, grids, pixels, blocks and logits of a ragged batch."""
+    processor = pair.ours.processor
+    examples = [row.example(processor) for row in rows]
+    shape = _shape(examples)
+    found.cases = [Case(row.name, e.length) for row, e in zip(rows, examples, strict=True)]
+    for case, row in zip(found.cases, rows, strict=True):
+        case.text = int(processor.prompt_text(row.question, row.media)
+                        != official.their_text(pair.official, processor.protocol, row))
+    model, truth = pair.ours.model, []
+    for side in ("right", "left"):
+        inputs = pair.inputs(rows, side)
+        real = inputs["attention_mask"].numpy() > 0
+        positions = official.their_positions(pair.model, inputs)
+        for number, (case, row, example) in enumerate(
+                zip(found.cases, rows, examples, strict=True)):
+            ids = inputs["input_ids"][number].numpy()[real[number]]
+            case.ids += _differing(example.tokens, ids)
+            if row.uneven:  # transformers knows frame rates only: it is given our ids.
+                positions[:, number][:, real[number]] = example.positions
+            else:
+                case.positions = (case.positions or 0) + _differing(
+                    example.positions, positions[:, number][:, real[number]])
+        with official.their_layers(pair.model) as theirs:
+            logits = _their_logits(pair.model, inputs, positions)
+        truth = [logits[i][real[i]] for i in range(len(rows))]
+        batch = collate(examples, shape, processor.protocol, side=side)
+        ours = _forward(model, batch)
+        own = np.asarray(batch.segment_ids) > 0
+        for i, case in enumerate(found.cases):
+            setattr(case, side, _largest(ours["logits"][i][own[i]], truth[i]))
+        if side == "right":
+            _compare_pixels(rows, examples, inputs, found.cases, pair)
+            found.stages = _compare_stages(pair, rows, batch, ours, theirs, real)
+            kept16 = _logits16(pair, inputs, positions, batch)
+            for i, case in enumerate(found.cases):
+                case.ours16, case.theirs16 = (
+                    _rms(logits[i][mask[i]] - truth[i]) for logits, mask in zip(
+                        kept16, (own, real), strict=True))
+    weights = [case.tokens for case in found.cases]
+    found.error16 = (_pooled([c.ours16 for c in found.cases], weights),
+                     _pooled([c.theirs16 for c in found.cases], weights))
+    packed = collate(examples, shape, processor.protocol, pack=True)
+    logits, seats = _forward(model, packed)["logits"], _seats(examples, shape)
+    if max(segment for _, segment in seats) < 2:
+        raise InputError("parity", "no row holds two examples", "Use another seed")
+    for case, (row, segment), wanted in zip(found.cases, seats, truth, strict=True):
+        case.packed = _largest(logits[row][packed.segment_ids[row] == segment], wanted)
+
+
+def _logits16(pair: Pair, inputs: Any, positions: np.ndarray, batch: Batch
+              ) -> tuple[np.ndarray, np.ndarray]:
+    """Logits in bfloat16, ours and transformers', each from the files."""
+    import torch
+    import transformers
+
+    model = official.open_ours(pair.folder, dtype="bfloat16", param_dtype="bfloat16").model
+    ours = _forward(model, batch)["logits"]
+    half = transformers.AutoModelForImageTextToText.from_pretrained(
+        pair.folder, torch_dtype=torch.bfloat16).eval()
+    return ours, _their_logits(half, inputs, positions)
+
+
+def _compare_pixels(rows: Sequence[Row], examples: Sequence[Example], inputs: Any,
+                    cases: Sequence[Case], pair: Pair) -> None:
+    for key, grid_key, kind in (("pixel_values", "image_grid_thw", Image),
+                                ("pixel_values_videos", "video_grid_thw", Video)):
+        theirs, at = inputs[key].numpy(), 0
+        grids = iter(inputs[grid_key].tolist())
+        for row, example, case in zip(rows, examples, cases, strict=True):
+            for mine in official.patches_in_their_order(example, row, kind, pair.ours.processor):
+                size = int(np.prod(next(grids)))
+                case.grids += size != len(mine)
+                if size == len(mine):
+                    case.pixels = max(case.pixels, _largest(mine, theirs[at : at + size]))
+                at += size
+
+
+def _compare_stages(pair: Pair, rows: Sequence[Row], batch: Batch, ours: dict[str, np.ndarray],
+                    theirs: dict[str, list[np.ndarray]], real: np.ndarray) -> dict[str, float]:
+    """Largest relative difference of each stage; transformers encodes images, then videos."""
+    processor, vision = pair.ours.processor, pair.ours.config.vision
+    own, tokens = np.asarray(batch.segment_ids) > 0, np.asarray(batch.tokens)
+    b, f, w, m, _ = batch.vision.patches.shape
+    mask = np.asarray(batch.vision.mask).reshape(b * f, w, m)
+    features = ours["features"].reshape(b, -1, ours["features"].shape[-1])
+    found: dict[str, float] = {}
+
+    def note(stage: str, mine: np.ndarray, other: np.ndarray) -> None:
+        found[stage] = max(found.get(stage, 0.0), _largest(mine, other) / _rms(other))
+
+    for call, (kind, pad) in enumerate(((Image, "<|image_pad|>"), (Video, "<|video_pad|>"))):
+        slots = official.slots_of_kind(rows, kind, processor, f)
+        for layer in range(vision.layers):
+            mine = ours["blocks"][layer][slots][mask[slots]]
+            note("blocks with full attention" if layer in vision.full_layers
+                 else "blocks with windows", mine, theirs["blocks"][call * vision.layers + layer])
+        fed = own & (tokens == processor.tokenizer.id(pad))
+        index = np.asarray(batch.vision_index)
+        mine = [features[i, index[i][fed[i]]] for i in range(b)]
+        note("merged features", np.concatenate(mine), theirs["features"][call])
+    note("embeddings", ours["embeds"][own], theirs["embeds"][0][real])
+    for layer, values in enumerate(ours["layers"]):
+        note("decoder layers", values[own], theirs["layers"][layer][real])
+    note("final norm", ours["norm"][own], theirs["norm"][0][real])
+    return found
+
+
+def _differing(a: np.ndarray, b: np.ndarray) -> int:
+    if a.shape != b.shape:
+        raise InputError("parity", f"shapes {a.shape} and {b.shape}", "The prompts differ")
+    return int((a != b).sum())
+
+
+def _largest(a: np.ndarray, b: np.ndarray) -> float:
+    if a.shape != b.shape:
+        raise InputError("parity", f"shapes {a.shape} and {b.shape}", "The outputs differ")
+    return float(np.abs(a - b).max())
+
+
+def _rms(a: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(a, dtype=np.float64))))
+
+
+def _pooled(values: Sequence[float], weights: Sequence[int]) -> float:
+    return float(np.sqrt(np.average(np.square(values), weights=weights)))
+
+
+def compare_rates(pair: Pair, found: Found) -> None:
+    """Position ids at every frame rate, for even and odd counts of frames."""
+    for rate in official.RATES:
+        rows = [Row("", "", [Video(np.zeros((n, 28, 28, 3), np.uint8), np.arange(n) / rate)],
+                    [rate]) for n in (1, 2, 5, 24)]
+        inputs = pair.inputs(rows)
+        positions, real = official.their_positions(pair.model, inputs), inputs["attention_mask"] > 0
+        for number, row in enumerate(rows):
+            found.rate_positions += _differing(row.example(pair.ours.processor).positions,
+                                               positions[:, number][:, real[number].numpy()])
+
+
+def compare_long(pair: Pair, rng: np.random.Generator) -> Case:
+    """Ids, positions and logits of one sequence of more than 4,096 tokens."""
+    processor, words = pair.ours.processor, "the red cube goes left and then it turns up".split()
+    frames = rng.integers(0, 256, (12, 120, 200, 3), dtype=np.uint8)
+    video = Video(frames, np.arange(12) / 2.0)
+    text, example = "", None
+    while example is None or example.length <= _LONG:
+        text += " ".join(rng.choice(words, 400)) + "\n"
+        row = Row("long", text, [video], [2.0])
+        example = row.example(processor)
+    inputs = pair.inputs([row])
+    positions = official.their_positions(pair.model, inputs)
+    case = Case("long", example.length)
+    case.ids = _differing(example.tokens, inputs["input_ids"][0].numpy())
+    case.positions = _differing(example.positions, positions[:, 0])
+    theirs = _their_logits(pair.model, inputs, positions)[0]
+    batch = collate([example], shape_for([example]), processor.protocol)
+    case.right = _largest(_forward(pair.ours.model, batch)["logits"][0], theirs)
+    return case
+
+
+def compare_greedy(pair: Pair, rows: Sequence[Row], found: Found, tokens: int) -> None:
     """Greedy decoding of a ragged batch, token by token."""
     import torch
 
-    media, processor = make_media(rng), pair.ours.processor
-    questions = [str(q) for q in rng.choice(_TEXT, len(media))]
-    examples = [processor.prompt(q, m) for q, m in zip(questions, media, strict=True)]
-    batch = collate(examples, shape_for(examples, rows=len(examples)), processor.protocol)
+    processor = pair.ours.processor
+    examples = [row.example(processor) for row in rows]
+    batch = collate(examples, shape_for(examples), processor.protocol)
     spec = SamplingSpec.of(processor.tokenizer, processor.protocol, max_tokens=tokens,
                            temperature=0.0, imagery=False, max_latents=0)
     rollout = sample(pair.ours.model, jax.tree.map(jnp.asarray, batch), jax.random.key(0), spec)
     never = sorted({*spec.forbidden, spec.latent_start,
                     *range(spec.vocab, pair.ours.config.decoder.vocab)})
+    inputs = pair.inputs(rows, "left")
     with torch.no_grad():
         out = pair.model.generate(
-            **their_inputs(pair, media, questions, "left"), do_sample=False, max_new_tokens=tokens,
-            suppress_tokens=never, eos_token_id=list(spec.ends)).numpy()
-    theirs = out[:, -(out.shape[1] - max(e.length for e in examples)):]
+            **inputs, do_sample=False, max_new_tokens=tokens, suppress_tokens=never,
+            eos_token_id=list(spec.ends), output_scores=True, return_dict_in_generate=True)
+    theirs = out.sequences[:, inputs["input_ids"].shape[1] :].numpy()
     for row, mask in enumerate(np.asarray(rollout.mask)):
         mine = np.asarray(rollout.tokens)[row][mask]
         other = theirs[row][: len(mine)]
-        found.greedy += int((mine[: len(other)] != other).sum()) + len(mine) - len(other)
+        found.greedy_compared += len(mine)
+        parted = np.flatnonzero(mine[: len(other)] != other)
+        if len(parted):
+            scores = out.scores[parted[0]][row]
+            if float(scores.max() - scores[int(mine[parted[0]])]) <= TOLERANCE:
+                found.ties += 1
+                found.greedy_compared -= len(mine) - int(parted[0])
+                continue
+        found.greedy += len(parted) + len(mine) - len(other)
 
 
-def compare_latents(pair: Pair, rng: np.random.Generator, found: Differences, tokens: int,
-                    blocks: int = 2) -> None:
+def compare_latents(pair: Pair, rows: Sequence[Row], found: Found, rng: np.random.Generator,
+                    tokens: int, blocks: int = 2) -> None:
     """Decoding with imagery against full forwards of transformers, without any cache.
 
     The oracle takes the sampled tokens; each latent is the last hidden state of a forward pass
@@ -219,10 +340,9 @@ def compare_latents(pair: Pair, rng: np.random.Generator, found: Differences, to
     """
     import torch
 
-    media, processor = make_media(rng)[:3], pair.ours.processor
-    questions = [str(q) for q in rng.choice(_TEXT, len(media))]
-    examples = [processor.prompt(q, m) for q, m in zip(questions, media, strict=True)]
-    batch = collate(examples, shape_for(examples, rows=len(examples)), processor.protocol)
+    processor = pair.ours.processor
+    examples = [row.example(processor) for row in rows]
+    batch = collate(examples, shape_for(examples), processor.protocol)
     spec = SamplingSpec.of(processor.tokenizer, processor.protocol, max_tokens=tokens)
     # Three tokens, drawn almost evenly: every row imagines, at steps of its own, and none ends.
     allowed = {spec.latent_start, *rng.choice(np.arange(300, 900), 2).tolist()}
@@ -235,23 +355,22 @@ def compare_latents(pair: Pair, rng: np.random.Generator, found: Differences, to
     def keep(module: Any, args: Any, kwargs: Any) -> None:
         kept["embeds"], kept["positions"] = kwargs["inputs_embeds"], kwargs["position_ids"]
 
-    for row, (question, one) in enumerate(zip(questions, media, strict=True)):
+    for number, row in enumerate(rows):
         hook = pair.model.model.register_forward_pre_hook(keep, with_kwargs=True)
         with torch.no_grad():
             pair.model.rope_deltas = None
-            pair.model(**their_inputs(pair, [one], [question], "right"), use_cache=False)
+            pair.model(**pair.inputs([row]), use_cache=False)
         hook.remove()
         embeds, places = kept["embeds"], kept["positions"]
         count = 0
-        for token, index in zip(np.asarray(rollout.tokens[row]),
-                                np.asarray(rollout.latent_index[row]), strict=True):
+        for token, index in zip(np.asarray(rollout.tokens[number]),
+                                np.asarray(rollout.latent_index[number]), strict=True):
             with torch.no_grad():
                 if index >= 0:
                     hidden = pair.model.model(inputs_embeds=embeds, position_ids=places,
                                               use_cache=False).last_hidden_state[:, -1:]
-                    mine = np.asarray(rollout.latents[row, index])
-                    found.latents = max(found.latents, float(np.abs(
-                        mine - hidden[0, 0].numpy()).max()))
+                    mine = np.asarray(rollout.latents[number, index])
+                    found.latents = max(found.latents, _largest(mine, hidden[0, 0].numpy()))
                     count += 1
                 else:
                     hidden = pair.model.get_input_embeddings()(torch.tensor([[int(token)]]))
@@ -259,41 +378,111 @@ def compare_latents(pair: Pair, rng: np.random.Generator, found: Differences, to
             places = torch.cat([places, places.amax() + torch.ones(3, 1, 1, dtype=places.dtype)],
                                2)
         if count != blocks * spec.latent_size:
-            raise InputError("parity", f"row {row} has {count} latents", "Use another seed, or "
+            raise InputError("parity", f"row {number} has {count} latents", "Use another seed, or "
                              "more tokens")
+
+
+def compare_export(pair: Pair, rows: Sequence[Row], found: Found) -> None:
+    """A directory written here, opened by transformers alone: tensors, text and ids."""
+    import torch
+    import transformers
+
+    with tempfile.TemporaryDirectory() as folder:
+        convert.export_hf(pair.ours, folder)
+        model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
+        processor = transformers.AutoProcessor.from_pretrained(folder)
+    back = dict(model.state_dict())
+    found.exported = sum(name not in back or not torch.equal(value, back[name])
+                         for name, value in pair.model.state_dict().items())
+    again = dataclasses.replace(pair, official=processor)
+    a, b = (p.inputs(rows)["input_ids"] for p in (pair, again))
+    found.exported += int(a.shape != b.shape or not torch.equal(a, b))
+
+
+def run(name: str, seed: int, number: int, args: argparse.Namespace) -> Found:
+    """Every comparison for one shape."""
+    found, rng = Found(name), np.random.default_rng((seed, number))
+    with tempfile.TemporaryDirectory() as folder:
+        pair = official.make_pair(official.reduced(name, args.layers), Path(folder), seed)
+        rows = official.make_rows(rng)
+        named = {row.name: row for row in rows}
+        compare_rows(pair, rows, found)
+        if number == 0:
+            compare_rates(pair, found)
+        ragged = [named[key] for key in ("text", "odd image", "video, even", "image and videos")]
+        compare_greedy(pair, ragged, found, args.tokens)
+        compare_latents(pair, ragged[:3], found, rng, args.latent_tokens)
+        compare_export(pair, rows, found)
+    if number == 0:
+        with tempfile.TemporaryDirectory() as folder:
+            few = official.make_pair(official.reduced(name, min(args.layers or 4, 4)),
+                                     Path(folder), seed)
+            found.cases.append(compare_long(few, rng))
+    return found
+
+
+def show_tables(found: Found, console: Console) -> None:
+    """What each row and each stage gave."""
+    table = Table(title=f"{found.shape}: rows against transformers")
+    table.add_column("row")
+    for _, title in _CASE_COLUMNS:
+        table.add_column(title, justify="right")
+    for case in found.cases:
+        values = [getattr(case, field) for field, _ in _CASE_COLUMNS]
+        table.add_row(case.name, *("given" if v is None else f"{v:,}" if isinstance(v, int)
+                                   else f"{v:.2g}" for v in values))
+    console.print(table)
+    table = Table(title=f"{found.shape}: largest |Δ| of a stage's output / its rms, float32")
+    table.add_column("stage")
+    table.add_column("value", justify="right")
+    for stage, value in found.stages.items():
+        table.add_row(stage, f"{value:.2g}")
+    console.print(table)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--layers", type=int, default=0,
+                        help="decoder layers; 0 is the published depth")
     parser.add_argument("--tokens", type=int, default=128, help="greedy tokens compared")
     parser.add_argument("--latent-tokens", type=int, default=48)
 
 
 def main(args: argparse.Namespace) -> Result:
-    """Runs every comparison for every shape."""
+    """Runs every comparison for every shape, prints their tables, and sums them up."""
     try:
         import torch  # noqa: F401
-        import transformers  # noqa: F401
+        import transformers
     except ImportError as error:
         raise InputError("parity", f"{error.name} is not installed",
                          'pip install "fourd4d[parity]"') from error
-    found = Differences()
+    transformers.logging.set_verbosity_error()
+    shapes, console = [], Console(width=140)
     for number, name in enumerate(args.shapes):
-        rng = np.random.default_rng((args.seed, number))
-        with tempfile.TemporaryDirectory() as folder:
-            pair = make_pair(reduced(name), Path(folder), args.seed)
         with jax.default_matmul_precision("highest"):
-            for side in ("right", "left"):
-                compare(pair, rng, found, side)
-            compare_greedy(pair, rng, found, args.tokens)
-            compare_latents(pair, rng, found, args.latent_tokens)
+            shapes.append(run(name, args.seed, number, args))
+        show_tables(shapes[-1], console)
+    cases = [case for found in shapes for case in found.cases]
     return Result("parity", {
-        "cases": found.cases,
-        "max_abs_logit_diff_fp32": found.logits,
-        "greedy_mismatches": found.greedy,
-        "token_id_mismatches": found.ids,
-        "position_id_mismatches": found.positions,
-        "pixel_max_abs_diff": found.pixels,
-        "latent_oracle_max_abs_diff": found.latents,
-    }, {"seed": args.seed, "config": {"shapes": list(args.shapes), "tokens": args.tokens}})
+        "cases": len(cases),
+        "max_abs_logit_diff_fp32": max(max(c.right, c.left, c.packed) for c in cases),
+        "max_layer_diff_fp32": max(max(found.stages.values()) for found in shapes),
+        "bf16_rms_logit_error": max(found.error16[0] for found in shapes),
+        "bf16_rms_logit_error_transformers": max(found.error16[1] for found in shapes),
+        "bf16_error_ratio": max(found.error16[0] / found.error16[1] for found in shapes),
+        "greedy_mismatches": sum(found.greedy for found in shapes),
+        "greedy_compared": sum(found.greedy_compared for found in shapes),
+        "greedy_ties": sum(found.ties for found in shapes),
+        "text_mismatches": sum(c.text for c in cases),
+        "token_id_mismatches": sum(c.ids for c in cases),
+        "position_id_mismatches": sum(c.positions or 0 for c in cases) + sum(
+            found.rate_positions for found in shapes),
+        "grid_mismatches": sum(c.grids for c in cases),
+        "pixel_max_abs_diff": max(c.pixels for c in cases),
+        "latent_oracle_max_abs_diff": max(found.latents for found in shapes),
+        "export_mismatches": sum(found.exported for found in shapes),
+        "longest_sequence": max(c.tokens for c in cases),
+    }, {"seed": args.seed, "resize": "Pillow bicubic with antialiasing",
+        "config": {"shapes": list(args.shapes), "layers": args.layers, "tokens": args.tokens},
+        "shapes": [dataclasses.asdict(found) for found in shapes]})

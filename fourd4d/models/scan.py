@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,6 +16,23 @@ _POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+_watched: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("watched", default=None)
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[list[Any]]:
+    """Lists, for every scan traced within, x after each of its blocks (a leading layers axis).
+
+    The arrays belong to the function being traced, which has to return what it wants of them.
+    """
+    kept: list[Any] = []
+    token = _watched.set(kept)
+    try:
+        yield kept
+    finally:
+        _watched.reset(token)
 
 
 def checkpointed(body: Any, remat: Remat) -> Any:
@@ -32,11 +52,16 @@ def scan_blocks(blocks: nnx.Module, x: Any, per_layer: tuple[Any, ...], shared: 
       outputs: blocks return (x, y); the stacked y come back beside x.
     """
     graphdef, state = nnx.split(blocks)
+    watched = _watched.get()
 
     def body(x: Any, layer: Any) -> tuple[Any, Any]:
         own, values = layer
         result = nnx.merge(graphdef, own)(x, *values, *shared)
-        return result if outputs else (result, None)
+        x, y = result if outputs else (result, None)
+        return x, (y, None if watched is None else x)
 
-    x, stacked = jax.lax.scan(checkpointed(body, remat), x, (state, per_layer), unroll=unroll)
+    x, (stacked, every) = jax.lax.scan(
+        checkpointed(body, remat), x, (state, per_layer), unroll=unroll)
+    if watched is not None:
+        watched.append(every)
     return (x, stacked) if outputs else x

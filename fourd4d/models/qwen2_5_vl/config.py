@@ -108,8 +108,17 @@ def to_hf(config: ModelConfig, dtype: str, **extra: Any) -> dict[str, Any]:
     Args:
       dtype: of the tensors beside it.
       extra: more fields (special token ids).
+
+    Raises:
+      InputError: numbers that have no field there, where transformers knows one value only.
     """
     v, d = config.vision, config.decoder
+    fixed = [("vision.rope_theta", v.rope_theta, 10_000.0), ("vision.eps", v.eps, 1e-6),
+             ("decoder.head_dim", d.head_dim, d.width // d.heads)]
+    wrong = [f"{name} {value:g} (only {known:g} can be written)"
+             for name, value, known in fixed if value != known]
+    if wrong:
+        raise InputError("config.json", ", ".join(wrong), "Keep the trainer's checkpoint")
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": FAMILY,
