@@ -1,5 +1,7 @@
 """``fourd4d.load``: a directory, a video file's frames, a question, an answer."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -25,6 +27,52 @@ def test_answer(tmp_path):
         thinker.answer(video, "Which?", list("abcdefghi"))
     with pytest.raises(InputError, match="no such directory"):
         fourd4d.load(tmp_path / "absent")
+
+
+def spoil_shard(directory):
+    (directory / "model.safetensors").write_bytes(
+        (directory / "model.safetensors").read_bytes()[:-7])
+
+
+def spoil_family(directory):
+    value = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(value | {"model_type": "llava"}))
+
+
+def spoil_kind(directory):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+
+def spoil_config(directory):
+    value = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(value | {"hidden_size": 48}))
+
+
+def spoil_tokenizer(directory):
+    for file in directory.glob("tokenizer*"):
+        file.unlink()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("exported")
+    convert.export_hf(bundle_of(), directory)
+    return directory
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (spoil_shard, "model.safetensors: truncated"), (spoil_family, "'llava' is no known family"),
+    (spoil_kind, "pickle checkpoint"), (spoil_config, "out_hidden_size 32 is not"),
+    (spoil_tokenizer, "no tokenizer here")])  # fmt: skip
+def test_load_and_the_command_refuse_the_same(exported, tmp_path, capsys, spoil, words):
+    directory = shutil.copytree(exported, tmp_path / "m")
+    spoil(directory)
+    with pytest.raises(InputError, match=words):
+        fourd4d.load(directory)
+    assert convert.main([str(directory), str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert words in printed and "Traceback" not in printed
+    assert not (tmp_path / "out").exists()
 
 
 def test_importing_the_package_starts_nothing():
