@@ -1,5 +1,7 @@
 """Sentences: what they tell is what the track shows; pages and file names."""
 
+import collections
+import html
 import re
 
 import numpy as np
@@ -83,6 +85,14 @@ def test_the_report_shows_samples_and_what_failed(tmp_path):
     assert page.count("class='card'") == 5 and "data:image/jpeg" in page
     assert "no whole video" in page and "&lt;x&gt;" in page and "<x>" not in page
     assert f"{sum(len(e.samples) for e in entries.values())} samples" in page
+    shown = [s for e in entries.values() for s in e.samples]
+    for part in ("Camera path from above", "Tracks on screen", "Mental images, at", "Frames, 0.0",
+                 "Words of reasoning", "Letter", "What was dropped, and why"):
+        assert part in page
+    for reason in sum((collections.Counter(e.dropped) for e in entries.values()),
+                      collections.Counter()):
+        assert html.escape(reason) in page
+    assert sum(html.escape(s["question"]) in page for s in shown) >= 5
     with pytest.raises(InputError, match="no such file"):
         report.write(tmp_path / "nothing")
 

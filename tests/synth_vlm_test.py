@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -230,7 +231,8 @@ def test_no_more_requests_at_once_than_allowed(serve):
     gate = threading.Barrier(3, timeout=10)
 
     def reply(body):
-        gate.wait()  # Goes on only when three are here together.
+        gate.wait()  # Goes on only when three are here together;
+        time.sleep(0.2)  # were there no limit, the others would come meanwhile.
         return GOOD
 
     server, endpoint, _ = serve(reply)

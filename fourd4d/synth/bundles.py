@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from etils import epath
 
 from fourd4d.core import jsonl, records
@@ -27,6 +28,8 @@ from fourd4d.core.records import Record
 from fourd4d.synth import pipeline
 from fourd4d.synth.manifest import Entry
 from fourd4d.synth.pipeline import Recipe, Work
+from fourd4d.synth.scenes import source
+from fourd4d.synth.scenes.spec import SceneSpec
 from fourd4d.synth.write import Written
 
 HEAD: Final = "bundles.json"
@@ -120,6 +123,14 @@ def video_maker(bundle: Bundle, recipe: Recipe, clips: Callable[[str, str], Iter
                                             "reason": e.reason}) + "\n" for e in lost))
 
 
+def scene_maker(bundle: Bundle, recipe: Recipe, scenes: SceneSpec) -> Iterator[bytes]:
+    """Records of a bundle of numbers of simulated clips, which follow on one another."""
+    clips = source.clips(scenes, recipe.seed, bundle.items[0], len(bundle.items))
+    for number, clip in zip(bundle.items, clips, strict=True):
+        for one in pipeline.samples_of(clip, recipe, number * len(recipe.kinds)).samples:
+            yield one.record()
+
+
 def jsonl_maker(bundle: Bundle, path: str, root: str) -> Iterator[bytes]:
     """Records of a bundle of (offset, line) of rows of a JSONL file."""
     with open(path, "rb") as file:
@@ -147,3 +158,34 @@ def examples(bundle: Bundle, folder: str, maker: Maker) -> Iterator[tuple[str, d
     """Keys and examples of a bundle."""
     for record in kept(bundle, folder, maker):
         yield record.sample.id, example(record)
+
+
+def features(shape: tuple[int | None, int | None, int] = (None, None, 3)) -> Any:
+    """TFDS features of an example; ``shape`` of its images."""
+    import tensorflow_datasets as tfds
+
+    image = tfds.features.Image(shape=shape)
+    return tfds.features.FeaturesDict({
+        **{name: tfds.features.Text() for name in (
+            "id", "video_id", "type", "question", "answer", "response", "provenance")},
+        "options": tfds.features.Sequence(tfds.features.Text()),
+        "timestamps": tfds.features.Sequence(tfds.features.Scalar(np.float64)),
+        "overlay_timestamps": tfds.features.Sequence(tfds.features.Scalar(np.float64)),
+        "frames": tfds.features.Sequence(image), "overlays": tfds.features.Sequence(image),
+    })  # fmt: skip
+
+
+def generated(parts: Sequence[Bundle], folder: str, maker: Maker, with_beam: bool) -> Any:
+    """What a TFDS builder generates its examples from: a Beam transform, or an iterator."""
+    make = functools.partial(examples, folder=folder, maker=maker)
+    if not with_beam:
+        return (pair for part in parts for pair in make(part))
+    import apache_beam as beam
+
+    return beam.Create(list(parts)) | beam.Reshuffle() | beam.FlatMap(make)
+
+
+def folder_of(builder: Any) -> str:
+    """Where a TFDS builder keeps its bundles: ``<data_dir>/bundles/<dataset>/<config>``."""
+    root = epath.Path(builder._data_dir_root) / "bundles" / builder.name
+    return str(root / builder.builder_config.name)

@@ -5,25 +5,25 @@
 On a cluster, hand Beam its runner: ``--beam_pipeline_options="runner=DataflowRunner,project=…,
 region=…,temp_location=gs://…"``, ``runner=FlinkRunner,flink_master=…`` or
 ``runner=SparkRunner,spark_master_url=…``. A clip depends on its number and the seed alone, so the
-dataset is the same for every runner and number of workers. Needs ``apache-beam`` (the ``synth``
-extra) for the Beam path; a small ``Config`` builds without it in one process.
+dataset is the same for every runner and number of workers. Every bundle leaves a shard of its own
+below ``<data_dir>/bundles``; a run that broke off goes on from there. Needs ``apache-beam`` (the
+``synth`` extra) for the Beam path; a small ``Config`` builds without it in one process.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
+import functools
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from fourd4d.synth import pipeline
+from fourd4d.core.records import decode_sample
+from fourd4d.synth import bundles
+from fourd4d.synth.pipeline import Recipe
 from fourd4d.synth.questions import KINDS, QuestionSpec
-from fourd4d.synth.scenes.source import clips
 from fourd4d.synth.scenes.spec import SceneSpec
-from fourd4d.synth.write import Written
 
 HELD_OUT = 100_000  # Number of the first held-out clip.
 
@@ -48,25 +48,18 @@ class Config(tfds.core.BuilderConfig):
     questions: QuestionSpec = QuestionSpec()
 
 
+def maker(config: Config) -> bundles.Maker:
+    """Makes bundles of clips by their numbers."""
+    recipe = Recipe(KINDS, config.questions, config.seed)
+    return functools.partial(bundles.scene_maker, recipe=recipe, scenes=config.scenes)
+
+
 def bundle_examples(config: Config, start: int, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Keys and examples of clips ``start`` … ``start + count - 1``; images as encoded files."""
-    recipe = pipeline.Recipe(KINDS, config.questions, config.seed)
-    for number, clip in enumerate(clips(config.scenes, config.seed, start, count), start):
-        for one in pipeline.samples_of(clip, recipe, number * len(KINDS)).samples:
-            yield one.sample.id, example(one)
-
-
-def example(one: Written) -> dict[str, Any]:
-    """The features of a sample."""
-    sample, files = one.sample, one.files
-    return {
-        "id": sample.id, "video_id": sample.video_id, "type": sample.kind,
-        "question": sample.question, "options": list(sample.options), "answer": sample.answer,
-        "response": sample.response, "timestamps": list(sample.timestamps),
-        "overlay_timestamps": list(sample.overlay_timestamps),
-        "frames": [io.BytesIO(files[path]) for path in sample.frames],
-        "overlays": [io.BytesIO(files[path]) for path in sample.overlays],
-    }  # fmt: skip
+    part = bundles.Bundle("train", 0, 1, range(start, start + count))
+    for data in maker(config)(part):
+        record = decode_sample(data)
+        yield record.sample.id, bundles.example(record)
 
 
 class Fourd4dScenes(tfds.core.GeneratorBasedBuilder):
@@ -85,32 +78,19 @@ class Fourd4dScenes(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         config: Any = self.builder_config
         shape = (config.scenes.height, config.scenes.width, 3)
-        features = tfds.features
-        image = features.Image(shape=shape, encoding_format="jpeg")
-        return tfds.core.DatasetInfo(
-            builder=self, description=config.description,
-            features=features.FeaturesDict({
-                **{name: features.Text() for name in (
-                    "id", "video_id", "type", "question", "answer", "response")},
-                "options": features.Sequence(features.Text()),
-                "timestamps": features.Sequence(features.Scalar(np.float64)),
-                "overlay_timestamps": features.Sequence(features.Scalar(np.float64)),
-                "frames": features.Sequence(image), "overlays": features.Sequence(image),
-            }),
-        )  # fmt: skip
+        return tfds.core.DatasetInfo(builder=self, description=config.description,
+                                     features=bundles.features(shape))
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         config: Any = self.builder_config
-        return {"train": self._generate_examples(0, config.train),
-                "test": self._generate_examples(HELD_OUT, config.test)}
+        bundles.claim(bundles.folder_of(self), {
+            "seed": config.seed, "bundle": config.bundle, "train": config.train,
+            "test": config.test, "scenes": dataclasses.asdict(config.scenes),
+            "questions": dataclasses.asdict(config.questions)})
+        return {"train": self._generate_examples("train", 0, config.train),
+                "test": self._generate_examples("test", HELD_OUT, config.test)}
 
-    def _generate_examples(self, start: int, count: int) -> Any:
+    def _generate_examples(self, split: str, start: int, count: int) -> Any:
         config: Any = self.builder_config
-        size = config.bundle
-        bundles = [(a, min(size, start + count - a)) for a in range(start, start + count, size)]
-        if not config.beam:
-            return (pair for a, n in bundles for pair in bundle_examples(config, a, n))
-        import apache_beam as beam
-
-        return (beam.Create(bundles) | beam.Reshuffle()
-                | beam.FlatMap(lambda part: bundle_examples(config, *part)))
+        parts = bundles.cut(split, range(start, start + count), config.bundle)
+        return bundles.generated(parts, bundles.folder_of(self), maker(config), config.beam)

@@ -79,8 +79,8 @@ def _ranked(values: Iterable[str]) -> dict[str, int]:
 
 
 def _lengths(values: Sequence[float], bins: int = 8) -> dict[str, int]:
-    if not values:
-        return {}
+    if len(set(values)) < 2:
+        return {f"{value:g}": len(values) for value in set(values)}
     counts, edges = np.histogram(values, bins=min(bins, len(set(values))))
     digits = 0 if edges[-1] - edges[0] >= len(counts) else 1
     return {f"{a:.{digits}f}–{b:.{digits}f}": int(n)
@@ -120,7 +120,7 @@ def _dropped(entries: Sequence[Entry]) -> str:
         ("Words of a model not taken; the template's stay", notes)) if counts]
     tables = [_table(title, [e for e in entries if e.status == status]) for title, status in (
         ("Videos that failed", "failed"), ("Videos without a clear question", "empty"))]
-    bars = f"<div class='bars'>{''.join(parts)}</div>" if parts else "<p>No question.</p>"
+    bars = f"<div class='bars'>{''.join(parts)}</div>" if parts else "<p>Nothing.</p>"
     return bars + "".join(tables)
 
 
@@ -136,16 +136,16 @@ def _sheet(root: Path, paths: Sequence[str], height: int = 112, most: int = 10) 
     """The images side by side, as one embedded JPEG."""
     places = np.unique(np.linspace(0, len(paths) - 1, most).round().astype(int))
     picked = [paths[int(i)] for i in places]
-    images = []
+    images, gap = [], np.full((height, 3, 3), 255, np.uint8)
     for path in picked:
         image = cv2.imread(str(inside(root, path, root / NAME)))
         if image is None:
             return f"<p><small>{_text(path)} is missing</small></p>"
         width = max(round(image.shape[1] * height / image.shape[0]), 1)
-        images.append(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
-    data = cv2.imencode(".jpg", np.concatenate(images, 1), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+        images += [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), gap]
+    data = cv2.imencode(".jpg", np.concatenate(images[:-1], 1), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
     code = base64.b64encode(data.tobytes()).decode()
-    return f"<img alt='{len(images)} frames' src='data:image/jpeg;base64,{code}'>"
+    return f"<img alt='{len(picked)} frames' src='data:image/jpeg;base64,{code}'>"
 
 
 def _plot(points: Sequence[Sequence[Sequence[float]]], colours: Sequence[str], unit: bool,

@@ -28,7 +28,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from fourd4d.core import jsonl
@@ -114,24 +113,13 @@ class Fourd4dVideos(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         config: Any = self.builder_config
-        features = tfds.features
-        image = features.Image(shape=(None, None, 3))
-        return tfds.core.DatasetInfo(
-            builder=self, description=config.description,
-            features=features.FeaturesDict({
-                **{name: features.Text() for name in (
-                    "id", "video_id", "type", "question", "answer", "response", "provenance")},
-                "options": features.Sequence(features.Text()),
-                "timestamps": features.Sequence(features.Scalar(np.float64)),
-                "overlay_timestamps": features.Sequence(features.Scalar(np.float64)),
-                "frames": features.Sequence(image), "overlays": features.Sequence(image),
-            }),
-        )  # fmt: skip
+        return tfds.core.DatasetInfo(builder=self, description=config.description,
+                                     features=bundles.features())
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         config: Any = self.builder_config
         root = Path(dl_manager.manual_dir)
-        folder = str(Path(self._data_dir_root) / "bundles" / self.name / config.name)
+        folder = bundles.folder_of(self)
         bundles.claim(folder, config.head() | {"root": str(root)})
         if config.source == "videos":
             numbered = list(enumerate(find_videos(root).items()))
@@ -157,9 +145,4 @@ class Fourd4dVideos(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, parts: list[bundles.Bundle], folder: str,
                            maker: bundles.Maker) -> Any:
         config: Any = self.builder_config
-        make = functools.partial(bundles.examples, folder=folder, maker=maker)
-        if not config.beam:
-            return (pair for part in parts for pair in make(part))
-        import apache_beam as beam
-
-        return beam.Create(parts) | beam.Reshuffle() | beam.FlatMap(make)
+        return bundles.generated(parts, folder, maker, config.beam)
