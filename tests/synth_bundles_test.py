@@ -170,6 +170,20 @@ def test_rows_as_a_tfds_dataset_and_back(tmp_path, dataset, beam, monkeypatch):
             assert (tmp_path / "back" / mine).read_bytes() == (dataset / theirs).read_bytes()
 
 
+def test_the_command_builds_as_tfds_does(tmp_path, dataset, capsys):
+    config = json.dumps({"name": "mine", "description": "", "source": "jsonl", "beam": False})
+    command = ("tfds", "videos", f"--manual_dir={dataset}", f"--config={config}",
+               "--file_format=array_record")
+    assert run(*command, f"--data_dir={tmp_path / 'a'}") == 0
+    made, = (tmp_path / "a").rglob("dataset_info.json")
+    assert run("export", made.parent, tmp_path / "back") == 0
+    rows = [len(list(jsonl.read(root / "dift.jsonl"))) for root in (dataset, tmp_path / "back")]
+    assert rows[0] == rows[1] > 0
+    assert run(*command[:3], f"--config={config.replace('jsonl', 'radio')}",
+               f"--data_dir={tmp_path / 'b'}") == 2
+    assert "config.source: unknown value 'radio'" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
     """Two sound videos of one name in two folders, and a broken file."""

@@ -6,6 +6,7 @@ python -m fourd4d.synth dedup DATA OUT.jsonl
 python -m fourd4d.synth overlap TRAIN BENCHMARK [--out OUT.jsonl]
 python -m fourd4d.synth import DATA.jsonl DIR
 python -m fourd4d.synth export DATASET DIR
+python -m fourd4d.synth tfds scenes|videos …
 
 Paths in a JSONL file are below ``--root``, by default the file's own folder.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -35,7 +37,8 @@ from fourd4d.synth.filters import Answer
 from fourd4d.synth.works import SUFFIXES, find_videos
 from fourd4d.synth.write import ROOT, write_files
 
-NAMES: Final = ("report", "difficulty", "dedup", "overlap", "import", "export")
+NAMES: Final = ("report", "difficulty", "dedup", "overlap", "import", "export", "tfds")
+BUILDERS: Final = {"scenes": "dataset.py", "videos": "video_dataset.py"}
 MOMENTS: Final = 4  # Frames of a video that its hash looks at.
 
 
@@ -45,11 +48,17 @@ def main(argv: Sequence[str], answerer: Callable[[argparse.Namespace], Answer]) 
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     choices = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
     for name in NAMES:
+        if name == "tfds":
+            choices.add_parser(name, help="what 'tfds build' does, without TensorFlow")
+            continue
         one = choices.add_parser(name, help=_HELP[name],
                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         _ARGUMENTS[name](one)
-    args = parser.parse_args(argv)
     try:
+        if argv[:1] == ["tfds"]:
+            build(argv[1:])
+            return 0
+        args = parser.parse_args(argv)
         if args.name == "difficulty":
             print(difficulty(args, answerer))
         else:
@@ -301,6 +310,31 @@ def _tfds(path: Path, split: str) -> Iterator[Record]:
                                for i in range(len(one["overlays"]))),
                 provenance=json.loads(one["provenance"][0]) if "provenance" in one else {})
             yield Record(sample, tuple(one["frames"]), tuple(one["overlays"]))
+
+
+def build(argv: Sequence[str]) -> None:
+    """``tfds build`` with the arguments given, without the TensorFlow that its command imports.
+
+    ``scenes`` and ``videos`` stand for the builders of this package.
+    """
+    from tensorflow_datasets.scripts.cli import build as tfds_build
+    from tensorflow_datasets.scripts.cli import cli_utils
+
+    here = Path(__file__).parent
+    words = [str(here / BUILDERS[a]) if a in BUILDERS else a for a in argv]
+    parse = cli_utils.make_flags_parser(tfds_build.Args, "Builds a TFDS dataset.")
+    with _command_line(["tfds build"]):  # Beam reads the command line too.
+        parse(["tfds build", *words]).execute()
+
+
+@contextlib.contextmanager
+def _command_line(argv: list[str]) -> Iterator[None]:
+    """Another command line for the time of a block."""
+    before, sys.argv = sys.argv, argv
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 # ---- the command line ----

@@ -1,13 +1,15 @@
 """Simulated clips as a TFDS dataset, made by Apache Beam: one bundle of clips per work item.
 
-    tfds build fourd4d/synth/dataset.py --file_format=array_record
+    python -m fourd4d.synth tfds scenes --config=full --file_format=array_record
 
-On a cluster, hand Beam its runner: ``--beam_pipeline_options="runner=DataflowRunner,project=…,
-region=…,temp_location=gs://…"``, ``runner=FlinkRunner,flink_master=…`` or
-``runner=SparkRunner,spark_master_url=…``. A clip depends on its number and the seed alone, so the
-dataset is the same for every runner and number of workers. Every bundle leaves a shard of its own
-below ``<data_dir>/bundles``; a run that broke off goes on from there. Needs ``apache-beam`` (the
-``synth`` extra) for the Beam path; a small ``Config`` builds without it in one process.
+``tfds build fourd4d/synth/dataset.py …`` does the same where TensorFlow is installed, which that
+command imports. On a cluster, hand Beam its runner by ``--beam_pipeline_options=``:
+``runner=DataflowRunner,project=…,region=…,temp_location=gs://…``,
+``runner=FlinkRunner,flink_master=…`` or ``runner=SparkRunner,spark_master_url=…``. A clip depends
+on its number and the seed alone, so the dataset is the same for every runner and number of
+workers. Every bundle leaves a shard of its own below ``<data_dir>/bundles``; a run that broke off
+goes on from there. Needs ``apache-beam`` (the ``synth`` extra) for the Beam path; a small
+``Config`` builds without it in one process.
 """
 
 from __future__ import annotations

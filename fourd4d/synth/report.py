@@ -78,7 +78,7 @@ def _ranked(values: Iterable[str]) -> dict[str, int]:
     return dict(collections.Counter(values).most_common())
 
 
-def _lengths(values: Sequence[float], bins: int = 8) -> dict[str, int]:
+def _lengths(values: Sequence[int] | Sequence[float], bins: int = 8) -> dict[str, int]:
     if len(set(values)) < 2:
         return {f"{value:g}": len(values) for value in set(values)}
     counts, edges = np.histogram(values, bins=min(bins, len(set(values))))

@@ -1,10 +1,11 @@
 """Video files, or rows of a JSONL file, as a TFDS dataset made by Apache Beam.
 
-    tfds build fourd4d/synth/video_dataset.py --manual_dir=DIR --config=videos \\
+    python -m fourd4d.synth tfds videos --manual_dir=DIR --config=videos \\
         --file_format=array_record
 
-``DIR`` holds the video files (config ``videos``), or ``dift.jsonl`` and the images it names
-(config ``jsonl``). Further settings are fields of ``Config``, given as JSON:
+(``tfds build fourd4d/synth/video_dataset.py …`` does the same where TensorFlow is installed, which
+that command imports.) ``DIR`` holds the video files (config ``videos``), or ``dift.jsonl`` and the
+images it names (config ``jsonl``). Further settings are fields of ``Config``, given as JSON:
 ``--config='{"name": "mine", "source": "videos", "seed": 3, "bundle": 8}'``.
 
 A cluster does the work when Beam is handed its runner through ``--beam_pipeline_options``:
