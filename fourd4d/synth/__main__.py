@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import hashlib
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -93,8 +95,21 @@ def _local(checkpoint: str) -> vlm.Local:
 
         return answering.load(checkpoint)
 
-    return vlm.Local(f"checkpoint {Path(checkpoint).resolve()}",
+    return vlm.Local(f"{checkpoint} ({_fingerprint(checkpoint)})",
                      lambda text, images, tokens: thinker().say(text, images, max_tokens=tokens))
+
+
+def _fingerprint(checkpoint: str) -> str:
+    """Tells one state of a checkpoint directory from another: replies of an older one are stale.
+
+    Raises InputError where there is no such directory.
+    """
+    folder = Path(build.SHIPPED.get(checkpoint, checkpoint))
+    if not folder.is_dir():
+        raise InputError(folder, "no such directory", "Give a checkpoint directory")
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    told = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
 
 def main(config: Any) -> None:
