@@ -123,7 +123,7 @@ class Answerer:
         protocol = bundle.processor.protocol
         examples = []
         for one in samples:
-            media, _ = load_media(one, root, protocol, assumed_fps=assumed_fps,
+            media, _ = load_media(one, Path(root), protocol, assumed_fps=assumed_fps,
                                   with_overlays=False)
             examples.append(bundle.processor.prompt(one.text_input, media))
         batch = collate(examples, shape_for(examples, round_to=64), protocol)

@@ -289,8 +289,9 @@ def _tfds(path: Path, split: str) -> Iterator[Record]:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.example_parser import ExampleParserNp
 
-    builder = tfds.builder_from_directory(path)
-    parser = ExampleParserNp(builder.info.features.get_serialized_info())
+    builder: Any = tfds.builder_from_directory(path)
+    make_parser: Any = ExampleParserNp  # A dataclass by inheritance, which checkers miss.
+    parser = make_parser(builder.info.features.get_serialized_info())
     for part in builder.info.splits if split == "all" else [split]:
         for data in builder.as_data_source(
                 part, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES):
