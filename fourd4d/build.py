@@ -65,7 +65,7 @@ def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
       run: takes the locked config.
       default: config file when the command names none.
     """
-    flag = settings.define(default, flags.FLAGS)
+    flag = settings.define(flags.FLAGS)
 
     def main(argv: Sequence[str]) -> None:
         del argv
@@ -76,7 +76,7 @@ def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
         except InputError as error:
             sys.exit(str(error))
 
-    app.run(main, flags_parser=lambda argv: settings.read_flags(argv, flags.FLAGS))
+    app.run(main, flags_parser=lambda argv: settings.read_flags(argv, flags.FLAGS, default))
 
 
 def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokenizer: str = "",

@@ -52,19 +52,22 @@ class Opened(flags.ArgumentParser):
         return config
 
 
-def define(default: str | None, values: flags.FlagValues) -> Any:
+def define(values: flags.FlagValues) -> Any:
     """The flag ``--config``; see ``Opened``."""
     flag = config_flags.DEFINE_config_file("config", None, "Config file.", values)
     values["config"].parser = Opened(values["config"].parser)
-    if default is None:
-        flags.mark_flag_as_required("config", values)
-    else:
-        values.set_default("config", default)
+    flags.mark_flag_as_required("config", values)
     return flag
 
 
-def read_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-    """Parses the command line; bad input ends the program with one line."""
+def read_flags(argv: Sequence[str], values: flags.FlagValues, default: str | None = None
+               ) -> list[str]:
+    """Parses the command line; bad input ends the program with one line.
+
+    ``default`` is the config of a command that names none.
+    """
+    if default is not None and not any(re.match(r"--?config(=|$)", word) for word in argv):
+        argv = [argv[0], f"--config={default}", *argv[1:]]
     try:
         return values(argv)
     except (AttributeError, KeyError, TypeError) as error:  # What ConfigDict raises.

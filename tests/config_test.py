@@ -59,7 +59,7 @@ def parse(monkeypatch):
 
     def parse(name: str, *arguments: str) -> ConfigDict:
         values = flags.FlagValues()
-        settings.define(None, values)
+        settings.define(values)
         command = ["program", f"--config={ROOT / 'configs' / name}.py", *arguments]
         monkeypatch.setattr(sys, "argv", command)  # Overrides are looked up there.
         settings.read_flags(command, values)
@@ -143,11 +143,27 @@ def test_misspelt_flags_end_with_one_line(flag, told, parse):
 
 def test_a_missing_config_is_told(monkeypatch):
     values = flags.FlagValues()
-    settings.define(None, values)
+    settings.define(values)
     command = ["program", "--config=nowhere.py"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit, match="nowhere.py: no such config file. Give --config=FILE."):
         settings.read_flags(command, values)
+
+
+def test_a_command_may_have_a_config_of_its_own(monkeypatch):
+    default = str(ROOT / "configs" / "quickstart.py")
+
+    def parse(*arguments):
+        values = flags.FlagValues()
+        settings.define(values)
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        settings.read_flags(["program", *arguments], values, default)
+        return values.config
+
+    assert parse("--config.dift_steps=3").dift_steps == 3
+    assert "checkpoint" in parse(f"--config={ROOT / 'configs' / 'eval_tiny.py'}")
+    with pytest.raises(SystemExit, match="config.train_clip: no such field. Nearest: config.train"):
+        parse("--config.train_clip=3")
 
 
 def test_any_field_of_model_and_protocol_may_be_given(parse):
