@@ -21,6 +21,7 @@ from fourd4d.synth.poses import (
     named,
     read_instructions,
 )
+from fourd4d.synth.sources import pose_sources
 from fourd4d.synth.tracking import PointTracks
 
 TIMES = np.arange(25) / 8
@@ -115,6 +116,25 @@ def test_bad_instructions_are_told(tmp_path, table, message):
     (tmp_path / "i.json").write_text(json.dumps(table))
     with pytest.raises(InputError, match=message):
         read_instructions(tmp_path / "i.json")
+
+
+def test_each_video_gets_its_own_files(tmp_path):
+    (tmp_path / "group" / "uuid").mkdir(parents=True)
+    annotation(tmp_path / "group" / "uuid", {"0->19": ["Pan Right"]})
+    find = pose_sources("spatialvid", tmp_path)
+    path = find("uuid")(FRAMES, TIMES, motion(kind="turning"))
+    assert path.source == "spatialvid" and path.camera(TIMES)[0].moves == ("Pan Right",)
+    with pytest.raises(InputError, match="no annotation of 'other' here"):
+        find("other")
+    at = np.arange(20) / 5
+    np.savez(tmp_path / "a.npz", poses=travel(1.0, at), timestamps=at)
+    find = pose_sources("poses", tmp_path)
+    assert find("a")(FRAMES, TIMES, motion()).source == "poses"
+    with pytest.raises(InputError, match="b.npz: no such file"):
+        find("b")
+    with pytest.raises(InputError, match="no such folder"):
+        pose_sources("poses", tmp_path / "none")
+    assert pose_sources("features")("any") is from_features
 
 
 def seen(poses, points, focal=150.0, size=(120, 160)):

@@ -79,8 +79,8 @@ def _ranked(values: Iterable[str]) -> dict[str, int]:
 
 
 def _lengths(values: Sequence[int] | Sequence[float], bins: int = 8) -> dict[str, int]:
-    if len(set(values)) < 2:
-        return {f"{value:g}": len(values) for value in set(values)}
+    if len(set(values)) <= min(bins, 1 + 7 * all(isinstance(v, int) for v in values)):
+        return {f"{value:g}": n for value, n in sorted(collections.Counter(values).items())}
     counts, edges = np.histogram(values, bins=min(bins, len(set(values))))
     digits = 0 if edges[-1] - edges[0] >= len(counts) else 1
     return {f"{a:.{digits}f}–{b:.{digits}f}": int(n)
