@@ -11,6 +11,7 @@ from synth_video_test import FPS, ball, noisy, photo, view, write
 
 from fourd4d.core import jsonl, records
 from fourd4d.core.errors import InputError
+from fourd4d.core.sample import Sample
 from fourd4d.synth import bundles, commands, pipeline, video_dataset
 from fourd4d.synth.bundles import Bundle
 from fourd4d.synth.pipeline import Recipe, Work
@@ -132,6 +133,16 @@ def test_bad_rows_stop_the_import_with_one_line(tmp_path, dataset, capsys):
     assert "leaves the data root" in capsys.readouterr().err
     assert not list((tmp_path / "out").iterdir())
     assert run("export", tmp_path / "out", tmp_path / "back") == 2
+
+
+def test_a_record_cannot_write_outside_the_folder(tmp_path, capsys):
+    sample = dataclasses.replace(Sample.fake(), frames=("../stolen.png",), timestamps=(0.0,),
+                                 response="", overlays=(), overlay_timestamps=())
+    (tmp_path / "in").mkdir()
+    records.write_shards(tmp_path / "in", "data", [records.encode_sample(sample, [b"x"], [])])
+    assert run("export", tmp_path / "in", tmp_path / "out") == 2
+    assert "leaves the data root" in capsys.readouterr().err
+    assert not (tmp_path / "stolen.png").exists()
 
 
 def built(tmp_path, manual, beam, monkeypatch, **config):

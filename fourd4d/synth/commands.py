@@ -266,8 +266,10 @@ def export_rows(args: argparse.Namespace) -> str:
     samples: list[Sample] = []
     for record in _records(Path(args.data), args.split):
         sample = record.sample
-        write_files(out, dict(zip((*sample.frames, *sample.overlays),
-                                  (*record.frames, *record.overlays), strict=True)))
+        paths = (*sample.frames, *sample.overlays)
+        for path in paths:
+            jsonl.inside(out, path, f"sample {sample.id!r}")
+        write_files(out, dict(zip(paths, (*record.frames, *record.overlays), strict=True)))
         samples.append(dataclasses.replace(sample, masks=()))  # Records hold no masks.
     if not samples:
         raise InputError(args.data, "it holds no sample", "Give a dataset's directory")
