@@ -89,7 +89,7 @@ class Adjustment:
 
     def solve(
         self, start: Solution, *, turn: tuple[bool, bool, bool] = (True, True, True),
-        travel: bool = True, depth: bool = True, focal: bool = False,
+        travel: bool = True, depth: bool = True, plane: bool = False, focal: bool = False,
         scales: tuple[float, ...], iterations: int,
         weights: np.ndarray | None = None,
     ) -> Solution:
@@ -100,9 +100,13 @@ class Adjustment:
           turn: axes of rotation (x, y, z) that are estimated.
           travel, depth, focal: what else is estimated; the rest stays as it starts. Depth needs
             travel.
+          plane: all points lie in the plane z = 1 of the first frame, whichever frame sees them
+            first; instead of ``depth``.
           weights: (N,) prior trust in each point.
         """
         s = dataclasses.replace(start)
+        if plane:
+            depth, s.inverse_depth = False, self._in_plane(s.centre)
         trust = np.ones(self.points) if weights is None else weights
         trust = trust[self.point]
         n = self.count
@@ -115,9 +119,11 @@ class Adjustment:
         for scale in scales:
             damping, before = 1e-4, self._cost(s, scale, trust, first_focal)
             for _ in range(iterations):
-                step_p, step_l = self._step(s, scale, trust, free, travel, depth,
+                step_p, step_l = self._step(s, scale, trust, free, travel, depth, plane,
                                             damping, first_focal)
                 new = self._apply(s, step_p, step_l)
+                if plane:
+                    new.inverse_depth = self._in_plane(new.centre)
                 after = self._cost(new, scale, trust, first_focal)
                 if after < before:
                     done = before - after < 1e-4 * before
@@ -142,7 +148,10 @@ class Adjustment:
         prior += (np.log(s.focal / focal) / FOCAL_SPREAD) ** 2 * len(square) * 1e-3
         return float(data + prior)
 
-    def _step(self, s, scale, trust, free, travel, depth, damping, first_focal):
+    def _in_plane(self, centre: np.ndarray) -> np.ndarray:
+        return 1 / np.maximum(1 - centre[self.first, 2], 0.05)
+
+    def _step(self, s, scale, trust, free, travel, depth, plane, damping, first_focal):
         n, k = self.count, len(self.xy)
         p, inverse, back, turn, base, q, z, residual = self._project(s)
         root = np.sqrt(trust / (1 + (residual**2).sum(1) / scale**2))
@@ -151,6 +160,8 @@ class Adjustment:
         space[:, :, 3:6] = -inverse[:, None, None] * back
         space[:, :, 6:9] = -np.cross(turn, p[:, None])
         space[:, :, 9:12] = -space[:, :, 3:6]
+        if plane:  # The host's way forward changes its points' depth.
+            space[:, :, 11] += inverse[:, None] ** 2 * base
         space[:, :, 12] = -np.einsum("kij,kj->ki", turn[:, :, :2], self.xy_host / s.focal**2)
         gain, ray = (root * s.focal / z)[:, None, None], (q[:, :2] / z[:, None])[:, :, None]
         jac = gain * (space[:, :2] - ray * space[:, 2:])

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fourd4d.core.errors import InputError
-from fourd4d.synth.clip import CameraSegment
+from fourd4d.synth.clip import MOVES, CameraSegment
 
 AXES = (
     ("Tilt Up", "Tilt Down"),
@@ -194,8 +194,7 @@ def _moves(units: np.ndarray, steps: np.ndarray, rule: CameraRule) -> tuple[str,
     if not (moving | still).all():
         return ()
     names = tuple(pair[int(value < 0)] for pair, value, yes in zip(AXES, mean, moving) if yes)
-    order = {name: i for i, pair in enumerate((AXES[1], AXES[0], *AXES[2:])) for name in pair}
-    return tuple(sorted(names, key=order.__getitem__)) or ("Static",)
+    return tuple(sorted(names, key=MOVES.index)) or ("Static",)
 
 
 def _join(

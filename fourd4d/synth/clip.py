@@ -45,6 +45,8 @@ class Track:
         None where there is no geometry.
       source: what found and followed it, e.g. ``scenes`` or ``motion``.
       centers: metres, the centre in the axes of the first frame's camera. None where unknown.
+      error: metres, how far the true centre may be from ``centers``. None where they are exact.
+      depth_within: factor that all depths may be wrong by, either way; 1 where they are exact.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Track:
     velocity: Float[np.ndarray, "T 3"] | None = None
     source: str = ""
     centers: Float[np.ndarray, "T 3"] | None = None
+    error: Float[np.ndarray, "T"] | None = None
+    depth_within: float = 1.0
 
     @property
     def seen(self) -> Bool[np.ndarray, "T"]:

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from fourd4d.synth import following
+
 
 @dataclasses.dataclass(frozen=True)
 class ConsistencySpec:
@@ -25,7 +27,12 @@ class ConsistencySpec:
       jump: longest step between them, in sides of the thing (square root of its area).
       alike: least likeness of colours (Bhattacharyya) to the whole track's.
       pieces: least share of a mask in its largest piece.
-      share: least share of the frames in which a track must keep its mask.
+      thick: least radius of a disc that fits into a mask, in sides of the thing; a sliver beside
+        an edge in the picture is thinner.
+      carried: least overlap (IoU) of a mask with the one before it, brought there by the flow.
+      lost: seconds out of sight after which it may be another thing.
+      share: least share of the frames between a track's ends that must keep their masks.
+      seconds: least time between them.
     """
 
     smallest: float = 0.0012
@@ -35,7 +42,11 @@ class ConsistencySpec:
     jump: float = 2.5
     alike: float = 0.35
     pieces: float = 0.7
+    thick: float = 0.15
+    carried: float = 0.4
+    lost: float = 0.45
     share: float = 0.5
+    seconds: float = 0.6
 
 
 def check(
@@ -43,10 +54,14 @@ def check(
     times: Float[np.ndarray, "T"],
     masks: Bool[np.ndarray, "T H W"],
     spec: ConsistencySpec | None = None,
+    flow: Float[np.ndarray, "T-1 H W 2"] | None = None,
 ) -> tuple[Bool[np.ndarray, "T"], dict[str, int]]:
     """Which masks keep the rules, and how many broke which.
 
     All False, with the reason ``seen too briefly``, where too little of the track is left.
+
+    Args:
+      flow: ``following.backward_flow`` of the frames; without it nothing is asked about flow.
     """
     spec = spec or ConsistencySpec()
     reasons: collections.Counter[str] = collections.Counter()
@@ -61,10 +76,29 @@ def check(
     for t, reason in _jumps(times, masks, area, good, spec):
         good[t] = False
         reasons[reason] += 1
-    if good.sum() < max(2, spec.share * len(good)):
+    if flow is not None:
+        lost = _uncarried(times, masks, good, flow, spec)
+        good[lost] = False
+        if lost:
+            reasons["not carried by the picture's motion"] += len(lost)
+    seen = np.flatnonzero(good)
+    brief = len(seen) < 2 or times[seen[-1]] - times[seen[0]] < spec.seconds
+    if brief or len(seen) < spec.share * (np.ptp(seen) + 1):
         reasons["seen too briefly"] += int(good.sum())
         good[:] = False
     return good, dict(reasons)
+
+
+def _uncarried(times: np.ndarray, masks: np.ndarray, good: np.ndarray, flow: np.ndarray,
+               spec: ConsistencySpec) -> list[int]:
+    """All but the longest run of masks of which each is carried to the next."""
+    seen = np.flatnonzero(good)
+    overlap = following.carried(masks & good[:, None, None], flow)
+    broken = [b == a + 1 and overlap[a] < spec.carried or times[b] - times[a] > spec.lost
+              for a, b in zip(seen, seen[1:])]
+    runs = np.split(seen, np.flatnonzero(broken) + 1)
+    longest = max(runs, key=len)
+    return [int(t) for t in seen if t not in longest]
 
 
 def _alone(frame: np.ndarray, mask: np.ndarray, area: float, whole: np.ndarray,
@@ -77,6 +111,9 @@ def _alone(frame: np.ndarray, mask: np.ndarray, area: float, whole: np.ndarray,
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if stats[1:, cv2.CC_STAT_AREA].max() < spec.pieces * mask.sum():
         return "in pieces"
+    inner = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)
+    if inner.max() < spec.thick * np.sqrt(mask.sum()):
+        return "too thin"
     own = _colours(frame[None], mask[None])
     if float(np.sqrt(own * whole).sum()) < spec.alike:
         return "other colours"

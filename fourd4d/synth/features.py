@@ -44,6 +44,8 @@ class FeatureSpec:
       support: least share of points that the winning camera must explain.
       fewest: least number of points alive in a frame.
       resting: least share of the picture's texture at rest under a still camera.
+      sides: least number of the picture's four sides at which points follow a camera that moves:
+        the scene is all about, a thing is not.
     """
 
     points: int = 240
@@ -55,6 +57,7 @@ class FeatureSpec:
     support: float = 0.35
     fewest: int = 12
     resting: float = 0.25
+    sides: int = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +90,18 @@ class CameraMotion:
     solution: Solution
     size: tuple[int, int]
 
+    def depth(self, t: int) -> float:
+        """Typical depth of the static scene at a frame, in the solution's unit."""
+        if self.kind == "flat":
+            return max(1 - float(self.solution.centre[t, 2]), 0.05)
+        return float(self.scene_depth[t])
+
     def place(
         self, source: int, target: int, xy: np.ndarray, inverse_depth: np.ndarray | float = 1.0
     ) -> np.ndarray:
         """Where static points seen at ``xy`` in one frame are in another, pixels.
 
-        Without travel, depths do not matter; a flat camera has depth 1 everywhere.
+        Without travel, depths do not matter; a flat camera has ``depth`` everywhere.
         """
         s, middle = self.solution, np.array([self.size[1] - 1, self.size[0] - 1]) / 2
         ray = np.concatenate([(xy - middle) / s.focal, np.ones((*xy.shape[:-1], 1))], -1)
@@ -168,6 +177,8 @@ def explain(
         share = max(share, resting)
     if share < (spec.support if kind != "still" else min(spec.support, spec.resting)):
         raise NoMotion(f"only {share:.0%} of the points agree on one camera")
+    if kind != "still" and _sides(tracks, static, size) < spec.sides:
+        raise NoMotion("what moves together lies in one part of the picture")
     if kind == "moving":
         depth = _scene_depth(tracks, fine, np.array([size[1] - 1, size[0] - 1]) / 2, static)
     else:
@@ -175,6 +186,14 @@ def explain(
     return CameraMotion(_as_turns(fine) if kind == "flat" else fine.poses(), depth, kind,
                         fine.focal, tracks, static, fine.inverse_depth, fine.residual, share,
                         fine, size)
+
+
+def _sides(tracks: PointTracks, static: np.ndarray, size: tuple[int, int]) -> int:
+    """At how many sides of the picture, a quarter of it deep, three static points are seen."""
+    xy = tracks.xy[static] / (np.array(size[::-1]) - 1)
+    with np.errstate(invalid="ignore"):
+        near = [xy[..., 0] < 0.25, xy[..., 0] > 0.75, xy[..., 1] < 0.25, xy[..., 1] > 0.75]
+    return sum(int(side.any(1).sum()) >= 3 for side in near)
 
 
 def _identity(frames: int, points: int, focal: float) -> Solution:
@@ -197,8 +216,10 @@ def _choose(
     zero = _identity(tracks.xy.shape[1], len(tracks.first), focal)
     wide, fine = tuple(np.array([8.0, 3.0]) * pixel), tuple(np.array([8.0, 4.0, 2.0, 1.0]) * pixel)
     roll = (False, False, True)
-    flat = adjustment.solve(zero, turn=roll, depth=False, scales=fine, iterations=8)
-    turning = adjustment.solve(zero, travel=False, scales=fine, iterations=8)
+    first = _similar(tracks, size, focal, pixel)
+    flat = adjustment.solve(first, turn=roll, plane=True, scales=fine, iterations=8)
+    turned = dataclasses.replace(zero, rotation=_as_turns(flat)[:, :3, :3])
+    turning = adjustment.solve(turned, travel=False, scales=fine, iterations=8)
     turning = adjustment.solve(turning, travel=False, focal=True, scales=fine[-2:], iterations=8)
     limit = spec.explained * max(pixel, 1.0)
     simple: Kind = "turning" if _middle(turning) <= 1.1 * _middle(flat) else "flat"
@@ -207,11 +228,11 @@ def _choose(
         return simple, best
     # Travel alone first: turning and travelling sideways look alike, so one must be needed.
     none = (False, False, False)
-    start = adjustment.solve(zero, turn=none, depth=False, scales=wide, iterations=8)
+    start = adjustment.solve(zero, turn=none, plane=True, scales=wide, iterations=8)
     straight = adjustment.solve(start, turn=none, scales=fine, iterations=12)
     if _middle(straight) <= limit:
         return "moving", straight
-    starts = [straight, adjustment.solve(flat, depth=False, scales=wide, iterations=10),
+    starts = [straight, adjustment.solve(flat, plane=True, scales=wide, iterations=10),
               _grow(tracks, size, focal, fine)]
     full = [adjustment.solve(start, scales=fine, iterations=12) for start in starts]
     moving = min(full, key=lambda s: s.cost)
@@ -227,6 +248,28 @@ def _choose(
         if _middle(fit) <= spec.worse * _middle(moving):
             return kind, fit
     return "moving", moving
+
+
+def _similar(tracks: PointTracks, size: tuple[int, int], focal: float, pixel: float) -> Solution:
+    """The flat camera that similarities between neighbouring frames add up to, found by RANSAC."""
+    frames = tracks.xy.shape[1]
+    out = _identity(frames, len(tracks.first), focal)
+    middle = (np.array([size[1], size[0]]) - 1) / 2
+    whole = np.eye(3)
+    for t in range(1, frames):
+        both = tracks.seen[:, t - 1] & tracks.seen[:, t]
+        step = None
+        if both.sum() >= 4:
+            cv2.setRNGSeed(0)
+            before, now = (tracks.xy[both, k] - middle for k in (t - 1, t))
+            step, _ = cv2.estimateAffinePartial2D(before, now, ransacReprojThreshold=2 * pixel)
+        if step is not None:
+            whole = np.vstack([step, [0, 0, 1]]) @ whole
+        scale = np.sqrt(max(np.linalg.det(whole[:2, :2]), 1e-6))
+        back = (whole[:2, :2] / scale).T
+        out.rotation[t, :2, :2] = back
+        out.centre[t] = (*(-back @ whole[:2, 2] / (scale * focal)), 1 - 1 / scale)
+    return out
 
 
 def _grow(tracks: PointTracks, size: tuple[int, int], focal: float, scales: tuple[float, ...]
@@ -332,7 +375,7 @@ def _refine(
     if kind == "still":
         return adjustment.solve(start, travel=False, scales=(pixel,), iterations=0)
     if kind == "flat":
-        return adjustment.solve(start, turn=(False, False, True), depth=False,
+        return adjustment.solve(start, turn=(False, False, True), plane=True,
                                 scales=(pixel,), iterations=6)
     if kind == "turning":
         return adjustment.solve(start, travel=False, scales=(pixel,), iterations=6)

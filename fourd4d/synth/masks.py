@@ -379,7 +379,7 @@ def split(moving: Bool[np.ndarray, "M H W"], sight: Sight) -> list[Bool[np.ndarr
 def _carried(track: dict[int, np.ndarray], now: int, sight: Sight) -> np.ndarray:
     """The last mask of a thing where it should be in frame ``now``."""
     last = max(track)
-    inverse = 1 / float(sight.motion.scene_depth[sight.chosen[last]])
+    inverse = 1 / sight.motion.depth(int(sight.chosen[last]))
 
     def centre(m: int) -> np.ndarray:
         return np.array(np.nonzero(track[m])[::-1], float).mean(1)

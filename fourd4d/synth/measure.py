@@ -78,18 +78,25 @@ def distance(clip: Clip, track: Track) -> tuple[Float[np.ndarray, "T"], str]:
     return 1 / np.maximum(size(track, aspect(clip)), 1e-6), "scale"
 
 
-def displacement(clip: Clip, track: Track, first: int, last: int
+def displacement(clip: Clip, track: Track, first: int, last: int, depth: float = 1.0
                  ) -> tuple[Float[np.ndarray, "3"], str]:
     """Motion of the thing against the static scene, in the first camera's axes.
 
     Geometry: metres over the distance at the first frame. Boxes: frame heights for x and y, and
     log of the size ratio (negative is nearer) for z.
+
+    Args:
+      depth: factor on the thing's depths, to see what would follow if it were farther or nearer.
     """
     if track.centers is not None and clip.poses is not None:
         # ``centers`` stand in the axes of frame 0; turn them into those of ``first``.
         turn = clip.poses[first, :3, :3].T @ clip.poses[0, :3, :3]
         far, _ = distance(clip, track)
-        move = turn @ (track.centers[last] - track.centers[first]) / far[first]
+        way = track.centers[last] - track.centers[first]
+        if depth != 1:
+            eye = (clip.poses[last, :3, 3] - clip.poses[first, :3, 3]) @ clip.poses[0, :3, :3]
+            way = eye / depth + way - eye
+        move = turn @ way / far[first]
         if not np.isfinite(move).all():
             raise Dropped("its place in space is unknown")
         return move, "geometry"
@@ -123,6 +130,32 @@ def direction(move: Float[np.ndarray, "3"], margins: Margins) -> str:
     if abs(angle - 45 * sector) > 22.5 - margins.angle:
         raise Dropped("direction: between two directions")
     return SECTORS[sector % 8]
+
+
+def doubt(clip: Clip, track: Track, first: int, last: int) -> float:
+    """How far ``displacement`` may be off, in its unit, by the error of the track's centres."""
+    if track.error is None or track.centers is None or clip.poses is None:
+        return 0.0
+    return float((track.error[first] + track.error[last]) / distance(clip, track)[0][first])
+
+
+def sure_direction(clip: Clip, track: Track, first: int, last: int, margins: Margins
+                   ) -> tuple[str, str]:
+    """The direction between two frames, and its source; Dropped where errors could change it.
+
+    The error of the centres may turn the displacement by the margin's angle at most, and the
+    answer must be the same were the thing ``depth_within`` times as far or as near.
+    """
+    move, source = displacement(clip, track, first, last)
+    answer = direction(move, margins)
+    reach = float(np.linalg.norm(move)) * np.sin(np.radians(margins.angle))
+    if not doubt(clip, track, first, last) <= max(reach, margins.still):
+        raise Dropped("direction: the track is not exact enough")
+    for factor in {1 / track.depth_within, track.depth_within} - {1.0}:
+        other, _ = displacement(clip, track, first, last, factor)
+        if direction(other, dataclasses.replace(margins, angle=0.0)) != answer:
+            raise Dropped("direction: the depth is not known well enough")
+    return answer, source
 
 
 def _shape(values: Float[np.ndarray, "K"], same: float, changed: float) -> str:
@@ -172,16 +205,33 @@ def speed_answer(speeds: Float[np.ndarray, "K"], margins: Margins) -> str:
             "varying": "Varying speed"}[shape]
 
 
-def steps(clip: Clip, track: Track, frames: tuple[int, ...]
+def steps(clip: Clip, track: Track, frames: tuple[int, ...], depth: float = 1.0
           ) -> tuple[Float[np.ndarray, "K"], str]:
     """Length of the way between consecutive ``frames`` over its time (any unit), and the source."""
     moves, source = [], ""
     base, _ = distance(clip, track)
     for a, b in zip(frames, frames[1:], strict=False):
-        move, source = displacement(clip, track, a, b)
+        move, source = displacement(clip, track, a, b, depth)
         scale = base[a] if source == "geometry" else 1.0
         moves.append(np.linalg.norm(move if source == "geometry" else move[:2]) * scale)
     return np.array(moves) / np.diff(clip.timestamps[list(frames)]), source
+
+
+def sure_speed(clip: Clip, track: Track, frames: tuple[int, ...], margins: Margins
+               ) -> tuple[str, str]:
+    """The change of speed over ``frames``, and its source; Dropped where errors could change it."""
+    speeds, source = steps(clip, track, frames)
+    answer = speed_answer(speeds, margins)
+    base, _ = distance(clip, track)
+    off = [doubt(clip, track, a, b) * base[a] / (clip.timestamps[b] - clip.timestamps[a])
+           for a, b in zip(frames, frames[1:], strict=False)]
+    # As much as may lie between two readings of one speed.
+    if not max(off) <= (margins.steady - 1) * speeds.max():
+        raise Dropped("speed: the track is not exact enough")
+    for factor in {1 / track.depth_within, track.depth_within} - {1.0}:
+        if speed_answer(steps(clip, track, frames, factor)[0], margins) != answer:
+            raise Dropped("speed: the depth is not known well enough")
+    return answer, source
 
 
 def turn(clip: Clip, first: int, last: int) -> tuple[float, float, float]:

@@ -30,18 +30,19 @@ class ObjectSpec:
       smallest, largest: area of a region.
       gap: distance across which fragments are one region.
       lost: seconds a thing may go unseen.
-      lasting: least share of the frames, and least seconds, in which a thing is found.
+      lasting: least share of the frames between its ends in which a thing is found.
+      seconds: least time between them.
       travel: least way against the scene, or
       growth: least ratio of largest to smallest size.
     """
 
-    keep: int = 4
+    keep: int = 6
     smallest: float = 0.0012
     largest: float = 0.5
     gap: float = 0.012
     lost: float = 0.7
-    lasting: float = 0.3
-    seconds: float = 0.8
+    lasting: float = 0.5
+    seconds: float = 1.0
     travel: float = 0.03
     growth: float = 1.25
 
@@ -101,11 +102,11 @@ def find_moving(
     regions = [_regions(f, e, spec) for f, e in zip(frames, evidence)]
     chains = _link(regions, times, chosen, motion, spec)
     diagonal = float(np.hypot(*frames.shape[1:3]))
-    least = max(3, spec.lasting * len(times))
+    enough = min(spec.seconds, 0.6 * float(times[-1] - times[0]))
     things = []
     for chain in chains:
         seconds = times[max(chain)] - times[min(chain)]
-        if len(chain) < least or seconds < min(spec.seconds, 0.6 * (times[-1] - times[0])):
+        if seconds < enough or not _lasts(np.array(list(chain)), spec):
             continue
         travel, growth = _going(chain, chosen, motion)
         area = np.median([r.area for r in chain.values()])
@@ -124,11 +125,15 @@ def find_moving(
         if score < 0.02 * things[0][0]:
             break
         masks = _cut_out(frames, evidence, usual, chain)
-        found = masks.any((1, 2))
-        if found.sum() >= least:
+        if _lasts(np.flatnonzero(masks.any((1, 2))), spec):
             strength = float(np.mean([r.strength for r in chain.values()]))
             out.append(Moving(masks, strength, travel))
     return out
+
+
+def _lasts(found: np.ndarray, spec: ObjectSpec) -> bool:
+    """Whether a thing found in these frames is found in enough of those between."""
+    return len(found) >= 4 and len(found) >= spec.lasting * float(np.ptp(found) + 1)
 
 
 def _regions(frame: np.ndarray, evidence: np.ndarray, spec: ObjectSpec) -> list[_Region]:
@@ -210,12 +215,12 @@ def _link(
 def _foretell(chain, last: int, now: int, times, chosen, motion: CameraMotion) -> np.ndarray:
     """Where the thing's centre should be: carried by the camera, plus its own steady motion."""
     here = motion.place(int(chosen[last]), int(chosen[now]), chain[last].centre,
-                        1 / float(motion.scene_depth[chosen[last]]))
+                        1 / motion.depth(int(chosen[last])))
     earlier = [k for k in chain if k < last]
     if earlier:
         before = max(earlier)
         carried = motion.place(int(chosen[before]), int(chosen[last]), chain[before].centre,
-                               1 / float(motion.scene_depth[chosen[before]]))
+                               1 / motion.depth(int(chosen[before])))
         pace = (times[now] - times[last]) / (times[last] - times[before])
         here = here + np.clip(pace, 0, 2) * (chain[last].centre - carried)
     return here
@@ -245,7 +250,7 @@ def _going(chain: dict[int, _Region], chosen: np.ndarray, motion: CameraMotion
     ways = []
     for m, region in chain.items():
         home = motion.place(int(chosen[first]), int(chosen[m]), chain[first].centre,
-                            1 / float(motion.scene_depth[chosen[first]]))
+                            1 / motion.depth(int(chosen[first])))
         ways.append(np.linalg.norm(region.centre - home))
     sizes = np.sqrt([chain[m].area for m in sorted(chain)])
     sizes = np.convolve(sizes, np.ones(3) / 3, "valid") if len(sizes) >= 3 else sizes
@@ -253,12 +258,18 @@ def _going(chain: dict[int, _Region], chosen: np.ndarray, motion: CameraMotion
 
 
 def _shade(frame: np.ndarray, usual: np.ndarray, region: _Region) -> float:
-    """Share of a region that is its usual self, only darker: a shadow's look."""
-    now, before = (f[region.mask].astype(np.float32) + 1 for f in (frame, usual))
-    ratio = now / before
-    bright = ratio.mean(1)
-    even = np.abs(ratio - bright[:, None]).max(1) < 0.1
-    return float(np.mean(even & (bright > 0.35) & (bright < 1.03)))
+    """Share of a region that is its usual self under another light: a shadow comes or goes.
+
+    The light changes all colours alike, and smoothly: what the ground shows stays visible.
+    """
+    x0, y0, x1, y1 = region.box
+    area = np.s_[max(y0 - 3, 0) : y1 + 3, max(x0 - 3, 0) : x1 + 3]
+    now, before = (cv2.blur(f[area].astype(np.float32), (3, 3)) + 4 for f in (frame, usual))
+    ratio = np.log(now / before)
+    light = ratio.mean(-1)
+    even = np.abs(cv2.blur(ratio - light[..., None], (3, 3))).max(-1) < 0.06
+    smooth = cv2.blur(light * light, (7, 7)) - cv2.blur(light, (7, 7)) ** 2 < 0.09**2
+    return float(np.mean((even & smooth & (np.abs(light) < 0.9))[region.mask[area]]))
 
 
 def _cut_out(frames: np.ndarray, evidence: np.ndarray, usual: np.ndarray,

@@ -44,8 +44,8 @@ def seeded(seed: int, video_id: str) -> np.random.Generator:
     return np.random.default_rng([seed, *video_id.encode()])
 
 
-def _subjects(clip: Clip, kinds: Sequence[str]
-              ) -> Iterator[tuple[str, CameraSegment | None, Track | None]]:
+def subjects(clip: Clip, kinds: Sequence[str]
+             ) -> Iterator[tuple[str, CameraSegment | None, Track | None]]:
     """What to ask about: each span of the camera; each kind about each thing that moves."""
     names = collections.Counter(track.name for track in clip.tracks)
     moving = [t for t in clip.tracks if t.role == "dynamic" and names[t.name] == 1]
@@ -93,7 +93,7 @@ def samples_of(clip: Clip, recipe: Recipe, number: int = 0) -> Made:
     reason = STYLES[recipe.questions.style]
     clip, dropped, notes = recipe.words.look(clip)
     drafts: list[Draft] = []
-    for kind, segment, track in _subjects(clip, shown(clip, recipe.kinds)):
+    for kind, segment, track in subjects(clip, shown(clip, recipe.kinds)):
         try:
             question = ask(clip, kind, rng, recipe.questions, segment, track)
             drafts.append(Draft(question, reason(clip, question, rng, number + len(drafts))))

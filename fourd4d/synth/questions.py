@@ -163,8 +163,7 @@ def _about(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec, 
     first, last = frames[0], frames[-1]
     pool = pools.DIRECTION
     if kind in ("direction", "box_direction"):
-        move, source = measure.displacement(clip, track, first, last)
-        answer = measure.direction(move, spec.margins)
+        answer, source = measure.sure_direction(clip, track, first, last, spec.margins)
         bent = measure.straight(clip, track, frames) < spec.margins.straight
         if answer != "Stationary" and bent:
             raise Dropped(f"{kind}: it changes direction")
@@ -178,8 +177,7 @@ def _about(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec, 
     else:
         if len(frames) < 4:
             raise Dropped("speed: fewer than four readings")
-        values, source = measure.steps(clip, track, frames)
-        answer = measure.speed_answer(values, spec.margins)
+        answer, source = measure.sure_speed(clip, track, frames, spec.margins)
         pool = pools.SPEED_VARYING if spec.varying else pools.SPEED
         if answer not in pool.answers:
             raise Dropped("speed: varies")
@@ -220,7 +218,9 @@ def _camera(clip: Clip, rng: np.random.Generator, spec: QuestionSpec,
     answer = " + ".join(segment.moves)
     options = (pools.CAMERA.options(answer, rng) if len(segment.moves) == 1
                else pools.combined(segment.moves, rng))
-    text = _word("camera", rng, spec, start=segment.start, end=segment.end)
+    # The span told is the span shown: the reasoning names the same times.
+    start, end = clip.timestamps[[frames[0], frames[-1]]]
+    text = _word("camera", rng, spec, start=start, end=end)
     return Question("camera", text, options, LETTERS[options.index(answer)], mark, mark, frames,
                     {"answer_from": str(clip.provenance.get("camera", "poses"))})
 

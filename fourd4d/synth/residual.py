@@ -62,7 +62,8 @@ def evidence(
         partners = _partners(m, times[chosen], spec, travels)
         layers: dict[float, list[np.ndarray]] = {factor: [] for factor in factors}
         pictures = []
-        depth = inverse_depth_map(motion, int(t)).astype(np.float32) if travels else 1.0
+        depth = (inverse_depth_map(motion, int(t)).astype(np.float32) if travels
+                 else 1 / motion.depth(int(t)))
         for n in partners:
             if motion.kind == "still":
                 pictures.append(soft[n])
@@ -137,7 +138,7 @@ def inverse_depth_map(motion: CameraMotion, t: int) -> Float[np.ndarray, "H W"]:
     middle = np.array([width - 1, height - 1]) / 2
     point = np.flatnonzero(motion.static & motion.tracks.seen[:, t])
     if len(point) < 4:
-        return np.full((height, width), 1 / float(motion.scene_depth[t]))
+        return np.full((height, width), 1 / motion.depth(t))
     first = motion.tracks.first[point]
     ray = np.concatenate([(motion.tracks.xy[point, first] - middle) / s.focal,
                           np.ones((len(point), 1))], 1)

@@ -24,6 +24,7 @@ from fourd4d.processing.video import read_video
 from fourd4d.synth import (
     consistency,
     features,
+    following,
     landmarks,
     masks,
     naming,
@@ -47,7 +48,8 @@ class DigestSpec:
       seconds: longest clip.
       shortest: shortest clip, seconds.
       max_clips: most clips of a file; 0 takes all.
-      looks: most frames of a clip in which moving things are looked for.
+      looks: frames a second in which moving things are looked for; the clip's come on top.
+      depth_within: factor within which a thing's depth is held to be known.
       poses: where camera poses come from.
       masks: where masks of things come from.
     """
@@ -59,7 +61,8 @@ class DigestSpec:
     seconds: float = 10.0
     shortest: float = 1.5
     max_clips: int = 12
-    looks: int = 28
+    looks: float = 5.0
+    depth_within: float = 1.8
     poses: poses.PoseSource = poses.from_features
     masks: masks.MaskSource = masks.MOTION
     rule: CameraRule = CameraRule()
@@ -70,7 +73,7 @@ class DigestSpec:
     consistency: consistency.ConsistencySpec = consistency.ConsistencySpec()
 
     def __post_init__(self) -> None:
-        for name in ("fps", "analysis_fps", "seconds", "side", "analysis_side"):
+        for name in ("fps", "analysis_fps", "seconds", "side", "analysis_side", "looks"):
             if not getattr(self, name) > 0:
                 raise InputError(f"DigestSpec.{name}", f"{getattr(self, name)} is not positive",
                                  "Give a positive number")
@@ -227,6 +230,7 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
     chosen = _looks(span, spec.looks)
     frames, times = span.small[chosen], span.times[chosen]
     evidence, usual = residual.evidence(span.small, span.times, chosen, motion, spec.residual)
+    flow = following.backward_flow(grey[chosen])
     sight = masks.Sight(frames, times, chosen, motion, evidence, usual, spec.objects)
     out = np.searchsorted(chosen, span.picked)
     dropped: collections.Counter[str] = collections.Counter()
@@ -236,7 +240,8 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
         if not role:
             dropped["it may move or not"] += 1
             continue
-        good, reasons = consistency.check(frames, times, thing.masks, spec.consistency)
+        good, reasons = consistency.check(frames, times, thing.masks, spec.consistency,
+                                          flow)
         dropped.update(reasons)
         shown = out[good[out]]
         if len(shown) >= 3 and times[shown[-1]] - times[shown[0]] >= 1.0:
@@ -258,13 +263,16 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
     for thing, label in zip(kept, labels):
         shown = np.stack([_enlarge(thing.masks[m], height, width) for m in out])
         moves = thing.role == "dynamic"
-        centres = _centres(thing.masks, chosen, motion, path) if moves else None
-        made.append(Track(
+        track = Track(
             name=label, role="dynamic" if moves else "static", boxes=_boxes(shown), masks=shown,
             source=spec.masks.name if moves or thing.name else "features",
-            depth=None if centres is None else centres[1][out],
-            centers=None if centres is None else centres[0][out],
-        ))  # fmt: skip
+        )  # fmt: skip
+        if moves:
+            centres, depth = _centres(thing.masks, chosen, motion, path)
+            error = depth * following.stray(thing.masks, flow) / motion.focal
+            track = dataclasses.replace(track, centers=centres[out], depth=depth[out],
+                                        error=error[out], depth_within=spec.depth_within)
+        made.append(track)
     return Clip(
         video_id=name, frames=span.large, timestamps=span.times[span.picked], tracks=tuple(made),
         camera=camera, poses=path.poses[span.picked],
@@ -275,11 +283,9 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
     )  # fmt: skip
 
 
-def _looks(span: Span, most: int) -> np.ndarray:
-    """Frames to look for things in: the clip's, and evenly more between them."""
-    between = max(1, int(np.median(np.diff(span.picked))))
-    step = next((n for n in range(1, between + 1)
-                 if between % n == 0 and len(span.small) / n <= most), between)
+def _looks(span: Span, rate: float) -> np.ndarray:
+    """Frames to look for things in: about ``rate`` a second, and those of the clip."""
+    step = max(1, round(1 / (rate * float(np.median(np.diff(span.times))))))
     return np.unique(np.concatenate([span.picked, np.arange(0, len(span.small), step)]))
 
 

@@ -37,6 +37,16 @@ def clips(spec: SceneSpec, seed: int, start: int, count: int,
             yield label(one, frames, masks[i], spec.fps, f"{prefix}{number:06d}")
 
 
+def scene(spec: SceneSpec, seed: int, number: int) -> Scene:
+    """The scene behind clip number ``number`` of the sequence that ``seed`` names."""
+    return _draw(spec, seed, number).scene
+
+
+def depth_maps(spec: SceneSpec, seed: int, number: int) -> Float[np.ndarray, "T H W"]:
+    """Exact z-depth of every pixel of a clip, metres; 1e6 is sky."""
+    return render([scene(spec, seed, number)], spec.height, spec.width, spec.fine)[2][0]
+
+
 def _images(drawn: Sequence[Drawn], spec: SceneSpec) -> tuple[np.ndarray, np.ndarray]:
     """Frames and masks; frames are the mean over the shutter's open time."""
     scenes = [d.scene for d in drawn]

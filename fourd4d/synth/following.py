@@ -1,0 +1,61 @@
+"""Whether a mask moves as the picture in it does: dense flow between neighbouring looks.
+
+A mask that follows a thing is carried from one look to the next by the picture's own motion, and
+its centre goes where its pixels go. A mask that flickers, swallows a neighbour, or is cut by the
+picture's edge does not; how far its centre strays from its pixels says how far to trust it.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+
+def backward_flow(grey: UInt8[np.ndarray, "M H W"]) -> Float[np.ndarray, "M-1 H W 2"]:
+    """From each pixel of a look to its place in the look before, pixels (x, y)."""
+    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    out = [solver.calc(after, before, None)  # type: ignore[call-overload]
+           for before, after in zip(grey, grey[1:])]
+    return np.array(out, np.float32).reshape(len(grey) - 1, *grey.shape[1:], 2)
+
+
+def carried(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
+            ) -> Float[np.ndarray, "M-1"]:
+    """Overlap (IoU) of each mask with the one before it, brought there by the flow; NaN where one
+    of them is empty."""
+    height, width = masks.shape[1:]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    out = np.full(len(masks) - 1, np.nan)
+    for m in np.flatnonzero(masks[:-1].any((1, 2)) & masks[1:].any((1, 2))):
+        step = flow[m]
+        came = cv2.remap(masks[m].astype(np.uint8), x + step[..., 0], y + step[..., 1],
+                         cv2.INTER_NEAREST) > 0  # fmt: skip
+        out[m] = (came & masks[m + 1]).sum() / (came | masks[m + 1]).sum()
+    return out
+
+
+def stray(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
+          ) -> Float[np.ndarray, "M"]:
+    """How far the mask's centre is from where its pixels' motion puts it, pixels; NaN where empty.
+
+    The pixels' way is summed over the looks in which the mask is seen and held where it is not, and
+    is laid over the centre's way such that most looks agree.
+    """
+    seen = np.flatnonzero(masks.any((1, 2)))
+    apart = np.full((len(masks), 2), np.nan)
+    offset = np.zeros(2)
+    for before, now in zip([None, *seen[:-1]], seen):
+        ys, xs = np.nonzero(masks[now])
+        centre = np.array([xs.mean(), ys.mean()])
+        if before is None:
+            way = centre
+        elif now == before + 1:
+            way = way - np.median(flow[before][masks[now]], axis=0)
+        else:  # Unseen in between: nothing is known of that step.
+            way = centre - offset
+        offset = centre - way
+        apart[now] = offset
+    if not len(seen):
+        return apart[:, 0]
+    return np.linalg.norm(apart - np.nanmedian(apart, axis=0), axis=1)
