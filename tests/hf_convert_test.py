@@ -199,8 +199,8 @@ def test_mean_rows():
     bundle = bundle_of(dataclasses.replace(
         CONFIG, decoder=dataclasses.replace(CONFIG.decoder, tied=False)))
     before = flat(bundle)
-    after = flat(dataclasses.replace(
-        bundle, tree=convert._mean_rows(jax.tree.map(lambda x: x.copy(), bundle.tree), (100, 101, 102))))
+    copy = jax.tree.map(lambda x: x.copy(), bundle.tree)
+    after = flat(dataclasses.replace(bundle, tree=convert._mean_rows(copy, (100, 101, 102))))
     for name, axis in (("embedding", 0), ("output", 1)):
         old, new = np.moveaxis(before[name], axis, 0), np.moveaxis(after[name], axis, 0)
         np.testing.assert_allclose(new[100:103], np.tile(old[:100].mean(0), (3, 1)), atol=1e-6)
