@@ -186,7 +186,6 @@ def test_saved_and_loaded(tmp_path, media, example):
     with pytest.raises(InputError, match="malformed"):
         load_processor(tmp_path)
     (tmp_path / "protocol.json").unlink()
-    (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(InputError, match="preprocessor_config"):
         load_processor(tmp_path)
 
