@@ -11,7 +11,7 @@ from configs import eval_heldout
 
 def get_config() -> ConfigDict:
     config = eval_heldout.get_config()
-    config.eval.max_tokens = 128
+    config.eval.max_tokens = 160
     config.eval.max_latents = 32
     config.eval.rows = 64
     config.eval.length_step = 32

@@ -157,11 +157,11 @@ def test_whole_questions_are_watched_and_worked_out(scenes):
         pairs += zip(own[::2], own[1::2], strict=True)
     assert len(pairs) >= 6
     for told, worked in pairs:
-        letter = worked.response.removeprefix(told.response)
-        named = re.fullmatch(r" That is option ([A-D])\.", letter)
-        assert named, letter
-        option = re.search(rf"^{named[1]}\. (.+)$", worked.question, re.MULTILINE)
-        assert option and told.response.endswith(f"{option[1]}.")
+        choice = worked.response.removeprefix(told.response)
+        tried = re.findall(r" ([A-D]\. .+?): (yes|no)\.", choice)
+        assert [said for _, said in tried] == ["no"] * (len(tried) - 1) + ["yes"]
+        assert worked.question.split("\n")[-4:][: len(tried)] == [option for option, _ in tried]
+        assert told.response.endswith(f"{tried[-1][0][3:]}.")
         assert worked.question.endswith(told.question)
         where = re.findall(r"\d\.\ds at \d,\d size \d\.", told.response)
         assert len(where) >= 2 and all(w in worked.question for w in where)

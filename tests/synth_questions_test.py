@@ -234,7 +234,16 @@ def test_base_tasks_hold_no_answer_format(asked):
             for mark in ("<think>", "<answer>", IMAGE_MARK):
                 assert mark not in task.prompt + task.response
         assert question.answer_text in one.response and "option" not in one.response
-        assert two.response == f"That is option {question.answer}. {question.answer_text}"
+        assert two.response == short.choice(question)
+
+
+@pytest.mark.parametrize("answer, told", [
+    ("A", "A. Up: yes."), ("C", "A. Up: no. B. Left-Up: no. C. Left: yes."),
+])
+def test_options_are_read_until_one_is_the_answer(asked, answer, told):
+    question = dataclasses.replace(asked[0][0][1], options=("Up", "Left-Up", "Left", "Down"),
+                                   answer=answer)
+    assert short.choice(question) == told
 
 
 def test_readings_that_do_not_lead_to_the_answer_are_dropped():

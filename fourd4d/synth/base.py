@@ -1,10 +1,11 @@
 """Free-text tasks for making a tiny base model: seeing, telling, and lettered choice.
 
 ``describe_*`` tasks tell what there is, where it is, and what that amounts to; ``exercise_*``
-tasks match a given word to lettered options. Later come the same skills inside whole questions:
-``tell_*`` tasks watch, and conclude in words; ``work_*`` tasks are given the positions in words,
-and conclude with a letter. None has tags, mental images or a key, so fine-tuning still has the
-form of an answer, the imagery, and the chaining of watching and choosing to teach.
+tasks read lettered options until one says a given word. Later come the same skills inside whole
+questions: ``tell_*`` tasks watch, and conclude in words; ``work_*`` tasks are given the positions
+in words, and read the options until one fits. None has tags, mental images or a key, so
+fine-tuning still has the form of an answer, the imagery, and the chaining of watching and choosing
+to teach.
 """
 
 from __future__ import annotations
@@ -64,14 +65,14 @@ def tell(clip: Clip, question: Question) -> Task:
 
 
 def work(clip: Clip, question: Question) -> Task:
-    """The whole question with the positions given in words; what is left is to work out the letter.
+    """The whole question with the positions given in words; what is left is to work out the option.
 
     Raises Dropped.
     """
     where = short.positions(clip, question.track, question.frames, images=False)
     notes = f"Notes: The {question.track.name}. {where}"
     return Task(f"work_{question.kind}", _lettered(f"{notes} {question.text}", question),
-                f"{_told(clip, question)} That is option {question.answer}.")
+                f"{_told(clip, question)} {short.choice(question)}")
 
 
 def _told(clip: Clip, question: Question) -> str:
@@ -88,18 +89,18 @@ def _lettered(text: str, question: Question) -> str:
 
 
 def exercise(question: Question, rng: np.random.Generator, chained: bool) -> Task:
-    """Names the letter of a given word.
+    """Finds the option that says a given word.
 
-    ``chained`` gives the word in the words of a description ('So its motion is Left.').
+    ``chained`` gives the word in the words of a description ('So its motion is Left.'), and after
+    the options, so that these are not always as far away.
     """
     word = question.answer_text
     if chained:
         lead = short.LEADS.get(question.kind, "")
-        ask = f"So {lead}{word}. Which option is that?"
+        prompt = f"{_lettered('Options:', question)}\n\nSo {lead}{word}. Which option is that?"
     else:
-        ask = _MATCH[rng.integers(len(_MATCH))].format(word=word)
-    return Task(f"exercise_{question.kind}", _lettered(ask, question),
-                f"That is option {question.answer}. {word}")
+        prompt = _lettered(_MATCH[rng.integers(len(_MATCH))].format(word=word), question)
+    return Task(f"exercise_{question.kind}", prompt, short.choice(question))
 
 
 def place(clip: Clip, rng: np.random.Generator, times: int = 3) -> Task:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fourd4d.core.sample import IMAGE_MARK
+from fourd4d.core.sample import IMAGE_MARK, LETTERS
 from fourd4d.synth import measure, reading
 from fourd4d.synth.clip import Clip, Track
 from fourd4d.synth.questions import Question
@@ -65,6 +65,17 @@ def findings(clip: Clip, question: Question) -> tuple[str, str]:
     return f"{still}Shift {shift_words(move)}.", LEADS[kind]
 
 
+def choice(question: Question) -> str:
+    """'A. Left: no. B. Up: yes.': the options read off one by one until one is the answer.
+
+    Small models learn to read on and to compare in hundreds of steps; to fetch the letter that
+    stands before a word they do not learn in thousands.
+    """
+    tried = zip(LETTERS[: LETTERS.index(question.answer) + 1], question.options, strict=False)
+    return " ".join(f"{letter}. {text}: {'yes' if letter == question.answer else 'no'}."
+                    for letter, text in tried)
+
+
 def told_steps(clip: Clip, question: Question) -> tuple[int, ...]:
     """Way covered between consecutive overlays, tenths of the frame height, rounded."""
     moves = []
@@ -95,7 +106,7 @@ def reasoning(clip: Clip, question: Question, rng: np.random.Generator, number: 
     opening = openings[rng.integers(len(openings))].format(name=question.track.name)
     if question.kind == "box_direction":
         opening = f"The box holds the {question.track.name}."
-    letter, text = question.answer, question.answer_text
     where = positions(clip, question.track, question.frames, images=True)
-    return (f"<think>{opening} {where} {found} So {lead}{text}. That is option {letter}.</think>\n"
-            f"<answer>{letter}. {text}</answer>")
+    text = question.answer_text
+    return (f"<think>{opening} {where} {found} So {lead}{text}. {choice(question)}</think>\n"
+            f"<answer>{question.answer}. {text}</answer>")
