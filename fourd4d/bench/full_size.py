@@ -80,6 +80,7 @@ def write_model(size: str, folder: Path) -> dict[str, Any]:
     torch.set_default_dtype(torch.bfloat16)
     with no_init_weights():  # A pool is much quicker than drawing every number.
         model = official.make_model(config, "bfloat16", processor)
+    model.tie_weights()  # Which belongs to the drawing that was left out.
     torch.manual_seed(0)
     pool, at = torch.randn(_POOL).mul(0.02), 0
     with torch.no_grad():
