@@ -30,6 +30,7 @@ from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.checkpoint.safetensors import read_hf, write_hf
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
+from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.models import ModelConfig, Thinker
 from fourd4d.models.families import family
 from fourd4d.models.lora import merge_lora
@@ -96,7 +97,7 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
     """
     directory = Path(directory)
     config = hf_config(directory, **model)
-    processor = _processor(directory, new_tokens)
+    processor = _processor(directory, config.protocol(), new_tokens)
     size = processor.tokenizer.vocab_size
     if size > config.decoder.vocab:
         raise InputError(directory, f"{size} tokens, the embedding table has "
@@ -120,11 +121,11 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
     return build.Bundle(config, processor, graphdef, tree)
 
 
-def _processor(directory: Path, new_tokens: str) -> Processor:
+def _processor(directory: Path, unsaid: ProtocolSpec, new_tokens: str) -> Processor:
     if new_tokens not in ("refuse", "mean"):
         raise InputError("new_tokens", f"unknown value {new_tokens!r}", "Use 'refuse' or 'mean'")
     try:
-        return load_processor(directory, add_imagery=new_tokens == "mean")
+        return load_processor(directory, unsaid, add_imagery=new_tokens == "mean")
     except InputError as error:
         if "lacks <|latent" not in error.what:
             raise

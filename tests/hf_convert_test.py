@@ -154,6 +154,48 @@ def test_newer_prefixes_and_stored_tied_head(bundle, directory, mesh):
         convert.open_hf(directory, mesh)
 
 
+def newer(directory):
+    """Its small files as transformers 5 writes them."""
+    value = json.loads((directory / "config.json").read_text())
+    rope = {**value.pop("rope_scaling"), "rope_theta": value.pop("rope_theta"),
+            "rope_type": "default"}
+    decoder = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers",
+               "num_key_value_heads", "rms_norm_eps", "max_position_embeddings", "vocab_size",
+               "hidden_act", "use_sliding_window", "sliding_window", "max_window_layers")
+    value["text_config"] = {"model_type": "qwen2_5_vl_text", "rope_parameters": rope,
+                            **{name: value.pop(name) for name in decoder}}
+    value["dtype"] = value.pop("torch_dtype")
+    value["vision_config"] |= {"model_type": "qwen2_5_vl_vision", "rope_parameters": {
+        "rope_theta": 10_000.0, "rope_type": "axial"}}
+    (directory / "config.json").write_text(json.dumps(value))
+    images = json.loads((directory / "preprocessor_config.json").read_text())
+    del images["min_pixels"], images["max_pixels"]
+    (directory / "processor_config.json").write_text(json.dumps(
+        {"image_processor": images, "processor_class": "Qwen2_5_VLProcessor"}))
+    for name in ("preprocessor_config.json", "chat_template.json", "protocol.json"):
+        (directory / name).unlink()
+    return value
+
+
+def test_what_newer_transformers_writes(mesh, tmp_path):
+    bundle = bundle_of(dataclasses.replace(
+        CONFIG, decoder=dataclasses.replace(CONFIG.decoder, rope_theta=20_000.0),
+        vision=dataclasses.replace(CONFIG.vision, tokens_per_second=4.0)))
+    directory = tmp_path / "model"
+    convert.export_hf(bundle, directory)
+    value = newer(directory)
+    back = convert.open_hf(directory, mesh)
+    assert_same(back, bundle)
+    assert back.config == dataclasses.replace(
+        bundle.config, dtype="float32", param_dtype="float32", remat=back.config.remat)
+    assert back.processor.protocol == bundle.processor.protocol
+    del value["vision_config"]["tokens_per_second"]  # Left out where it is their default, 4.
+    (directory / "config.json").write_text(json.dumps(value))
+    assert convert.open_hf(directory, mesh).processor.protocol == bundle.processor.protocol
+    (directory / "processor_config.json").write_text("{}")
+    refused(directory, mesh, "processor_config.json", "no image_processor")
+
+
 def test_read_straight_onto_shards(exported, bundle, devices):
     mesh = make_mesh("fsdp=4,tensor=2", devices)
     back = convert.open_hf(exported, mesh)
@@ -267,6 +309,10 @@ def test_pickle(directory, mesh):
     (dict(hidden_size=64), "out_hidden_size 32"),
     (dict(rope_scaling=None), "mrope_section"),
     (dict(num_hidden_layers="three"), "not a positive integer"),
+    (dict(rope_theta="far"), "rope_theta is 'far', not a positive number"),
+    (dict(rope_scaling=dict(type="mrope", mrope_section="1,1,2")), "not a list of integers"),
+    (dict(rope_scaling=dict(type="yarn", mrope_section=[1, 1, 2])), "'yarn' is not supported"),
+    (dict(text_config="large"), "text_config is no object"),
     (dict(use_sliding_window=True), "use_sliding_window"),
     (dict(num_hidden_layers=4), "model.layers.3.mlp.up_proj.weight: missing"),
     (dict(vocab_size=2000), "embed_tokens.weight: shape [1024, 32], wanted [2000, 32]"),

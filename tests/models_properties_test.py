@@ -162,6 +162,20 @@ def test_remat_and_unroll_change_no_number(thinker, eight, plain, change):
         np.testing.assert_allclose(b, a, rtol=2e-4, atol=1e-6)
 
 
+def test_remat_keeps_as_much_as_it_says(eight):
+    """Bytes that the backward pass keeps: numbers alone do not tell whether a policy acts."""
+
+    def kept(remat):
+        config = dataclasses.replace(CONFIG, remat=remat)
+        graphdef, state = jax.eval_shape(lambda: nnx.split(Thinker(config, nnx.Rngs(0))))
+        pullback = jax.eval_shape(lambda state: jax.vjp(
+            lambda state: nnx.merge(graphdef, state)(eight).mean(), state)[1], state)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pullback))
+
+    full, dots, none = map(kept, ("full", "dots", "none"))
+    assert 1.2 * full < dots < none / 1.2
+
+
 @pytest.mark.parametrize("spec", ["data=4,tensor=2", "data=2,fsdp=2,tensor=2"])
 def test_sharded_equals_unsharded(devices, thinker, eight, plain, spec):
     mesh = make_mesh(spec, devices)

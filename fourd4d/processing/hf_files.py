@@ -13,6 +13,7 @@ from fourd4d.processing import template
 from fourd4d.processing.tokenizer import END_OF_TEXT, TURN_END, HFTokenizer, write_file
 
 _PREPROCESSOR = "preprocessor_config.json"
+_PROCESSOR = "processor_config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,31 +99,38 @@ def _preprocessor_config(protocol: ProtocolSpec, classes: ProcessorClasses) -> d
     }
 
 
-def read_protocol(directory: Path) -> ProtocolSpec:
-    """The protocol that a Hugging Face directory implies; what it does not say is the default.
+def read_protocol(directory: Path, unsaid: ProtocolSpec) -> ProtocolSpec:
+    """The protocol that a Hugging Face directory implies.
 
-    Read are ``preprocessor_config.json`` and, for window and time scale, ``config.json``.
+    Read is ``preprocessor_config.json`` or, as transformers 5 writes, the part on images of
+    ``processor_config.json``: one spec serves images and videos here.
+
+    Args:
+      unsaid: has what these files do not say, such as the model's window and time scale.
 
     Raises:
-      InputError: no readable ``preprocessor_config.json``.
+      InputError: no readable file of the two.
     """
-    value = _read(directory / _PREPROCESSOR)
-    config = _read(directory / "config.json") if (directory / "config.json").is_file() else {}
-    vision = config.get("vision_config", {})
+    path = directory / _PREPROCESSOR
+    if path.is_file() or not (directory / _PROCESSOR).is_file():
+        value = _read(path)
+    else:
+        value = _read(directory / _PROCESSOR).get("image_processor")
+        if not isinstance(value, dict):
+            raise InputError(directory / _PROCESSOR, "no image_processor",
+                             "Give a vision-language model's processor")
     size = value.get("size") or {}
     fields = {
         "patch_size": value.get("patch_size"),
         "temporal_patch": value.get("temporal_patch_size"),
         "merge": value.get("merge_size"),
-        "window": vision.get("window_size"),
-        "tokens_per_second": vision.get("tokens_per_second"),
-        "min_pixels": value.get("min_pixels", size.get("shortest_edge")),
-        "max_pixels": value.get("max_pixels", size.get("longest_edge")),
+        "min_pixels": value.get("min_pixels") or size.get("shortest_edge"),
+        "max_pixels": value.get("max_pixels") or size.get("longest_edge"),
         "image_mean": value.get("image_mean"),
         "image_std": value.get("image_std"),
     }
     known = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if v is not None}
-    return dataclasses.replace(ProtocolSpec(), **known)
+    return dataclasses.replace(unsaid, **known)
 
 
 def _read(path: Path) -> dict[str, Any]:

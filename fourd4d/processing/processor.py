@@ -248,14 +248,14 @@ class Processor:
 
 
 def load_processor(
-    directory: str | os.PathLike[str], protocol: ProtocolSpec | None = None, *,
+    directory: str | os.PathLike[str], unsaid: ProtocolSpec | None = None, *,
     add_imagery: bool = False,
 ) -> Processor:
     """The processor that ``Processor.save`` wrote, or that of a Hugging Face directory.
 
     Args:
-      directory: with a tokenizer, and ``protocol.json`` or ``preprocessor_config.json``.
-      protocol: taken instead of the directory's.
+      directory: with a tokenizer, and ``protocol.json`` or transformers' files.
+      unsaid: what transformers' files do not say is taken from it; else the default.
       add_imagery: see ``load_tokenizer``.
 
     Raises:
@@ -263,14 +263,11 @@ def load_processor(
     """
     directory = Path(directory)
     tokenizer = load_tokenizer(directory, add_imagery)
-    if protocol is None:
-        path = directory / "protocol.json"
-        if path.is_file():
-            try:
-                value = json.loads(path.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise InputError(path, f"malformed JSON ({error.msg})", "Mend it") from error
-            protocol = ProtocolSpec.from_json(value, path)
-        else:
-            protocol = hf_files.read_protocol(directory)
-    return Processor(tokenizer, protocol)
+    path = directory / "protocol.json"
+    if not path.is_file():
+        return Processor(tokenizer, hf_files.read_protocol(directory, unsaid or ProtocolSpec()))
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(path, f"malformed JSON ({error.msg})", "Mend it") from error
+    return Processor(tokenizer, ProtocolSpec.from_json(value, path))

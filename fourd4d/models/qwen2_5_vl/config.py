@@ -21,14 +21,15 @@ _VISION_DEFAULTS: dict[str, Any] = dict(
     depth=32, hidden_size=3584, hidden_act="silu", intermediate_size=3420, num_heads=16,
     in_channels=3, patch_size=14, spatial_merge_size=2, temporal_patch_size=2,
     tokens_per_second=4, window_size=112, out_hidden_size=3584,
-    fullatt_block_indexes=[7, 15, 23, 31],
+    fullatt_block_indexes=[7, 15, 23, 31], rope_theta=10_000.0,
 )  # fmt: skip
 
 
 def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any) -> ModelConfig:
     """The model a Hugging Face config describes; ``fields`` set dtype, remat and the like.
 
-    Both layouts are read: decoder fields at the top, or under ``text_config``.
+    Both layouts are read: decoder fields at the top, or under ``text_config``; rotary numbers in
+    ``rope_theta`` and ``rope_scaling``, or both in ``rope_parameters`` (transformers 5).
 
     Raises:
       InputError: another family, missing parts, contradictions, or features we do not have.
@@ -39,11 +40,18 @@ def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any)
     vision = value.get("vision_config")
     if not isinstance(vision, dict):
         raise InputError(where, "vision_config is missing", "Give a vision-language model")
-    text = {**value, **(value.get("text_config") or {})}
+    text = value.get("text_config") or {}
+    if not isinstance(text, dict):
+        raise InputError(where, "text_config is no object", "Mend the config")
+    text = {**value, **text}
     if "tie_word_embeddings" in value:
         text["tie_word_embeddings"] = value["tie_word_embeddings"]
     if "in_chans" in vision:
         vision = {"in_channels": vision["in_chans"], **vision}
+    if isinstance(rope := text.get("rope_parameters"), dict):
+        text = {**text, **rope, "rope_scaling": rope}
+    if isinstance(rope := vision.get("rope_parameters"), dict):
+        vision = {**vision, **rope}
     d = {name: text.get(name, default) for name, default in _DEFAULTS.items()}
     v = {name: vision.get(name, default) for name, default in _VISION_DEFAULTS.items()}
     head_dim = _check(d, v, where)
@@ -53,7 +61,7 @@ def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any)
             mlp=v["intermediate_size"], full_layers=tuple(v["fullatt_block_indexes"]),
             patch_size=v["patch_size"], temporal_patch=v["temporal_patch_size"],
             merge=v["spatial_merge_size"], window=v["window_size"], channels=v["in_channels"],
-            tokens_per_second=float(v["tokens_per_second"]),
+            rope_theta=float(v["rope_theta"]), tokens_per_second=float(v["tokens_per_second"]),
         ),
         decoder=DecoderConfig(
             width=d["hidden_size"], layers=d["num_hidden_layers"], heads=d["num_attention_heads"],
@@ -75,6 +83,14 @@ def _check(d: dict[str, Any], v: dict[str, Any], where: object) -> int:
                      for key in kind if key.endswith(("_size", "_layers", "heads", "depth"))
                      and not (key == "num_key_value_heads" and kind[key] is None)
                      and (not isinstance(kind[key], int) or kind[key] <= 0)]
+        problems += [f"{name} {key} is {kind[key]!r}, not a positive number"
+                     for key in ("rms_norm_eps", "rope_theta", "tokens_per_second") if key in kind
+                     and (not isinstance(kind[key], int | float) or kind[key] <= 0)]
+    rope = d["rope_scaling"] if isinstance(d["rope_scaling"], dict) else {}
+    for name, found in (("fullatt_block_indexes", v["fullatt_block_indexes"]),
+                        ("mrope_section", rope.get("mrope_section", ()))):
+        if not isinstance(found, list | tuple) or not all(isinstance(n, int) for n in found):
+            problems.append(f"{name} is {found!r}, not a list of integers")
     if problems:
         raise InputError(where, "; ".join(problems), "Mend the config")
     if d["hidden_size"] % d["num_attention_heads"]:
@@ -83,8 +99,8 @@ def _check(d: dict[str, Any], v: dict[str, Any], where: object) -> int:
     if v["out_hidden_size"] != d["hidden_size"]:
         problems.append(f"vision out_hidden_size {v['out_hidden_size']} is not the decoder's "
                         f"hidden_size {d['hidden_size']}")
-    rope, head_dim = d["rope_scaling"], d["hidden_size"] // d["num_attention_heads"]
-    if not isinstance(rope, dict) or "mrope_section" not in rope:
+    head_dim = d["hidden_size"] // d["num_attention_heads"]
+    if "mrope_section" not in rope:
         problems.append("rope_scaling has no mrope_section")
     else:
         kind = rope.get("rope_type", rope.get("type", "default"))
