@@ -130,6 +130,8 @@ def test_export_over_another_layout_leaves_no_stale_shard(sharded, bundle, mesh)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision(bundle, mesh, tmp_path, dtype):
     convert.export_hf(bundle, tmp_path / "half", dtype=dtype)
+    stored = {t.dtype for t in safetensors.open_directory(tmp_path / "half").values()}
+    assert stored == {{"float16": "F16", "bfloat16": "BF16"}[dtype]}
     back = convert.open_hf(tmp_path / "half", mesh)
     assert back.config.param_dtype == dtype
     kind = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]

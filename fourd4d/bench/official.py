@@ -29,22 +29,35 @@ _TOKEN = 28  # Pixels of a merged token's side; transformers refuses smaller ima
 _EDGES = ((4, 4), (5, 3), (3, 5), (8, 4), (9, 7), (1, 7), (7, 1), (4, 12), (2, 2), (5, 5))
 
 
-def reduced(name: str, layers: int = 0) -> ModelConfig:
+def reduced(name: str, layers: int = 0, vision_layers: int = 0, head_dim: int = 12,
+            vision_head_dim: int = 20) -> ModelConfig:
     """A published size with narrow layers.
 
     Depths, full blocks, patches, windows, query heads per key head and a tied head are kept.
 
     Args:
-      layers: of the decoder, instead of the published depth.
+      layers, vision_layers: instead of the published depths; of the full blocks, those within
+        remain, or else the last one is full.
+      head_dim, vision_head_dim: features of a head, of which the encoder has two. Their roots
+        should be no powers of two, as the published ones.
+
+    Raises:
+      InputError: a head width that rotary embeddings cannot have.
     """
     full = preset(name)
     v, d = full.vision, full.decoder
-    heads = 2 * d.heads // d.kv_heads
-    # Head widths whose roots are no powers of two, as the published ones.
-    vision = dataclasses.replace(v, width=40, heads=2, mlp=40 * v.mlp // v.width)
+    heads, width = 2 * d.heads // d.kv_heads, 2 * vision_head_dim
+    half = head_dim // 2
+    time = max(1, half // 4)
+    rows = (half - time) // 2
+    depth = vision_layers or v.layers
+    vision = dataclasses.replace(
+        v, width=width, heads=2, mlp=width * v.mlp // v.width, layers=depth,
+        full_layers=tuple(i for i in v.full_layers if i < depth) or (depth - 1,))
     decoder = dataclasses.replace(
-        d, width=12 * heads, layers=layers or d.layers, heads=heads, kv_heads=2, head_dim=12,
-        mlp=24 * heads, vocab=1024, mrope_sections=(1, 2, 3), valid_vocab=None)
+        d, width=head_dim * heads, layers=layers or d.layers, heads=heads, kv_heads=2,
+        head_dim=head_dim, mlp=2 * head_dim * heads, vocab=1024,
+        mrope_sections=(time, rows, half - time - rows), valid_vocab=None)
     return dataclasses.replace(full, vision=vision, decoder=decoder, dtype="float32",
                                remat="none")
 
@@ -134,8 +147,14 @@ class Row:
         return processor.prompt(self.question, self.media)
 
 
-def make_rows(rng: np.random.Generator) -> list[Row]:
-    """One row of every kind of input, with sizes, lengths and pixels drawn."""
+def make_rows(rng: np.random.Generator, grids: Sequence[tuple[int, int]] = (),
+              videos: Sequence[tuple[int, float]] = ()) -> list[Row]:
+    """One row of every kind of input, with sizes, lengths and pixels drawn.
+
+    Args:
+      grids: rows and columns, in merged tokens, of the images of one more row.
+      videos: frames, and frames a second, of the videos of one more row.
+    """
     rates = iter([*RATES[:2], *rng.permutation(RATES[2:]).tolist()])
 
     def noise(*shape: int) -> np.ndarray:
@@ -159,7 +178,7 @@ def make_rows(rng: np.random.Generator) -> list[Row]:
     a, b, c, d = (next(rates) for _ in range(4))
     edges = [_EDGES[i] for i in rng.permutation(len(_EDGES))[:4]]
     steps = np.cumsum(rng.uniform(0.1, 2.0, 5))
-    return [
+    found = [
         row("text"),
         row("odd image", Image(noise(*(2 * rng.integers(20, 110, 2) + 1)))),
         row("many images", *(image() for _ in range(6))),
@@ -171,6 +190,12 @@ def make_rows(rng: np.random.Generator) -> list[Row]:
         row("image and videos", image(), video((3, 4), c), image(), video((2, 5), d),
             rates=[c, d]),
     ]
+    if grids:
+        found.append(row("given grids", *(edge(*grid) for grid in grids)))
+    if videos:
+        found.append(row("given videos", *(video((count,), rate) for count, rate in videos),
+                         rates=[rate for _, rate in videos]))
+    return found
 
 
 def their_inputs(processor: Any, protocol: ProtocolSpec, rows: Sequence[Row],

@@ -1,6 +1,7 @@
 """Our model and preprocessing beside transformers' own, on random weights and media.
 
     python -m fourd4d.bench parity --seed 7 --shapes 3b 7b --json parity.json
+    python -m fourd4d.bench parity --seed 8 --layers 3 --vision-layers 9 --grids 9x5 --videos 7@2.5
 
 For each published size: a model of its depths and ratios with narrow layers is built and saved by
 transformers and opened here. Compared are the processor's text, ids, position ids, grids and pixels
@@ -35,7 +36,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example
 from fourd4d.data import collate, shape_for
 from fourd4d.data.collate import Packer, Size
-from fourd4d.models import Thinker
+from fourd4d.models import ModelConfig, Thinker
 from fourd4d.models.scan import watching
 from fourd4d.processing.media import Image, Video
 from fourd4d.sampling import SamplingSpec, sample
@@ -399,12 +400,16 @@ def compare_export(pair: Pair, rows: Sequence[Row], found: Found) -> None:
     found.exported += int(a.shape != b.shape or not torch.equal(a, b))
 
 
+def _config(name: str, args: argparse.Namespace, layers: int) -> ModelConfig:
+    return official.reduced(name, layers, args.vision_layers, args.head_dim, args.vision_head_dim)
+
+
 def run(name: str, seed: int, number: int, args: argparse.Namespace) -> Found:
     """Every comparison for one shape."""
     found, rng = Found(name), np.random.default_rng((seed, number))
     with tempfile.TemporaryDirectory() as folder:
-        pair = official.make_pair(official.reduced(name, args.layers), Path(folder), seed)
-        rows = official.make_rows(rng)
+        pair = official.make_pair(_config(name, args, args.layers), Path(folder), seed)
+        rows = official.make_rows(rng, args.grids, args.videos)
         named = {row.name: row for row in rows}
         compare_rows(pair, rows, found)
         if number == 0:
@@ -415,8 +420,8 @@ def run(name: str, seed: int, number: int, args: argparse.Namespace) -> Found:
         compare_export(pair, rows, found)
     if number == 0:
         with tempfile.TemporaryDirectory() as folder:
-            few = official.make_pair(official.reduced(name, min(args.layers or 4, 4)),
-                                     Path(folder), seed)
+            few = official.make_pair(_config(name, args, min(args.layers or 4, 4)), Path(folder),
+                                     seed)
             found.cases.append(compare_long(few, rng))
     return found
 
@@ -440,11 +445,34 @@ def show_tables(found: Found, console: Console) -> None:
     console.print(table)
 
 
+def _grid(text: str) -> tuple[int, int]:
+    rows, columns = map(int, text.split("x"))
+    if min(rows, columns) < 1:
+        raise ValueError(text)
+    return rows, columns
+
+
+def _video(text: str) -> tuple[int, float]:
+    frames, rate = text.split("@")
+    if int(frames) < 1 or not 0 < float(rate) < np.inf:
+        raise ValueError(text)
+    return int(frames), float(rate)
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--layers", type=int, default=0,
                         help="decoder layers; 0 is the published depth")
+    parser.add_argument("--vision-layers", type=int, default=0,
+                        help="encoder layers; 0 is the published depth")
+    parser.add_argument("--head-dim", type=int, default=12, help="features of a decoder's head")
+    parser.add_argument("--vision-head-dim", type=int, default=20,
+                        help="features of one of the encoder's two heads")
+    parser.add_argument("--grids", type=_grid, nargs="+", default=[], metavar="ROWSxCOLUMNS",
+                        help="one more row, with images of so many merged tokens")
+    parser.add_argument("--videos", type=_video, nargs="+", default=[], metavar="FRAMES@FPS",
+                        help="one more row, with such videos")
     parser.add_argument("--tokens", type=int, default=128, help="greedy tokens compared")
     parser.add_argument("--latent-tokens", type=int, default=48)
 
@@ -484,5 +512,7 @@ def main(args: argparse.Namespace) -> Result:
         "export_mismatches": sum(found.exported for found in shapes),
         "longest_sequence": max(c.tokens for c in cases),
     }, {"seed": args.seed, "resize": "Pillow bicubic with antialiasing",
-        "config": {"shapes": list(args.shapes), "layers": args.layers, "tokens": args.tokens},
+        "config": {name: getattr(args, name) for name in (
+            "shapes", "layers", "vision_layers", "head_dim", "vision_head_dim", "grids", "videos",
+            "tokens", "latent_tokens")},
         "shapes": [dataclasses.asdict(found) for found in shapes]})

@@ -18,11 +18,16 @@ _PROCESSOR = "processor_config.json"
 
 @dataclasses.dataclass(frozen=True)
 class ProcessorClasses:
-    """Names of transformers' classes, which a family of models brings along."""
+    """Names of transformers' classes, which a family of models brings along.
+
+    Attributes:
+      pattern: splits text before it is encoded; ``tokenizer`` does so whatever its files say.
+    """
 
     processor: str
     tokenizer: str
     image_processor: str
+    pattern: str
 
 
 def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec,
@@ -51,6 +56,9 @@ def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec,
 
 def _tokenizer_config(tokenizer: HFTokenizer, protocol: ProtocolSpec, classes: ProcessorClasses
                       ) -> dict[str, Any]:
+    splits = json.loads(tokenizer.backend.to_str())["pre_tokenizer"] or {}
+    patterns = [part.get("pattern") for part in splits.get("pretokenizers", [])]
+    own = {"Regex": classes.pattern} in patterns
     added = tokenizer.backend.get_added_tokens_decoder()
     fields = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
     return {
@@ -73,7 +81,7 @@ def _tokenizer_config(tokenizer: HFTokenizer, protocol: ProtocolSpec, classes: P
         "pad_token": END_OF_TEXT,
         "processor_class": classes.processor,
         "split_special_tokens": False,
-        "tokenizer_class": classes.tokenizer,
+        "tokenizer_class": classes.tokenizer if own else "PreTrainedTokenizerFast",
         "unk_token": None,
     }
 

@@ -43,9 +43,9 @@ def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any)
     text = value.get("text_config") or {}
     if not isinstance(text, dict):
         raise InputError(where, "text_config is no object", "Mend the config")
-    text = {**value, **text}
-    if "tie_word_embeddings" in value:
-        text["tie_word_embeddings"] = value["tie_word_embeddings"]
+    # Writers put it at either place, and leave the other at its default.
+    tied = any(part.get("tie_word_embeddings") for part in (value, text))
+    text = {**value, **text, "tie_word_embeddings": tied}
     if "in_chans" in vision:
         vision = {"in_channels": vision["in_chans"], **vision}
     if isinstance(rope := text.get("rope_parameters"), dict):

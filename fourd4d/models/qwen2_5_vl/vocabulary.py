@@ -12,14 +12,14 @@ from fourd4d.processing.hf_files import ProcessorClasses
 from fourd4d.processing.tiktoken_ranks import read_ranks, tokenizer_from_ranks
 from fourd4d.processing.tokenizer import HFTokenizer
 
-CLASSES: Final = ProcessorClasses(
-    processor="Qwen2_5_VLProcessor", tokenizer="Qwen2TokenizerFast",
-    image_processor="Qwen2VLImageProcessor")
 PATTERN: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """Splits text into pieces that are encoded apart."""
+CLASSES: Final = ProcessorClasses(
+    processor="Qwen2_5_VLProcessor", tokenizer="Qwen2TokenizerFast",
+    image_processor="Qwen2VLImageProcessor", pattern=PATTERN)
 SPECIAL: Final = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
     "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
