@@ -168,6 +168,16 @@ def test_whole_questions_are_watched_and_worked_out(scenes):
         assert not any(w in told.question for w in where)
 
 
+def test_more_choices_are_of_more_questions(scenes):
+    few, many = (
+        [w.sample for w in pipeline.base_samples(scenes[0], KINDS, SPEC, np.random.default_rng(0),
+                                                 90, choices=count)
+         if w.sample.kind.startswith("exercise_")] for count in (0, 4))
+    kinds = len({one.kind for one in few})
+    assert len(many) == len(few) + 4 * kinds > len(few)
+    assert len({one.question for one in many}) > len({one.question for one in few}) + 2 * kinds
+
+
 def test_an_overlay_tints_the_mask_and_nothing_else():
     frame = np.full((40, 40, 3), 100, np.uint8)
     mask = np.zeros((40, 40), bool)

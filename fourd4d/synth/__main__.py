@@ -125,7 +125,7 @@ def main(config: Any) -> None:
 
         shards = pipeline.write_base(config.output, part, config.clips, spec.kinds,
                                      question_spec(config), config.seed, config.quality,
-                                     config.reasoned)
+                                     config.reasoned, config.choices)
         console.print(f"{shards} shards in {config.output}")
         return
     works: Iterable[pipeline.Work]

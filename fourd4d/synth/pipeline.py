@@ -106,10 +106,11 @@ def samples_of(clip: Clip, recipe: Recipe, number: int = 0) -> Made:
 
 
 def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.random.Generator,
-                 quality: int, reasoned: int = 0) -> list[write.Written]:
+                 quality: int, reasoned: int = 0, choices: int = 0) -> list[write.Written]:
     """Free-text tasks of the clip for making a base model; none where it shows nothing clearly.
 
-    ``reasoned`` more questions are each asked twice: to be watched, and to be worked out.
+    ``reasoned`` more questions are each asked twice: to be watched, and to be worked out; of
+    ``choices`` more, only the option is asked.
     """
     encoder = write.Encoder(clip, quality)
     every = range(len(clip.frames))
@@ -131,6 +132,12 @@ def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.r
             except Dropped:
                 continue
             out += [write.task_sample(clip, one, frames, encoder) for one, frames in pair]
+        for number in range(choices):
+            try:
+                one = base.exercise(ask(clip, kind, rng, spec), rng, chained=number % 2 == 0)
+            except Dropped:
+                continue
+            out.append(write.task_sample(clip, one, every[:2], encoder))
     return out
 
 
@@ -143,6 +150,7 @@ def shown(clip: Clip, kinds: Sequence[str]) -> Sequence[str]:
 def write_base(
     root: str | os.PathLike[str], clips: Callable[[int, int], Iterator[Clip]], count: int,
     kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int, reasoned: int = 0,
+    choices: int = 0,
 ) -> int:
     """Shards of free-text tasks, one per SHARD_CLIPS clips; finished shards are kept.
 
@@ -152,7 +160,8 @@ def write_base(
     def tasks(start: int, number: int) -> Iterator[bytes]:
         for clip in clips(start, number):
             rng = seeded(seed, clip.video_id)
-            for one in base_samples(clip, shown(clip, kinds), spec, rng, quality, reasoned):
+            asked = shown(clip, kinds)
+            for one in base_samples(clip, asked, spec, rng, quality, reasoned, choices):
                 yield one.record()
 
     starts = range(0, count, SHARD_CLIPS)

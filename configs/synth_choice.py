@@ -1,0 +1,18 @@
+"""Reading options until one fits, again and again: what the tiny base practises last.
+
+python -m fourd4d.synth --config=configs/synth_choice.py --config.output=runs/choice_data
+"""
+
+import ml_collections
+
+from configs import synth_base
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = synth_base.get_config()
+    config.seed = 12
+    config.start = 60_000
+    config.clips = 1500
+    config.reasoned = 1
+    config.choices = 12
+    return config
