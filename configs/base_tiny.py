@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     config.trainable = (".*",)
     config.dift.text_weight = 1.0
     config.dift.imagery_weight = 0.0
+    config.dift.norm_weight = 0.0
+    config.dift.self_feed_passes = 0
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 100
