@@ -98,7 +98,7 @@ def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokeni
         config, decoder=dataclasses.replace(config.decoder, valid_vocab=words.vocab_size))
     spec = dataclasses.replace(preset_protocol(name), **dict(protocol or {}))
     config.check_protocol(spec, "config.protocol")
-    graphdef, _ = _abstract(config)
+    graphdef, _ = shapes(config)
     tree = born_sharded(lambda key: nnx.split(Thinker(config, nnx.Rngs(key)))[1], mesh, rules)(
         jax.random.key(seed))
     return Bundle(config, Processor(words, spec), graphdef, tree)
@@ -120,7 +120,7 @@ def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = D
         if key not in specs:
             raise InputError(directory, f"its specs lack {key!r}", "Use a trainer's directory")
     config = ModelConfig.from_json(specs["model"], directory).changed(**model)
-    graphdef, tree = _abstract(config)
+    graphdef, tree = shapes(config)
     tree = abstract_for(tree, mesh, rules)
     parts = dict(zip(("params", "frozen"), train_state.split(tree, specs["trainable"]),
                      strict=True))
@@ -197,6 +197,6 @@ def specs(config: Any, model: ModelConfig, processor: Processor,
             "trainable": list(trainable), "config": config.to_dict()}
 
 
-def _abstract(config: ModelConfig) -> Any:
+def shapes(config: ModelConfig) -> Any:
     """(graphdef, state of shapes). ``nnx.eval_shape`` takes logical names for mesh axes."""
     return jax.eval_shape(lambda: nnx.split(Thinker(config, nnx.Rngs(0))))

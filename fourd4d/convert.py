@@ -29,7 +29,7 @@ from fourd4d import build
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.checkpoint.safetensors import read_hf, write_hf
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import read_object, replacing
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.models import ModelConfig, Thinker
 from fourd4d.models.families import family
@@ -46,18 +46,6 @@ def is_hf(directory: str | os.PathLike[str]) -> bool:
     return (Path(directory) / "config.json").is_file()
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(path, "no such file", "Give a Hugging Face model directory")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(path, f"malformed JSON ({error})", "Mend it") from error
-    if not isinstance(value, dict):
-        raise InputError(path, "no JSON object", "Mend it")
-    return value
-
-
 def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:
     """The model that a Hugging Face directory holds.
 
@@ -70,7 +58,7 @@ def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:
       InputError: no config, an unknown family, or a contradiction.
     """
     path = Path(directory) / "config.json"
-    value = _json(path)
+    value = read_object(path, "Give a Hugging Face model directory")
     text = value.get("text_config") or {}
     stored = value.get("torch_dtype") or value.get("dtype") or text.get("torch_dtype") or "float32"
     if stored not in _DTYPES:
@@ -106,7 +94,7 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
     config = dataclasses.replace(
         config, decoder=dataclasses.replace(config.decoder, valid_vocab=size))
     config.check_protocol(processor.protocol, directory)
-    graphdef, abstract = jax.eval_shape(lambda: nnx.split(Thinker(config, nnx.Rngs(0))))
+    graphdef, abstract = build.shapes(config)
     table = family(config.family, directory).key_table(config)
     stored, fresh = nnx.split_state(abstract, lambda path, _: path in table.paths(), ...)
     tree = read_hf(directory, table, abstract_for(stored, mesh, rules), check_finite=check_finite)

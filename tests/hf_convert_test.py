@@ -166,6 +166,8 @@ def newer(directory):
                "hidden_act", "use_sliding_window", "sliding_window", "max_window_layers")
     value["text_config"] = {"model_type": "qwen2_5_vl_text", "rope_parameters": rope,
                             **{name: value.pop(name) for name in decoder}}
+    value["text_config"]["tie_word_embeddings"] = value["tie_word_embeddings"]
+    value["tie_word_embeddings"] = False  # The default; older writers set the inner one only.
     value["dtype"] = value.pop("torch_dtype")
     value["vision_config"] |= {"model_type": "qwen2_5_vl_vision", "rope_parameters": {
         "rope_theta": 10_000.0, "rope_type": "axial"}}

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -50,6 +51,23 @@ def test_reduced_sizes_keep_the_shape_of_the_code(name):
     assert small.decoder.heads // small.decoder.kv_heads == (
         full.decoder.heads // full.decoder.kv_heads)
     assert small.decoder.kv_heads > 1
+
+
+def test_sizes_asked_for():
+    line = "--layers 2 --vision-layers 9 --head-dim 44 --grids 9x5 1x1 --videos 7@2.5"
+    parser = argparse.ArgumentParser()
+    parity.arguments(parser)
+    args = parser.parse_args(line.split())
+    small = parity._config("3b", args, args.layers)
+    assert small.vision.layers == 9 and small.vision.full_layers == (7,)
+    assert small.decoder.layers == 2 and small.decoder.mrope_sections == (5, 8, 9)
+    assert official.reduced("3b", vision_layers=3).vision.full_layers == (2,)
+    rows = official.make_rows(np.random.default_rng(0), args.grids, args.videos)
+    assert [row.name for row in rows[8:]] == ["given grids", "given videos"]
+    assert rows[9].media[0].frames.shape[0] == 7 and rows[9].rates == [2.5]
+    for bad in ("--grids 9", "--grids 0x2", "--videos 3", "--videos 3@0"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(bad.split())
 
 
 @pytest.mark.slow

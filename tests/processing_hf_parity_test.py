@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import types
 
 import numpy as np
@@ -186,6 +187,9 @@ def test_a_sentencepiece_processor_is_exported_too(tmp_path):
     assert ids == ours.tokenizer.encode(response)
     assert pair.official.tokenizer.decode(ids, clean_up_tokenization_spaces=False) == response
     assert type(load_processor(tmp_path).tokenizer) is type(ours.tokenizer)
+    # transformers 5 splits text as the family does under the family's class, whatever the files.
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_another_system_turn(pair):

@@ -157,7 +157,7 @@ def make_rows(rng: np.random.Generator, grids: Sequence[tuple[int, int]] = (),
     """
     rates = iter([*RATES[:2], *rng.permutation(RATES[2:]).tolist()])
 
-    def noise(*shape: int) -> np.ndarray:
+    def noise(*shape: int | np.integer) -> np.ndarray:
         return rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
 
     def image() -> Image:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import read_object
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.processing import template
 from fourd4d.processing.tokenizer import END_OF_TEXT, TURN_END, HFTokenizer, write_file
@@ -121,9 +122,9 @@ def read_protocol(directory: Path, unsaid: ProtocolSpec) -> ProtocolSpec:
     """
     path = directory / _PREPROCESSOR
     if path.is_file() or not (directory / _PROCESSOR).is_file():
-        value = _read(path)
+        value = read_object(path, "Give a directory with protocol.json, or with it")
     else:
-        value = _read(directory / _PROCESSOR).get("image_processor")
+        value = read_object(directory / _PROCESSOR, "").get("image_processor")
         if not isinstance(value, dict):
             raise InputError(directory / _PROCESSOR, "no image_processor",
                              "Give a vision-language model's processor")
@@ -139,15 +140,3 @@ def read_protocol(directory: Path, unsaid: ProtocolSpec) -> ProtocolSpec:
     }
     known = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if v is not None}
     return dataclasses.replace(unsaid, **known)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(path, "no such file", "Give a directory with protocol.json, or with it")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(path, f"malformed JSON ({error.msg})", "Mend it") from error
-    if not isinstance(value, dict):
-        raise InputError(path, "no JSON object", "Mend it")
-    return value

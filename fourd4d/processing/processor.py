@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, UInt8
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example, VisionSlots
+from fourd4d.core.files import read_object
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import IMAGE_MARK
 from fourd4d.processing import hf_files, imagery, template
@@ -266,8 +267,4 @@ def load_processor(
     path = directory / "protocol.json"
     if not path.is_file():
         return Processor(tokenizer, hf_files.read_protocol(directory, unsaid or ProtocolSpec()))
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(path, f"malformed JSON ({error.msg})", "Mend it") from error
-    return Processor(tokenizer, ProtocolSpec.from_json(value, path))
+    return Processor(tokenizer, ProtocolSpec.from_json(read_object(path, "Mend it"), path))
