@@ -11,7 +11,7 @@ import pytest
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import IMAGE_MARK, LETTERS
 from fourd4d.synth import base, measure, pools, reading, short
-from fourd4d.synth.clip import MOVES, OPPOSITE_MOVE, CameraSegment
+from fourd4d.synth.clip import MOVES, OPPOSITE_MOVE, CameraSegment, Clip, Track
 from fourd4d.synth.measure import Dropped, Margins
 from fourd4d.synth.questions import KINDS, QuestionSpec, ask
 from fourd4d.synth.scenes.source import clips
@@ -263,3 +263,41 @@ def test_unknown_settings_are_refused(asked):
         QuestionSpec(overlays={"camera": 2})
     with pytest.raises(InputError, match="question kind"):
         ask(asked[0][0][0], "colour", np.random.default_rng(0), SPEC)
+
+
+def followed(centers, depth_error):
+    """A clip of a still camera and a thing followed at ``centers``, one reading a second."""
+    count = len(centers)
+    boxes, masks = np.tile([0.4, 0.4, 0.6, 0.6], (count, 1)), np.ones((count, 8, 8), bool)
+    track = Track("red ball", "dynamic", boxes, masks, centers=np.array(centers, float),
+                  error=np.zeros(count), depth_error=np.array(depth_error, float))
+    return Clip("a", np.zeros((count, 8, 8, 3), np.uint8), np.arange(count, dtype=float), (track,),
+                poses=np.tile(np.eye(4), (count, 1, 1))), track
+
+
+@pytest.mark.parametrize("error, told", [(0.05, True), (0.7, False), (np.inf, False)])
+def test_what_rests_on_size_alone_is_told_only_where_size_is_believed(error, told):
+    clip, track = followed([(0, 0, 5 - 0.5 * i) for i in range(5)], [0, 0, 0, 0, error])
+    for sure, answer in ((measure.sure_direction, "Toward the camera"),
+                         (measure.sure_distance, "Getting closer")):
+        if told:
+            assert sure(clip, track, 0, 4, Margins())[0] == answer
+            continue
+        with pytest.raises(Dropped, match="depth is not known|not exact enough"):
+            sure(clip, track, 0, 4, Margins())
+
+
+def test_sideways_motion_bears_a_small_doubt_of_size():
+    clip, track = followed([(0.5 * i, 0, 5) for i in range(5)], [0.04] * 5)
+    assert measure.sure_direction(clip, track, 0, 4, Margins())[0] == "Right"
+
+
+def test_speed_is_not_told_where_a_thing_turns_between_readings():
+    there = [(x, 0.0, 5.0) for x in (0, 1, 2, 3, 4, 5, 6, 7, 8)]
+    back = [(x, 0.0, 5.0) for x in (0, 1, 2, 3, 2, 1, 2, 3, 4)]
+    frames = (0, 2, 4, 6, 8)
+    clip, track = followed(there, np.zeros(9))
+    assert measure.sure_speed(clip, track, frames, Margins())[0] == "Constant speed"
+    clip, track = followed(back, np.zeros(9))
+    with pytest.raises(Dropped, match="turns between"):
+        measure.sure_speed(clip, track, frames, Margins(pace=1.01, steady=1.01))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fourd4d.core.errors import InputError
-from fourd4d.synth import consistency, naming
-from fourd4d.synth.shots import CutDetector
+from fourd4d.synth import consistency, following, naming, video
+from fourd4d.synth.shots import CutDetector, gradual
 from fourd4d.synth.video import DigestSpec, digest, iterate
 
 HEIGHT, WIDTH, FPS = 96, 128, 12
@@ -298,3 +298,51 @@ def test_spec_is_checked():
         DigestSpec(fps=30.0, analysis_fps=10.0)
     with pytest.raises(InputError, match="not positive"):
         DigestSpec(seconds=0.0)
+
+
+def blended(one, other, count):
+    """Frames between two pictures, the ends left out."""
+    share = np.linspace(0, 1, count + 2)[1:-1]
+    return [((1 - s) * one + s * other).astype(np.uint8) for s in share]
+
+
+@pytest.mark.parametrize("to_black", [False, True])
+def test_dissolves_and_fades_end_a_shot(tmp_path, to_black):
+    one, other = ([view(photo(s), x=4 * i / FPS) for i in range(24)] for s in (6, 7))
+    black = np.zeros_like(one[-1])
+    between = (blended(one[-1], black, 9) + blended(black, other[0], 9) if to_black
+               else blended(one[-1], other[0], 12))
+    path = write(tmp_path / "film.mp4", noisy(one + between + other, sigma=1.0))
+    for seconds in (10.0, 2.5):  # The second ends a span in the middle of the dissolve.
+        spec = DigestSpec(analysis_side=160, fps=4.0, seconds=seconds)
+        times = [span.times for span in video._spans(path, spec)]
+        first, last = 24 / FPS, (24 + len(between)) / FPS
+        assert all(t[-1] < first + 0.3 or t[0] > last - 0.3 for t in times if len(t) >= 4)
+        assert min(t[0] for t in times) == 0 and max(t[-1] for t in times) > last + 1.5
+
+
+@pytest.mark.parametrize("motion", [
+    lambda t: dict(x=120 * t), lambda t: dict(zoom=1.4**t), lambda t: dict(roll=50 * t)])
+def test_fast_cameras_are_no_dissolves(motion):
+    picture, times = photo(8), (np.arange(24) / FPS).tolist()
+    frames = [view(picture, **motion(t)) for t in times]
+    assert gradual(frames, times) == []
+    dim = [np.clip(frames[0] * (1 - 0.4 * t), 0, 255).astype(np.uint8) for t in times]
+    assert gradual(dim, times) == []
+
+
+def test_size_is_believed_where_the_picture_in_a_mask_grows_with_it():
+    picture, rest = photo(5), view(photo(4))
+    scale = 1.25 ** (np.arange(5) / 4)
+    discs = np.stack([truth(64, 48, 20 * s) for s in scale])
+    nearing = np.stack([np.where(d[..., None], view(picture, zoom=s), rest)
+                        for s, d in zip(scale, discs)])
+    still = np.stack([rest] * 5)
+    sizes = np.sqrt(discs.sum((1, 2)).astype(float))
+    swells = [following.swell(discs, following.backward_flow(
+        np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames])), sizes)
+        for frames in (nearing, still)]
+    assert swells[0].max() < 0.05 < 0.1 < swells[1].max()
+    shifted = np.roll(discs, 50, 2)  # The picture's edge cuts it.
+    grey = np.zeros((5, HEIGHT, WIDTH), np.uint8)
+    assert np.isinf(following.swell(shifted, following.backward_flow(grey), sizes)).any()

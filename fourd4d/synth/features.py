@@ -39,7 +39,10 @@ class FeatureSpec:
       view: horizontal field of view that is assumed, degrees.
       coarse: most frames of the first, global fit.
       explained: median error up to which a simple camera may explain the tracks.
-      worse: and how much worse than the full camera's median it may be, as a factor.
+      worse: and how much worse than the full camera's median a camera that keeps its place may be,
+        as a factor; one that travels alone may be ``straight`` times as bad. The full camera also
+        fits noise, with a depth a point; real travel is told by a factor of seven and more.
+      shaken: largest turn, degrees, that is shake of a camera that travels.
       inlier: error below which a point belongs to the static scene.
       support: least share of points that the winning camera must explain.
       fewest: least number of points alive in a frame.
@@ -52,7 +55,9 @@ class FeatureSpec:
     view: float = 58.0
     coarse: int = 14
     explained: float = 0.8
-    worse: float = 1.5
+    worse: float = 2.5
+    straight: float = 1.5
+    shaken: float = 2.0
     inlier: float = 2.0
     support: float = 0.35
     fewest: int = 12
@@ -243,11 +248,12 @@ def _choose(
     still = dataclasses.replace(moving, rotation=zero.rotation)
     other = adjustment.solve(still, turn=none, scales=fine, iterations=12)
     straight = min(straight, other, key=lambda s: s.cost)
-    choices: tuple[tuple[Kind, Solution], ...] = ((simple, best), ("moving", straight))
-    for kind, fit in choices:
-        if _middle(fit) <= spec.worse * _middle(moving):
-            return kind, fit
-    return "moving", moving
+    if _middle(best) <= spec.worse * _middle(moving):
+        return simple, best
+    if _middle(straight) > spec.straight * _middle(moving):
+        return "moving", moving
+    shaken = adjustment.solve(straight, scales=fine[-2:], iterations=12)
+    return "moving", shaken if _turn(shaken) <= np.radians(spec.shaken) else straight
 
 
 def _similar(tracks: PointTracks, size: tuple[int, int], focal: float, pixel: float) -> Solution:
@@ -354,11 +360,16 @@ def resting_share(grey: UInt8[np.ndarray, "T H W"], cells: int = 8) -> float:
     return float(np.mean(shares))
 
 
+def _turn(fit: Solution) -> float:
+    """Largest turn away from the first frame, radians."""
+    trace = np.trace(fit.rotation, axis1=1, axis2=2)
+    return float(np.arccos(np.clip((trace - 1) / 2, -1, 1)).max())
+
+
 def _at_rest(fit: Solution, pixel: float) -> bool:
     """Whether the camera itself hardly moves anything in the picture."""
     slide = np.linalg.norm(fit.centre, axis=1).max() * fit.focal
-    angle = np.arccos(np.clip((np.trace(fit.rotation, axis1=1, axis2=2) - 1) / 2, -1, 1)).max()
-    return bool(slide + angle * fit.focal < 0.7 * pixel)
+    return bool(slide + _turn(fit) * fit.focal < 0.7 * pixel)
 
 
 def _refine(

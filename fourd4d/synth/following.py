@@ -1,8 +1,9 @@
 """Whether a mask moves as the picture in it does: dense flow between neighbouring looks.
 
 A mask that follows a thing is carried from one look to the next by the picture's own motion, and
-its centre goes where its pixels go. A mask that flickers, swallows a neighbour, or is cut by the
-picture's edge does not; how far its centre strays from its pixels says how far to trust it.
+its centre goes where its pixels go, and it grows as they spread. A mask that flickers, swallows a
+neighbour, or is cut by the picture's edge does not; how far it strays from its pixels says how far
+to trust it.
 """
 
 from __future__ import annotations
@@ -59,3 +60,58 @@ def stray(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
     if not len(seen):
         return apart[:, 0]
     return np.linalg.norm(apart - np.nanmedian(apart, axis=0), axis=1)
+
+
+def swell(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"],
+          sizes: Float[np.ndarray, "M"]) -> Float[np.ndarray, "M"]:
+    """How far the mask's size is from what its pixels' spread makes of it, a share.
+
+    NaN where it is empty, infinite where the picture's edge cuts it: its size is not seen there.
+
+    A thing that comes nearer spreads the picture in it. A mask that grows as more of a thing comes
+    into view, or loses a part of it, does not.
+
+    Args:
+      sizes: of the masks, any length.
+    """
+    seen = np.flatnonzero(masks.any((1, 2)))
+    apart = np.full(len(masks), np.nan)
+    way = offset = 0.0
+    for before, now in zip([None, *seen[:-1]], seen):
+        size = float(np.log(sizes[now]))
+        if before is None:
+            way = size
+        elif now == before + 1:
+            way += _spread(masks[now], flow[before])
+        else:
+            way = size - offset
+        offset = size - way
+        apart[now] = offset
+    if not len(seen):
+        return apart
+    cut = masks[:, [0, -1]].any((1, 2)) | masks[:, :, [0, -1]].any((1, 2))
+    return np.where(cut, np.inf, np.abs(np.expm1(apart - np.nanmedian(apart))))
+
+
+def _spread(mask: np.ndarray, step: np.ndarray) -> float:
+    """Log of the scale by which the flow back to the look before spread the mask's pixels.
+
+    The median over pairs of pixels far apart, so a limb that swings does not count.
+    """
+    # At its edge flow mixes with what lies behind.
+    edge = max(1, round(0.15 * float(np.sqrt(mask.sum()))))
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((2 * edge + 1,) * 2, np.uint8))
+    ys, xs = np.nonzero(inner if inner.sum() >= 16 else mask)
+    place = np.stack([xs, ys], 1).astype(float)
+    came = place + step[ys, xs]
+    order = np.argsort(place @ np.array([1.0, 0.61]))
+    half = len(order) // 2
+    if half < 4:
+        return 0.0
+    ratios = []
+    for index in (order, np.argsort(place @ np.array([-0.61, 1.0]))):
+        one, other = index[:half], index[-half:]
+        now = np.linalg.norm(place[one] - place[other], axis=1)
+        then = np.linalg.norm(came[one] - came[other], axis=1)
+        ratios.append(np.log(np.maximum(now, 1e-3) / np.maximum(then, 1e-3)))
+    return float(np.median(np.concatenate(ratios)))

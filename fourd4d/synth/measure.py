@@ -151,8 +151,20 @@ def sure_direction(clip: Clip, track: Track, first: int, last: int, margins: Mar
     reach = float(np.linalg.norm(move)) * np.sin(np.radians(margins.angle))
     if not doubt(clip, track, first, last) <= max(reach, margins.still):
         raise Dropped("direction: the track is not exact enough")
-    for factor in {1 / track.depth_within, track.depth_within} - {1.0}:
-        other, _ = displacement(clip, track, first, last, factor)
+    others = [displacement(clip, track, first, last, factor)[0]
+              for factor in {1 / track.depth_within, track.depth_within} - {1.0}]
+    if track.depth_error is not None and source == "geometry":
+        # The way along the sight line is told by the size alone.
+        assert track.centers is not None and clip.poses is not None
+        far = distance(clip, track)[0]
+        off = float(track.depth_error[[first, last]].sum()) * far[last] / far[first]
+        turned = clip.poses[first, :3, :3].T @ clip.poses[0, :3, :3]
+        eye = (clip.poses[last, :3, 3] - clip.poses[0, :3, 3]) @ clip.poses[0, :3, :3]
+        sight = turned @ (track.centers[last] - eye) / far[last]
+        if not np.isfinite(off):
+            raise Dropped("direction: the depth is not known well enough")
+        others += [move - off * sight, move + off * sight]
+    for other in others:
         if direction(other, dataclasses.replace(margins, angle=0.0)) != answer:
             raise Dropped("direction: the depth is not known well enough")
     return answer, source
@@ -222,6 +234,13 @@ def sure_speed(clip: Clip, track: Track, frames: tuple[int, ...], margins: Margi
     """The change of speed over ``frames``, and its source; Dropped where errors could change it."""
     speeds, source = steps(clip, track, frames)
     answer = speed_answer(speeds, margins)
+    for a, b in zip(frames, frames[1:], strict=False) if track.error is not None else ():
+        between = tuple(int(t) for t in a + np.flatnonzero(track.seen[a : b + 1]))
+        pace = (steps(clip, track, between)[0] * np.diff(clip.timestamps[list(between)])).sum() \
+            / (clip.timestamps[b] - clip.timestamps[a])
+        # Slower than this it may be noise that turns.
+        if pace > 0.25 * speeds.max() and straight(clip, track, between) < margins.straight:
+            raise Dropped("speed: it turns between two readings")
     base, _ = distance(clip, track)
     off = [doubt(clip, track, a, b) * base[a] / (clip.timestamps[b] - clip.timestamps[a])
            for a, b in zip(frames, frames[1:], strict=False)]
@@ -231,6 +250,23 @@ def sure_speed(clip: Clip, track: Track, frames: tuple[int, ...], margins: Margi
     for factor in {1 / track.depth_within, track.depth_within} - {1.0}:
         if speed_answer(steps(clip, track, frames, factor)[0], margins) != answer:
             raise Dropped("speed: the depth is not known well enough")
+    return answer, source
+
+
+def sure_distance(clip: Clip, track: Track, first: int, last: int, margins: Margins
+                  ) -> tuple[str, str]:
+    """How the distance changes between two frames, and its source; Dropped where errors could
+    change it, or where it is read in fewer than three frames."""
+    values, source = distance(clip, track)
+    known = first + np.flatnonzero(track.seen[first : last + 1]
+                                   & np.isfinite(values[first : last + 1]))
+    if len(known) < 3:
+        raise Dropped("distance: fewer than three readings")
+    answer = distance_answer(values[known], margins)
+    # As much as may lie between a change that counts and one that does not.
+    if track.depth_error is not None and not (
+            track.depth_error[known].max() <= margins.changed / margins.same - 1):
+        raise Dropped("distance: the track is not exact enough")
     return answer, source
 
 

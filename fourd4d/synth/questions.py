@@ -168,12 +168,8 @@ def _about(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec, 
         if answer != "Stationary" and bent:
             raise Dropped(f"{kind}: it changes direction")
     elif kind == "distance":
-        values, source = measure.distance(clip, track)
-        span = values[first : last + 1]
-        span = span[track.seen[first : last + 1] & np.isfinite(span)]
-        if len(span) < 3:
-            raise Dropped("distance: fewer than three readings")
-        answer, pool = measure.distance_answer(span, spec.margins), pools.DISTANCE
+        answer, source = measure.sure_distance(clip, track, first, last, spec.margins)
+        pool = pools.DISTANCE
     else:
         if len(frames) < 4:
             raise Dropped("speed: fewer than four readings")

@@ -1,8 +1,9 @@
-"""Shot cuts, found while frames stream by."""
+"""Where shots end: cuts, found while frames stream by; dissolves and fades, found afterwards."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -21,12 +22,19 @@ class ShotSpec:
       colours, layout: levels of suspicion, 0 … 1.
       above: factor over the recent median that suspicion needs.
       survive: share of corners found again below which a suspect is a cut.
+      dissolve: seconds; longest dissolve or fade that is looked for.
+      dip: largest share of its detail that the middle of a dissolve keeps: blended textures cancel.
+      blended: largest difference of the frames within a dissolve from a blend of its ends, as a
+        share of the ends' difference.
     """
 
     colours: float = 0.25
     layout: float = 0.35
     above: float = 2.5
     survive: float = 0.2
+    dissolve: float = 2.5
+    blended: float = 0.28
+    dip: float = 0.85
 
 
 class CutDetector:
@@ -38,8 +46,7 @@ class CutDetector:
         self._recent: list[tuple[float, float]] = []
 
     def __call__(self, frame: UInt8[np.ndarray, "H W 3"]) -> bool:
-        scale = 160 / max(frame.shape[:2])
-        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        small = _small(frame)
         grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         tiny = cv2.GaussianBlur(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA), (0, 0), 1)
         colours = cv2.calcHist([small], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3).ravel()
@@ -56,6 +63,94 @@ class CutDetector:
             return True
         self._recent = [*self._recent[-11:], change]
         return False
+
+
+def gradual(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]], times: Sequence[float],
+    spec: ShotSpec | None = None,
+) -> list[tuple[int, int]]:
+    """Dissolves and fades: numbers of the last frame before each and of the first frame after it.
+
+    Between two such frames every picture is a blend of both, whose share rises steadily; the two
+    differ in layout or colours, and hardly any corner of the one can be followed to the other. A
+    camera that moves from the one view to the other shows no blends on its way: what it shows is as
+    sharp as its ends, where a blend of two pictures has half their detail.
+    """
+    spec = spec or ShotSpec()
+    moments = np.asarray(times, float)
+    if len(moments) < 4:
+        return []
+    grey = [cv2.cvtColor(_small(f), cv2.COLOR_RGB2GRAY) for f in frames]
+    tiny = np.array([cv2.GaussianBlur(cv2.resize(g, (32, 32), interpolation=cv2.INTER_AREA),
+                                      (0, 0), 1) for g in grey], np.float32).reshape(len(grey), -1)
+    detail = np.array([_detail(g) for g in grey])
+    found: list[tuple[float, int, int]] = []
+    for a in range(len(tiny) - 3):
+        last = int(np.searchsorted(moments, moments[a] + spec.dissolve, "right")) - 1
+        for b in range(a + 3, last + 1):
+            apart = tiny[b] - tiny[a]
+            square = float(apart @ apart)
+            if square < 8.0**2 * apart.size:
+                continue
+            between = tiny[a + 1 : b] - tiny[a]
+            share = between @ apart / square
+            even = (moments[a + 1 : b] - moments[a]) / (moments[b] - moments[a])
+            # Steady: neither a cut in the middle nor a flash.
+            if np.abs(share - even).max() > 0.2:
+                continue
+            rest = between - share[:, None] * apart
+            kept = detail[a + 1 : b] / ((1 - even) * detail[a] + even * detail[b])
+            if np.median(kept[np.abs(even - 0.5) <= 0.25]) > spec.dip:
+                continue
+            odd = float(np.sqrt((rest * rest).sum(1).max() / square))
+            if odd <= spec.blended:
+                found.append((square, a, b))
+    out: list[tuple[int, int]] = []
+    for _, a, b in sorted(found, reverse=True):
+        if any(c <= a and b <= d for c, d in out):
+            continue
+        apart = _unlike(*(tiny[i].reshape(32, 32) for i in (a, b))) > spec.layout
+        if apart and _followed(grey[a : b + 1]) < spec.survive:
+            # Where the shots move meanwhile, parts of a dissolve are blends and the whole is not.
+            met = [(c, d) for c, d in out if c <= b and a <= d]
+            out = [span for span in out if span not in met]
+            out.append((min(a, *(c for c, _ in met), a), max(b, *(d for _, d in met), b)))
+    return sorted(out)
+
+
+def _followed(grey: Sequence[np.ndarray], radius: int = 5) -> float:
+    """Share of the first picture's corners that, followed through all, look alike in the last."""
+    corners = cv2.goodFeaturesToTrack(grey[0], 120, 0.01, 5)
+    if corners is None or len(corners) < 8:
+        return 0.0
+    now, good = corners, np.ones(len(corners), bool)
+    for one, other in zip(grey, grey[1:], strict=False):
+        now, ok, _ = cv2.calcOpticalFlowPyrLK(one, other, now, None,  # type: ignore[call-overload]
+                                              winSize=(13, 13), maxLevel=3)
+        good &= ok[:, 0] > 0
+    size = (2 * radius + 1,) * 2
+    alike = [float((_plain(grey[0], size, a) * _plain(grey[-1], size, b)).sum()) > 0.6
+             for a, b in zip(corners[:, 0], now[:, 0])]
+    return float(np.mean(good & alike))
+
+
+def _plain(grey: np.ndarray, size: tuple[int, int], place: np.ndarray) -> np.ndarray:
+    """A patch without its mean and contrast."""
+    patch = cv2.getRectSubPix(grey, size, (float(place[0]), float(place[1]))).astype(np.float32)
+    patch -= patch.mean()
+    return patch / max(float(np.linalg.norm(patch)), 1e-3)
+
+
+def _detail(grey: np.ndarray) -> float:
+    """Mean squared slope."""
+    soft = cv2.GaussianBlur(grey, (0, 0), 1.0).astype(np.float32)
+    across, along = cv2.Sobel(soft, cv2.CV_32F, 1, 0), cv2.Sobel(soft, cv2.CV_32F, 0, 1)
+    return float((across * across + along * along).mean()) + 1e-6
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
+    scale = 160 / max(frame.shape[:2])
+    return cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def _unlike(a: np.ndarray, b: np.ndarray) -> float:

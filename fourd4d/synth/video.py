@@ -34,7 +34,7 @@ from fourd4d.synth import (
 )
 from fourd4d.synth.camera import CameraRule
 from fourd4d.synth.clip import Clip, Track
-from fourd4d.synth.shots import CutDetector, ShotSpec
+from fourd4d.synth.shots import CutDetector, ShotSpec, gradual
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,35 +150,74 @@ def iterate(path: str | os.PathLike[str], spec: DigestSpec | None = None, video_
                          "Use footage with texture, longer than a moment")
 
 
+@dataclasses.dataclass
+class _Reel:
+    """Frames of one shot, as ``Span`` holds them, while they gather."""
+
+    small: list[np.ndarray] = dataclasses.field(default_factory=list)
+    times: list[float] = dataclasses.field(default_factory=list)
+    large: list[np.ndarray] = dataclasses.field(default_factory=list)
+    picked: list[int] = dataclasses.field(default_factory=list)
+
+    def tail(self, seconds: float) -> _Reel:
+        """The frames analysed of the last seconds."""
+        first = int(np.searchsorted(self.times, self.times[-1] - seconds))
+        return _Reel(self.small[first:], self.times[first:])
+
+    def pieces(self, before: _Reel, after: _Reel, shots: ShotSpec) -> Iterator[Span]:
+        """Spans without dissolves and fades; each starts with a frame of the clip.
+
+        ``before`` and ``after`` are neighbours in the same shot, where a dissolve may begin or end.
+        """
+        small = [*before.small, *self.small, *after.small]
+        times = [*before.times, *self.times, *after.times]
+        good = np.ones(len(small), bool)
+        for a, b in gradual(small, times, shots):
+            good[a + 1 : b] = False
+        good = good[len(before.small) :][: len(self.small)]
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(int)))
+        picked = np.array(self.picked)
+        for a, b in edges.reshape(-1, 2):
+            inside = np.flatnonzero((picked >= a) & (picked < b))
+            if len(inside):
+                start = picked[inside[0]]
+                yield Span(np.stack(self.small[start:b]), np.array(self.times[start:b]),
+                           np.stack([self.large[i] for i in inside]), picked[inside] - start)
+
+
 def _spans(path: Path, spec: DigestSpec) -> Iterator[Span]:
     """Spans of single shots, decoded as they are asked for."""
     cut = CutDetector(spec.shots)
-    small: list[np.ndarray] = []
-    large: list[np.ndarray] = []
-    times: list[float] = []
-    picked: list[int] = []
+    before, full, reel = _Reel(), _Reel(), _Reel()
     next_large = -np.inf
-
-    def span() -> Span:
-        return Span(np.stack(small), np.array(times), np.stack(large), np.array(picked))
-
     for moment, pixels in _frames(path, spec.analysis_fps):
         view = _shrink(pixels, spec.analysis_side)
-        if times and (view.shape != small[0].shape or cut(view)
-                      or moment - times[0] > spec.seconds + 1e-6):
-            yield span()
-            small, large, times, picked = [], [], [], []
-            next_large = -np.inf
-        elif not times:
+        fresh = bool(reel.times) and (view.shape != reel.small[0].shape or cut(view))
+        if not reel.times:
             cut(view)
+        long = bool(reel.times) and moment - reel.times[0] > spec.seconds + 1e-6
+        # A full reel waits until a dissolve that began in it would have ended.
+        if full.times and (fresh or long or moment - reel.times[0] > spec.shots.dissolve):
+            yield from full.pieces(before, reel, spec.shots)
+            before, full = full.tail(spec.shots.dissolve), _Reel()
+        if fresh:
+            yield from reel.pieces(before, _Reel(), spec.shots)
+            before, reel = _Reel(), _Reel()
+        elif long:
+            full, reel = reel, _Reel()
+        if not reel.times:
+            next_large = -np.inf
         if moment >= next_large - 0.5 / spec.analysis_fps:
-            large.append(_shrink(pixels, spec.side))
-            picked.append(len(small))
+            reel.large.append(_shrink(pixels, spec.side))
+            reel.picked.append(len(reel.small))
             next_large = max(next_large, moment) + 1 / spec.fps
-        small.append(view)
-        times.append(moment)
-    if times:
-        yield span()
+        reel.small.append(view)
+        reel.times.append(moment)
+    if full.times:
+        yield from full.pieces(before, reel, spec.shots)
+        before = full.tail(spec.shots.dissolve)
+    if reel.times:
+        yield from reel.pieces(before, _Reel(), spec.shots)
 
 
 def _frames(path: Path, fps: float) -> Iterator[tuple[float, np.ndarray]]:
@@ -270,8 +309,10 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
         if moves:
             centres, depth = _centres(thing.masks, chosen, motion, path)
             error = depth * following.stray(thing.masks, flow) / motion.focal
+            swell = following.swell(thing.masks, flow, _sizes(thing.masks))
             track = dataclasses.replace(track, centers=centres[out], depth=depth[out],
-                                        error=error[out], depth_within=spec.depth_within)
+                                        error=error[out], depth_error=swell[out],
+                                        depth_within=spec.depth_within)
         made.append(track)
     return Clip(
         video_id=name, frames=span.large, timestamps=span.times[span.picked], tracks=tuple(made),
