@@ -128,7 +128,7 @@ def _followed(grey: Sequence[np.ndarray], radius: int = 5) -> float:
         now, ok, _ = cv2.calcOpticalFlowPyrLK(one, other, now, None,  # type: ignore[call-overload]
                                               winSize=(13, 13), maxLevel=3)
         good &= ok[:, 0] > 0
-    size = (2 * radius + 1,) * 2
+    size = 2 * radius + 1, 2 * radius + 1
     alike = [float((_plain(grey[0], size, a) * _plain(grey[-1], size, b)).sum()) > 0.6
              for a, b in zip(corners[:, 0], now[:, 0])]
     return float(np.mean(good & alike))
