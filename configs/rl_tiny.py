@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
         normalisation=placeholder(str), divide_by_std=placeholder(bool),
         drop_equal_groups=placeholder(bool), mask_truncated=placeholder(bool)))
     config.rewards = ConfigDict(dict(answer=1.0, format=0.2))
-    config.sampling = ConfigDict(dict(max_tokens=144, temperature=1.0, max_latents=32))
+    config.sampling = ConfigDict(dict(max_tokens=176, temperature=1.0, max_latents=32))
     config.optimizer = ConfigDict(dict(learning_rate=3e-5, warmup_steps=2, schedule="constant",
                                        weight_decay=0.0, clip_norm=1.0))
     config.prompts = 16  # A step, over all hosts.
