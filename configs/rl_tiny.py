@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     config.sampling = ConfigDict(dict(max_tokens=176, temperature=1.0, max_latents=32))
     config.optimizer = ConfigDict(dict(learning_rate=3e-5, warmup_steps=2, schedule="constant",
                                        weight_decay=0.0, clip_norm=1.0))
-    config.prompts = 16  # A step, over all hosts.
+    config.prompts = 24  # A step, over all hosts.
     config.epochs = 0  # 0 repeats the data until the steps are done.
     config.steps = 30
     config.log_every = 1
