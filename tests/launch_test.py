@@ -22,10 +22,11 @@ sys.exit(int(os.environ.get("FAIL", 0)))
 """
 
 
+bundles = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="bundles a git checkout")
+
+
 @pytest.fixture
 def launch(tmp_path):
-    if not (ROOT / ".git").exists():
-        pytest.skip("bundles a git checkout")
     stand_in = tmp_path / "bin" / "gcloud"
     stand_in.parent.mkdir()
     stand_in.write_text(STAND_IN)
@@ -43,6 +44,7 @@ def launch(tmp_path):
     return call
 
 
+@bundles
 def test_every_worker_gets_the_code_and_the_command(launch, tmp_path):
     done, calls = launch("slice", "zone-a", "dift", "--config=configs/dift_tiny.py",
                          f"--config.workdir={BUCKET}", PROJECT="mine")
@@ -60,6 +62,7 @@ def test_every_worker_gets_the_code_and_the_command(launch, tmp_path):
     assert "setup.py" in names and "fourd4d/dift/__main__.py" in names
 
 
+@bundles
 def test_a_failing_step_stops_the_rest(launch):
     done, calls = launch("slice", "zone-a", "rl", "--config=configs/rl_tiny.py", FAIL="3")
     assert done.returncode == 3 and len(calls) == 1

@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from fourd4d.core.records import decode_sample
 from fourd4d.synth import bundles
 from fourd4d.synth.pipeline import Recipe
 from fourd4d.synth.questions import KINDS, QuestionSpec
@@ -54,14 +52,6 @@ def maker(config: Config) -> bundles.Maker:
     """Makes bundles of clips by their numbers."""
     recipe = Recipe(KINDS, config.questions, config.seed)
     return functools.partial(bundles.scene_maker, recipe=recipe, scenes=config.scenes)
-
-
-def bundle_examples(config: Config, start: int, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Keys and examples of clips ``start`` … ``start + count - 1``; images as encoded files."""
-    part = bundles.Bundle("train", 0, 1, range(start, start + count))
-    for data in maker(config)(part):
-        record = decode_sample(data)
-        yield record.sample.id, bundles.example(record)
 
 
 class Fourd4dScenes(tfds.core.GeneratorBasedBuilder):

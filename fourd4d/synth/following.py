@@ -8,6 +8,9 @@ to trust it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -43,23 +46,12 @@ def stray(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
     The pixels' way is summed over the looks in which the mask is seen and held where it is not, and
     is laid over the centre's way such that most looks agree.
     """
-    seen = np.flatnonzero(masks.any((1, 2)))
-    apart = np.full((len(masks), 2), np.nan)
-    offset = np.zeros(2)
-    for before, now in zip([None, *seen[:-1]], seen):
-        ys, xs = np.nonzero(masks[now])
-        centre = np.array([xs.mean(), ys.mean()])
-        if before is None:
-            way = centre
-        elif now == before + 1:
-            way = way - np.median(flow[before][masks[now]], axis=0)
-        else:  # Unseen in between: nothing is known of that step.
-            way = centre - offset
-        offset = centre - way
-        apart[now] = offset
-    if not len(seen):
-        return apart[:, 0]
-    return np.linalg.norm(apart - np.nanmedian(apart, axis=0), axis=1)
+    centres = np.full((len(masks), 2), np.nan)
+    for m in np.flatnonzero(masks.any((1, 2))):
+        centres[m] = np.mean(np.nonzero(masks[m])[::-1], axis=1)
+    apart = _apart(masks, centres, lambda before, now: -np.median(
+        flow[before][masks[now]], axis=0))
+    return np.linalg.norm(apart, axis=1)
 
 
 def swell(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"],
@@ -74,23 +66,31 @@ def swell(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
     Args:
       sizes: of the masks, any length.
     """
+    if not masks.any():
+        return np.full(len(masks), np.nan)
+    with np.errstate(divide="ignore"):  # Of empty masks, which are not looked at.
+        measured = np.log(sizes)[:, None]
+    apart = _apart(masks, measured, lambda before, now: _spread(masks[now], flow[before]))[:, 0]
+    cut = masks[:, [0, -1]].any((1, 2)) | masks[:, :, [0, -1]].any((1, 2))
+    return np.where(cut, np.inf, np.abs(np.expm1(apart)))
+
+
+def _apart(masks: np.ndarray, measured: np.ndarray, step: Callable[[int, int], Any]) -> np.ndarray:
+    """How far measures (M, K) of masks are from what ``step`` makes of them, looks laid together.
+
+    Steps are summed over the looks in which the mask is seen; of one across looks in which it is
+    not, nothing is known.
+    """
     seen = np.flatnonzero(masks.any((1, 2)))
-    apart = np.full(len(masks), np.nan)
-    way = offset = 0.0
-    for before, now in zip([None, *seen[:-1]], seen):
-        size = float(np.log(sizes[now]))
-        if before is None:
-            way = size
-        elif now == before + 1:
-            way += _spread(masks[now], flow[before])
-        else:
-            way = size - offset
-        offset = size - way
-        apart[now] = offset
+    apart = np.full(measured.shape, np.nan)
     if not len(seen):
         return apart
-    cut = masks[:, [0, -1]].any((1, 2)) | masks[:, :, [0, -1]].any((1, 2))
-    return np.where(cut, np.inf, np.abs(np.expm1(apart - np.nanmedian(apart))))
+    apart[seen[0]] = 0
+    for before, now in zip(seen, seen[1:]):
+        apart[now] = apart[before]
+        if now == before + 1:
+            apart[now] += measured[now] - measured[before] - step(int(before), int(now))
+    return apart - np.nanmedian(apart, axis=0)
 
 
 def _spread(mask: np.ndarray, step: np.ndarray) -> float:

@@ -78,6 +78,16 @@ def distance(clip: Clip, track: Track) -> tuple[Float[np.ndarray, "T"], str]:
     return 1 / np.maximum(size(track, aspect(clip)), 1e-6), "scale"
 
 
+def _from_start(poses: np.ndarray, frame: int) -> Float[np.ndarray, "3 3"]:
+    """Turns vectors in the axes of frame 0 into those of ``frame``."""
+    return poses[frame, :3, :3].T @ poses[0, :3, :3]
+
+
+def _eye(poses: np.ndarray, first: int, last: int) -> Float[np.ndarray, "3"]:
+    """The camera's way between two frames, in the axes of frame 0."""
+    return (poses[last, :3, 3] - poses[first, :3, 3]) @ poses[0, :3, :3]
+
+
 def displacement(clip: Clip, track: Track, first: int, last: int, depth: float = 1.0
                  ) -> tuple[Float[np.ndarray, "3"], str]:
     """Motion of the thing against the static scene, in the first camera's axes.
@@ -90,13 +100,12 @@ def displacement(clip: Clip, track: Track, first: int, last: int, depth: float =
     """
     if track.centers is not None and clip.poses is not None:
         # ``centers`` stand in the axes of frame 0; turn them into those of ``first``.
-        turn = clip.poses[first, :3, :3].T @ clip.poses[0, :3, :3]
         far, _ = distance(clip, track)
         way = track.centers[last] - track.centers[first]
         if depth != 1:
-            eye = (clip.poses[last, :3, 3] - clip.poses[first, :3, 3]) @ clip.poses[0, :3, :3]
+            eye = _eye(clip.poses, first, last)
             way = eye / depth + way - eye
-        move = turn @ way / far[first]
+        move = _from_start(clip.poses, first) @ way / far[first]
         if not np.isfinite(move).all():
             raise Dropped("its place in space is unknown")
         return move, "geometry"
@@ -158,9 +167,8 @@ def sure_direction(clip: Clip, track: Track, first: int, last: int, margins: Mar
         assert track.centers is not None and clip.poses is not None
         far = distance(clip, track)[0]
         off = float(track.depth_error[[first, last]].sum()) * far[last] / far[first]
-        turned = clip.poses[first, :3, :3].T @ clip.poses[0, :3, :3]
-        eye = (clip.poses[last, :3, 3] - clip.poses[0, :3, 3]) @ clip.poses[0, :3, :3]
-        sight = turned @ (track.centers[last] - eye) / far[last]
+        sight = track.centers[last] - _eye(clip.poses, 0, last)
+        sight = _from_start(clip.poses, first) @ sight / far[last]
         if not np.isfinite(off):
             raise Dropped("direction: the depth is not known well enough")
         others += [move - off * sight, move + off * sight]
