@@ -19,9 +19,11 @@ from fourd4d import settings
 from fourd4d.checkpoint.orbax import processor_dir, read_specs, restore_params
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import full_disk_told
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded
 from fourd4d.processing import Processor, load_processor, load_tokenizer, tiny_tokenizer
+from fourd4d.train import NonFiniteError
 from fourd4d.train import state as train_state
 
 T = TypeVar("T")
@@ -61,6 +63,8 @@ def frozen(cls: type[T], section: ConfigDict | Mapping[str, Any], where: str, **
 def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
     """The body of an entry point: reads ``--config``, runs, and says bad input in one line.
 
+    A full disk and a diverged run are told so too.
+
     Args:
       run: takes the locked config.
       default: config file when the command names none.
@@ -72,8 +76,9 @@ def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax reports every array.
         try:
-            run(settings.only_given(flag.value))
-        except InputError as error:
+            with full_disk_told("output"):
+                run(settings.only_given(flag.value))
+        except (InputError, NonFiniteError) as error:
             sys.exit(str(error))
 
     app.run(main, flags_parser=lambda argv: settings.read_flags(argv, flags.FLAGS, default))

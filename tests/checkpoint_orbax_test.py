@@ -1,7 +1,6 @@
 """Orbax checkpoints: exact restore, resume, other sizes, damage, a full disk."""
 
 import json
-import resource
 import shutil
 
 import data_helpers as helpers
@@ -270,21 +269,19 @@ def test_a_full_disk_is_seen_before_writing(tmp_path, mesh, monkeypatch):
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_disk_that_fills_while_writing_leaves_the_last_checkpoint(tmp_path, asynchronous):
+def test_a_disk_that_fills_while_writing_leaves_the_last_checkpoint(tmp_path, asynchronous,
+                                                                    file_limit):
     """Files may grow to 200 kB only: the write itself fails, as on a full disk."""
     state = {"params": jnp.asarray(np.random.default_rng(0).random(200_000, np.float32))}
     small = {"params": jnp.ones(8)}
     with CheckpointManager(tmp_path, asynchronous=asynchronous) as manager:
         manager.save(1, small, None, SPECS)
         manager.wait()
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-        try:
-            with pytest.raises(InputError, match="not written.*disk is full.*step 1 is intact"):
-                manager.save(2, state)
-                manager.wait()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        file_limit(200_000)
+        with pytest.raises(InputError, match="not written.*disk is full.*step 1 is intact"):
+            manager.save(2, state)
+            manager.wait()
+        file_limit(None)
         assert manager.steps() == [1]
         assert not [p.name for p in tmp_path.iterdir() if "tmp" in p.name]
         np.testing.assert_array_equal(manager.restore(abstract(small)).state["params"], np.ones(8))

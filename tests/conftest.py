@@ -34,6 +34,16 @@ def devices():
 
 
 @pytest.fixture
+def file_limit():
+    """Sets the most bytes that a file may hold: writing more fails as on a full disk."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size or before[0], before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
 def highest_precision():
     """Matrix products in full float32, for comparisons with another framework."""
     import jax

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fourd4d.core.errors import InputError
+from fourd4d.core.errors import DiskFullError, InputError
 from fourd4d.core.sample import Sample
 from fourd4d.data.source import ListSource
 from fourd4d.eval.items import Item, ItemLog, item_seed, read_items, read_log, shard, spread
@@ -55,6 +55,18 @@ def test_a_log_resumes_and_mends_a_half_written_line(tmp_path):
         log.add([record("c")])
     assert path.read_bytes() == whole + b'{"key": "c", "status": "answered"}\n'
     assert sorted(read_log(path)[1]) == ["a", "b", "c"]
+
+
+def test_a_full_disk_is_told_and_costs_no_record_before_it(tmp_path, file_limit):
+    path = tmp_path / "log.jsonl"
+    with pytest.raises(DiskFullError, match=r"log\.jsonl: no space left on the disk"):
+        with ItemLog(path, HEADER) as log:
+            log.add([record("a"), record("b")])
+            file_limit(path.stat().st_size + 9)
+            log.add([record("c")])
+    file_limit(None)
+    with ItemLog(path, HEADER) as log:
+        assert sorted(log.records) == ["a", "b"]
 
 
 def test_a_log_cut_inside_its_header_starts_anew(tmp_path):

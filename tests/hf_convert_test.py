@@ -347,6 +347,6 @@ def test_a_full_disk_leaves_no_half_file(bundle, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(safetensors, "_pieces", full)
-    with pytest.raises(InputError, match="disk is full"):
+    with pytest.raises(InputError, match="no space left on the disk"):
         convert.export_hf(bundle, tmp_path / "f")
     assert not list((tmp_path / "f").glob("*.safetensors*"))

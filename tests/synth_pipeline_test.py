@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fourd4d.core import jsonl, records
-from fourd4d.core.errors import InputError
+from fourd4d.core.errors import DiskFullError, InputError
 from fourd4d.synth import pipeline
 from fourd4d.synth.overlay import overlay
 from fourd4d.synth.pipeline import Work
@@ -88,6 +88,22 @@ def test_a_bad_video_is_recorded_and_the_rest_goes_on(tmp_path, scenes):
     assert sum(e.status == "done" for e in entries.values()) >= 2
     lines = (tmp_path / "manifest.jsonl").read_text().splitlines()
     assert any(json.loads(line).get("reason", "").startswith("b.mp4") for line in lines)
+
+
+@pytest.mark.parametrize("with_records", [False, True])
+def test_a_full_disk_ends_the_run_which_then_goes_on(tmp_path, scenes, file_limit, with_records):
+    """It is no fault of the video that could not be written: nothing is recorded of it."""
+    run(tmp_path / "whole", works(scenes[:2]))
+    frame = max(p.stat().st_size for p in (tmp_path / "whole").rglob("*.jpg"))
+    file_limit(40_000 if with_records else frame // 2)
+    with pytest.raises(DiskFullError, match="no space left on the disk.*the same command again"):
+        run(tmp_path / "cut", works(scenes[:2]), with_records=with_records)
+    file_limit(None)
+    assert not list((tmp_path / "cut").rglob("*.tmp"))
+    entries = run(tmp_path / "cut", works(scenes[:2]), with_records=with_records)
+    assert "failed" not in {entry.status for entry in entries.values()}
+    assert (tmp_path / "cut" / "dift.jsonl").read_text() == (
+        tmp_path / "whole" / "dift.jsonl").read_text()
 
 
 def test_a_failed_video_is_tried_again_only_when_asked(tmp_path, scenes):

@@ -13,7 +13,6 @@ A step's directory appears under its name only when it is complete.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
 import shutil
@@ -28,10 +27,10 @@ from etils import epath
 
 from fourd4d.checkpoint import trees
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import is_disk_full
 
 PROCESSOR = "processor"
 _ITEMS = ("state", "data", "specs")
-_FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota exceeded", "File too large", "ENOSPC")
 _SLACK = 16 << 20  # Bytes beside the arrays.
 
 
@@ -218,10 +217,8 @@ class CheckpointManager:
             return error
         self._remove_incomplete()
         name = f"checkpoint of step {step}" if step is not None else "checkpoint"
-        text = str(error)
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-            mark in text for mark in _FULL)
-        what = "the disk is full" if full else f"{type(error).__name__}: {text.splitlines()[0]}"
+        what = ("the disk is full" if is_disk_full(error)
+                else f"{type(error).__name__}: {_first_line(error)}")
         return InputError(self.directory, f"{name} was not written ({what})", self._remedy())
 
     def _remedy(self) -> str:
@@ -366,9 +363,12 @@ def _read(where: epath.Path,
 
 def _damaged(where: epath.Path, error: Exception) -> InputError:
     others = [s for s in sorted(ocp.utils.checkpoint_steps(where.parent)) if str(s) != where.name]
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return InputError(where, f"the checkpoint is damaged ({text})",
+    return InputError(where, f"the checkpoint is damaged ({_first_line(error)})",
                       f"Restore another step: {others}" if others else "There is no other step")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _check_same(where: Any, lines: list[str]) -> None:

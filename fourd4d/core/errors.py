@@ -16,3 +16,7 @@ class InputError(ValueError):
 
     def __reduce__(self):  # Worker processes hand errors back pickled.
         return type(self), (self.where, self.what, self.remedy)
+
+
+class DiskFullError(InputError):
+    """No space left where output goes; whatever was being read is not to blame."""

@@ -3,29 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from fourd4d.core.errors import InputError
+from fourd4d.core.errors import DiskFullError, InputError
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What the libraries say whose errors carry no number.
+_FULL_WORDS: Final = ("No space left", "Disk quota exceeded", "File too large", "ENOSPC")
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether a full disk or quota, or a file that may not grow, is behind an error."""
+    return getattr(error, "errno", None) in _FULL or any(w in str(error) for w in _FULL_WORDS)
+
+
+@contextlib.contextmanager
+def full_disk_told(where: object) -> Iterator[None]:
+    """A full disk becomes a DiskFullError that says so; other errors pass."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFullError(where, "no space left on the disk",
+                            "Free some space, then give the same command again") from error
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside ``path``, renamed to it when the block ends well, else removed.
 
-    Folders are made as needed. Readers see the old file or the new one, never a part.
+    Folders are made as needed. Readers see the old file or the new one, never a part; of several
+    processes or threads that write one file at once, the last to finish wins. Raises DiskFullError.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    with full_disk_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def read_object(path: str | os.PathLike[str], remedy: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import full_disk_told, replacing
 from fourd4d.core.sample import Sample, check
 
 MAGIC = b"4DR1"
@@ -113,12 +113,13 @@ def write_shards(directory: str | os.PathLike[str], name: str, records: Iterable
     # One record a group: training reads single records at random.
     writers = [ArrayRecordWriter(os.fspath(path), "group_size:1") for path in temporary]
     try:
-        try:
-            for number, record in enumerate(records):
-                writers[number % shards].write(record)
-        finally:
-            for writer in writers:
-                writer.close()
+        with full_disk_told(directory):
+            try:
+                for number, record in enumerate(records):
+                    writers[number % shards].write(record)
+            finally:
+                for writer in writers:
+                    writer.close()
         for source, target in zip(temporary, final, strict=True):
             os.replace(source, target)
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import full_disk_told
 from fourd4d.data.source import Source
 
 Record = dict[str, Any]
@@ -149,14 +150,16 @@ class ItemLog:
     def _write(self, *rows: Mapping[str, Any]) -> None:
         assert self._file is not None
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self._file.write("".join(lines).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with full_disk_told(self.path):
+            self._file.write("".join(lines).encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with full_disk_told(self.path):
+                file.close()
 
     def __enter__(self) -> ItemLog:
         return self

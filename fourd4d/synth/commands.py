@@ -28,6 +28,7 @@ import numpy as np
 
 from fourd4d.core import jsonl, records
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import full_disk_told
 from fourd4d.core.records import Record
 from fourd4d.core.sample import Sample
 from fourd4d.processing.media import decode_image
@@ -94,7 +95,7 @@ def difficulty(args: argparse.Namespace, answerer: Callable[[argparse.Namespace]
     if todo:
         answer = answerer(args)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as out:
+        with full_disk_told(log), log.open("a", encoding="utf-8") as out:
             if not shares:
                 out.write(json.dumps({"run": head}) + "\n")
             for sample, share in filters.difficulties(todo, answer, args.tries, args.batch):

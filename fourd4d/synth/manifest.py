@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import full_disk_told
 
 NAME = "manifest.jsonl"
 
@@ -102,11 +103,13 @@ class Manifest:
         self.entries[entry.video_id] = entry
 
     def _line(self, value: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(value, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with full_disk_told(self._path):
+            self._file.write(json.dumps(value, ensure_ascii=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with full_disk_told(self._path):
+            self._file.close()
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

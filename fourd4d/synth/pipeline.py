@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import Progress
 
 from fourd4d.core import jsonl, records
-from fourd4d.core.errors import InputError
+from fourd4d.core.errors import DiskFullError, InputError
 from fourd4d.core.sample import Sample
 from fourd4d.synth import base, full, short, write
 from fourd4d.synth.clip import CameraSegment, Clip, Track
@@ -234,7 +234,7 @@ def make(work: Work, number: int, recipe: Recipe, keep: Callable[[write.Written]
             dropped += made.dropped
             notes += made.notes
             pictures[clip.video_id] = drawing(made.clip)
-    except (OSError, Unreachable):
+    except (OSError, DiskFullError, Unreachable):
         raise
     except InputError as error:
         return Entry(work.video_id, "failed", str(error), dict(dropped), notes=dict(notes))

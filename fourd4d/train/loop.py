@@ -14,9 +14,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from fourd4d.core import metrics as metrics_lib
+from fourd4d.core.files import full_disk_told
 from fourd4d.core.metrics import Mean
 from fourd4d.train.progress import Progress
-from fourd4d.train.writer import MetricWriter, clear_disk_errors
+from fourd4d.train.writer import MetricWriter
 
 S = TypeVar("S")
 
@@ -181,7 +182,7 @@ def run(
 
     Raises:
       NonFiniteError: before anything non-finite is saved.
-      InputError: the disk is full.
+      DiskFullError: no space left.
     """
     saved, now, reason = first, first, "finished"
 
@@ -189,7 +190,7 @@ def run(
         nonlocal saved
         log.settle()
         if save is not None and saved != at:
-            with clear_disk_errors(f"checkpoint of step {at}"):
+            with full_disk_told(f"checkpoint of step {at}"):
                 save(at, state)
             saved = at
 

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import full_disk_told, replacing
 from fourd4d.parallel import is_main
 
 JSONL = "metrics.jsonl"
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
-@contextlib.contextmanager
-def clear_disk_errors(where: object) -> Iterator[None]:
-    """A full disk becomes an InputError that says so; other errors pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise InputError(where, "no space left on the disk",
-                         "Free some space, then resume from the last checkpoint") from error
 
 
 class MetricWriter:
@@ -53,7 +39,7 @@ class MetricWriter:
             return
         from tensorboardX import SummaryWriter  # Slow to import.
 
-        with clear_disk_errors(directory):
+        with full_disk_told(directory):
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -73,9 +59,8 @@ class MetricWriter:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 continue  # The last line of a killed run may be cut.
-        draft = self._path.with_suffix(".tmp")
-        draft.write_text("".join(kept), encoding="utf-8")
-        draft.replace(self._path)
+        with replacing(self._path) as draft:
+            draft.write_text("".join(kept), encoding="utf-8")
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         assert self._lines is not None
@@ -86,7 +71,7 @@ class MetricWriter:
         if self._lines is None:
             return
         values = {key: float(value) for key, value in scalars.items()}
-        with clear_disk_errors(self._path):
+        with full_disk_told(self._path):
             self._write(step, values)
             for key, value in values.items():
                 self._events.add_scalar(key, value, step)
@@ -95,7 +80,7 @@ class MetricWriter:
         """Strings at ``step``, e.g. sampled responses."""
         if self._lines is None:
             return
-        with clear_disk_errors(self._path):
+        with full_disk_told(self._path):
             self._write(step, dict(texts))
             for key, text in texts.items():
                 self._events.add_text(key, text, step)
@@ -104,7 +89,7 @@ class MetricWriter:
         """uint8 images (H, W, 3) at ``step``, to event files only."""
         if self._lines is None:
             return
-        with clear_disk_errors(self._path):
+        with full_disk_told(self._path):
             for key, image in images.items():
                 self._events.add_image(key, np.asarray(image), step, dataformats="HWC")
 
@@ -115,17 +100,19 @@ class MetricWriter:
     def flush(self) -> None:
         if self._lines is None:
             return
-        with clear_disk_errors(self._path):
+        with full_disk_told(self._path):
             self._lines.flush()
             self._events.flush()
 
     def close(self) -> None:
         if self._lines is None:
             return
-        self.flush()
-        self._lines.close()
-        self._events.close()
-        self._lines = None
+        lines, self._lines = self._lines, None
+        with full_disk_told(self._path):
+            try:
+                lines.close()
+            finally:
+                self._events.close()
 
     def __enter__(self) -> MetricWriter:
         return self
