@@ -111,6 +111,15 @@ def test_first_token_of_a_segment_has_no_weight():
     np.testing.assert_array_equal(np.flatnonzero(batch.text_weights[0] == 0), [0, 20])
 
 
+def test_padding_is_told_by_segments_not_by_tokens():
+    """A token that looks like padding is one of the segment's, with its weight."""
+    example = make(0)
+    example.tokens[:] = 0
+    batch = collate([example, make(1)], BatchShape(2, 30, 4, 1, 2), PROTOCOL)
+    np.testing.assert_array_equal(batch.segment_ids[0], [1] * 20 + [0] * 10)
+    np.testing.assert_array_equal(batch.text_weights[0, :20], example.text_weights)
+
+
 @pytest.mark.parametrize("field, kwargs", [
     ("length", dict(length=41)), ("slots", dict(media=8, length=40)),
     ("windows", dict(windows=3)), ("overlays", dict(overlays=4)),

@@ -15,6 +15,8 @@ from fourd4d.core.errors import InputError
 from fourd4d.data import pipeline
 from fourd4d.data.cache import ImageCache
 from fourd4d.data.collate import Size
+from fourd4d.eval.items import read_items
+from fourd4d.eval.run import EvalSpec, prepare
 
 COUNT = 7
 ROWS = 2
@@ -218,6 +220,26 @@ def test_prompts_carry_their_samples(source, processor):
     want = [p.sample.id for p in next(iterator)]
     iterator.set_state(state)
     assert [p.sample.id for p in next(iterator)] == want
+
+
+def test_every_stage_reads_a_prompt_alike(tmp_path, processor):
+    """Fine-tuning, reinforcement and evaluation: the same ids, times and pixels, thinned alike."""
+    path = helpers.write_dataset(tmp_path, [helpers.sample(0, frames=13, marks=1)])
+    source = data.open_source(path)
+    tuned = pipeline.PrepareExample(processor)(source[0])
+    drawn = pipeline.PreparePrompt(processor)(source[0]).example
+    (item,) = read_items(source)
+    asked = prepare(source, item, processor, EvalSpec()).example
+    slots = len(drawn.slots.mask)
+    assert slots == helpers.PROTOCOL.max_frames // helpers.PROTOCOL.temporal_patch
+    for one in (tuned, asked):
+        for name in ("tokens", "positions", "vision_slot", "vision_offset"):
+            np.testing.assert_array_equal(getattr(one, name)[..., : drawn.length],
+                                          getattr(drawn, name))
+        for name in ("patches", "coords", "mask"):
+            np.testing.assert_array_equal(getattr(one.slots, name)[:slots],
+                                          getattr(drawn.slots, name))
+    assert asked.length == drawn.length < tuned.length
 
 
 def test_records_give_the_same_batches_as_files(tmp_path, samples, source, processor, shape):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from configs import rl_3b, rl_7b, rl_tiny
 from fourd4d import build
 from fourd4d.core.errors import InputError
 from fourd4d.rl.__main__ import train
-from fourd4d.rl.step import copied, own_rows
+from fourd4d.rl.step import copied, generate, own_rows
 from fourd4d.sampling import row_keys
 
 LOGGED = {
@@ -27,6 +26,7 @@ LOGGED = {
 
 
 SCORED: list[str] = []
+DRAWN: list[Any] = []
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,12 @@ def reward_by_length(sample: Any, text: str, rewards: Any) -> dict[str, float]:
     return {**{reward.name: value for reward in rewards}, "reward": value}
 
 
+def remembered_draws(*args: Any, **kwargs: Any) -> Any:
+    """``generate``, its key kept."""
+    DRAWN.append(args[3])
+    return generate(*args, **kwargs)
+
+
 def lines(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
@@ -74,7 +80,9 @@ def straight(data: Path, tmp_path_factory: Any) -> Any:
         patch.setattr(build, "start_from", remembered)
         patch.setattr("fourd4d.rl.__main__.copied", lambda params: (
             weights.append(copied(params)) or weights[-1]))
+        patch.setattr("fourd4d.rl.step.generate", remembered_draws)
         SCORED.clear()
+        DRAWN.clear()
         outcome = train(tiny(data, workdir))
     return workdir, outcome, list(SCORED), weights
 
@@ -150,7 +158,8 @@ def test_configs_hold_the_papers_numbers(module: Any) -> None:
         assert config.rl.old == "recomputed"
 
 
-def test_keys_differ_by_step_and_row() -> None:
-    make = functools.partial(jax.random.fold_in, jax.random.key(0))
-    data = np.concatenate([jax.random.key_data(row_keys(make(step), 8)) for step in range(4)])
-    assert len({tuple(key) for key in data.tolist()}) == 32
+def test_a_step_draws_once_and_its_keys_differ_by_step_and_row(straight: Any) -> None:
+    """Each step makes four updates from the one rollout that it draws."""
+    assert len(DRAWN) == 4 and int(straight[1].state.step) == 16
+    keys = np.concatenate([jax.random.key_data(row_keys(key, 8)) for key in DRAWN])
+    assert len({tuple(key) for key in keys.tolist()}) == 32
