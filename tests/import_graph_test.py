@@ -17,6 +17,7 @@ FLOORS = {
     "parallel": 1,
     "processing": 1,
     "losses": 1,
+    "pages": 1,
     "models": 2,
     "synth": 2,
     "data": 2,
@@ -32,8 +33,8 @@ FLOORS = {
 ENTRY = 6  # fourd4d/*.py and fourd4d/<room>/__main__.py
 # Between the rooms and the entry points: what builds objects for entry points and benchmarks.
 BUILDERS = {"build": 5.5, "convert": 5.5, "settings": 5.5}
-LIGHT = {"processing", "core.sample", "core.jsonl", "core.protocol", "core.example", "core.errors",
-         "core.files"}
+LIGHT = {"processing", "pages", "core.sample", "core.jsonl", "core.protocol", "core.example",
+         "core.errors", "core.files"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "tensorflow"}
 
 

@@ -82,17 +82,21 @@ def test_the_report_shows_samples_and_what_failed(tmp_path):
     works = [Work(c.video_id, lambda c=c: [c]) for c in scenes] + [Work("<x>", broken)]
     entries = pipeline.run(tmp_path, works, None, pipeline.Recipe(KINDS, SPEC, seed=0))
     page = report.write(tmp_path, cards=5).read_text()
-    assert page.count("class='card'") == 5 and "data:image/jpeg" in page
+    assert page.count('<article class="item"') == 5 and "data:image/" in page
     assert "no whole video" in page and "&lt;x&gt;" in page and "<x>" not in page
-    assert f"{sum(len(e.samples) for e in entries.values())} samples" in page
+    assert f"<span>samples</span><b>{sum(len(e.samples) for e in entries.values())}</b>" in page
     shown = [s for e in entries.values() for s in e.samples]
-    for part in ("Camera path from above", "Tracks on screen", "Mental images, at", "Frames, 0.0",
-                 "Words of reasoning", "Letter", "What was dropped, and why"):
+    for part in ("the camera&#x27;s way from above", "ways on the screen", "taught here: the frame",
+                 "words of a reasoning", "letter of the answer", "What was dropped, and why"):
         assert part in page
     for reason in sum((collections.Counter(e.dropped) for e in entries.values()),
                       collections.Counter()):
         assert html.escape(reason) in page
     assert sum(html.escape(s["question"]) in page for s in shown) >= 5
+    lost = tmp_path / shown[0]["frames"][0]
+    lost.unlink()
+    with pytest.raises(InputError, match=rf"{lost.name}: no such file"):
+        report.write(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         report.write(tmp_path / "nothing")
 

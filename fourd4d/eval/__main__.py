@@ -21,8 +21,8 @@ from fourd4d.data.source import Source, open_source
 from fourd4d.eval import report
 from fourd4d.eval.items import Item, ItemLog, Record, read_items, read_log, shard, spread
 from fourd4d.eval.maps import MapStore
-from fourd4d.eval.page import Page
 from fourd4d.eval.run import EvalSpec, Subject, run
+from fourd4d.pages import Page
 from fourd4d.parallel import make_mesh, start, use
 
 

@@ -12,11 +12,10 @@ from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.data.media import row_media
 from fourd4d.data.source import open_source
 from fourd4d.eval import report
-from fourd4d.eval.charts import Bar, Bars, Lines
 from fourd4d.eval.items import read_items, read_log, spread
 from fourd4d.eval.maps import MapStore
-from fourd4d.eval.page import Interval, Number, Page, read_curves
 from fourd4d.eval.score import paired_bootstrap
+from fourd4d.pages import Bar, Bars, Interval, Lines, Number, Page, read_curves
 from fourd4d.processing.media import Video
 
 NAMES: Final = {"base": "base", "dift": "after DIFT", "rl": "after 4DRL"}

@@ -18,11 +18,10 @@ from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data.media import row_media
 from fourd4d.data.source import Source
-from fourd4d.eval.charts import Real
 from fourd4d.eval.items import Item, Record
 from fourd4d.eval.maps import MapStore
-from fourd4d.eval.page import Card, Interval, MentalImage, Number, Page
 from fourd4d.eval.score import tally, tally_by_type
+from fourd4d.pages import Card, Interval, MentalImage, Number, Page, Real
 from fourd4d.processing.media import Video
 
 
@@ -123,8 +122,7 @@ def _card(sample: Sample, record: Record, media: Sequence[Any], overlays: Sequen
     return Card(
         key=record["key"], kind=record["kind"], question=sample.question, options=sample.options,
         answer=sample.answer, response=record["response"], chosen=record["chosen"] or "",
-        correct=record["correct"], frames=frames,
-        timestamps=medium.timestamps if video else (),
+        frames=frames, timestamps=medium.timestamps if video else (),
         slot_frames=tuple(range(0, len(frames), step)), images=images, facts=tuple(facts),
     )  # fmt: skip
 
@@ -176,9 +174,12 @@ def _plural(count: int, noun: str) -> str:
 
 CARDS_NOTE = (
     "Chosen in turn from each question type before anything was answered, not by outcome. A mental "
-    "image stands where the model imagined it, as the cosine of its latents with the features that "
-    "the model's own vision encoder gave the video: plain, and centred, with the video's mean "
-    "feature taken away from both, because features share so much that plain cosines are high "
-    "everywhere. Large pictures are means over latents on the frame where they are strongest; the "
-    "small ones are each latent on that frame, and the mean on every frame slot. Where the item "
-    "comes with a taught overlay, that is shown too.")
+    "image stands where the model imagined it: a few vectors (latents), which no eye can see. Its "
+    "heat maps tell what in the video they resemble: the cosine of the latents with the features "
+    "that the model's own vision encoder gave every place, dark where it is lowest and bright "
+    "where it is highest, over the frame in grey; the numbers at the ends of the scale tell how "
+    "low and how high. Features share so much that plain cosines are high everywhere, so the "
+    "second map takes the video's mean feature away from both first. Maps that light up the thing "
+    "asked about hint that the model thinks of it; maps that are the same for every mental image "
+    "tell that it imagines the same thing each time. Beside them stands the picture that the model "
+    "was taught to imagine there, where the dataset has one.")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import collections
-import html
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,65 +11,67 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from fourd4d.core.files import replacing
 from fourd4d.core.jsonl import inside
+from fourd4d.core.sample import LETTERS
+from fourd4d.pages import Bar, Bars, Card, MentalImage, Number, Page, Paths
+from fourd4d.processing.media import read_image
 from fourd4d.synth.manifest import Entry, read_entries
 
 NAME: Final = "report.html"
-_STYLE: Final = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}figure{margin:.5rem 0}
-table{border-collapse:collapse}td,th{padding:.15rem .7rem .15rem 0;text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}
-.bars{display:flex;flex-wrap:wrap;gap:2.5rem}.bar{background:#4a7ab5;height:.7rem;border-radius:2px}
-.card{border:1px solid #ddd;border-radius:6px;padding:.8rem 1rem;margin:1rem 0}
-.card img{max-width:100%;image-rendering:auto}.right{font-weight:600;color:#1a6e36}
-.think{color:#444;white-space:pre-wrap}.mark{color:#b00;font-weight:600}small{color:#666}
-.plots{display:flex;gap:1.5rem;flex-wrap:wrap}figcaption{color:#666;font-size:.8rem}
-"""
+_FEW: Final = 200  # Rows of a table of videos.
+_WIDEST: Final = 360  # Pixels of a picture.
+_NOTHING: Final[Mapping[str, Any]] = {"tracks": [], "path": [], "camera": []}
+_CARDS_NOTE: Final = (
+    "Spread evenly over the dataset. A mental image stands where the reasoning asks for it: the "
+    "frame of that moment with the thing in question tinted red, which is what a model is taught "
+    "to imagine there. Ways on the screen begin at the dot; what moves is orange, what stands "
+    "still is green.")
 
 
 def write(root: str | os.PathLike[str], cards: int = 40) -> Path:
     """Writes ``report.html`` into a folder that synthesis wrote; returns its path.
 
     At most ``cards`` samples are shown, spread evenly over the dataset. Raises InputError when the
-    folder holds no manifest.
+    folder holds no manifest, or lacks an image.
     """
     root = Path(root)
-    entries = read_entries(root)
-    pairs = [(entry, sample) for entry in entries.values() for sample in entry.samples]
+    entries = list(read_entries(root).values())
+    pairs = [(entry, sample) for entry in entries for sample in entry.samples]
+    samples = [sample for _, sample in pairs]
+    page = Page(f"Dataset {root.resolve().name}", _lead(samples))
+    page.add_numbers(_totals(entries, len(samples)))
+    if samples:
+        page.add_charts("What is asked", _histograms(samples))
+        page.add_chart("", _counts(_ranked(_answer(s) for s in samples if s["answer"])), "answer")
+    _add_dropped(page, entries)
     step = max(len(pairs) / cards, 1.0)
     chosen = [pairs[int(i * step)] for i in range(min(cards, len(pairs)))]
-    body = [
-        f"<h1>{_text(root.resolve().name)}</h1>", _totals(entries.values(), len(pairs)),
-        "<h2>What is asked</h2>", _histograms([s for _, s in pairs]),
-        "<h2>What was dropped, and why</h2>", _dropped(list(entries.values())),
-        "<h2>Clips</h2>", *(_card(root, entry, sample) for entry, sample in chosen),
-    ]  # fmt: skip
-    page = ("<!doctype html><html lang='en'><meta charset='utf-8'><title>Dataset report</title>"
-            f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>")
-    with replacing(root / NAME) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return root / NAME
+    page.add_cards("Clips", [_card(root, *pair) for pair in chosen], _CARDS_NOTE)
+    return page.write(root / NAME)
 
 
-def _text(value: object) -> str:
-    return html.escape(str(value))
+def _lead(samples: Sequence[Mapping[str, Any]]) -> str:
+    sources = collections.Counter(s["provenance"].get("source", "unknown") for s in samples)
+    told = ", ".join(f"{count} from {name}" for name, count in sources.most_common())
+    return f"Questions with their reasoning and the images behind it: {told or 'none'}."
 
 
-def _totals(entries: Iterable[Entry], samples: int) -> str:
+def _totals(entries: Sequence[Entry], samples: int) -> list[Number]:
     states = collections.Counter(entry.status for entry in entries)
-    return (f"<p>{sum(states.values())} videos: {states['done']} done, {states['empty']} without "
-            f"a clear question, {states['failed']} failed. {samples} samples.</p>")
+    return [Number("samples", str(samples), "questions with reasoning"),
+            Number("videos", str(len(entries)), f"{states['done']} gave samples"),
+            Number("without a clear question", str(states["empty"]), "listed below"),
+            Number("failed", str(states["failed"]), "listed below, with the reason")]
 
 
-def _bars(title: str, counts: Mapping[str, int]) -> str:
+def _answer(sample: Mapping[str, Any]) -> str:
+    return sample["options"][LETTERS.index(sample["answer"])]
+
+
+def _counts(counts: Mapping[str, int]) -> Bars:
     most = max(counts.values(), default=1)
-    rows = "".join(
-        f"<tr><td>{_text(name)}</td><td class='n'>{count}</td>"
-        f"<td><div class='bar' style='width:{120 * count / most:.0f}px'></div></td></tr>"
-        for name, count in counts.items())
-    return f"<div><b>{_text(title)}</b><table>{rows}</table></div>"
+    return Bars([Bar(name, n) for name, n in counts.items()], percent=False, high=most,
+                colour=0)
 
 
 def _ranked(values: Iterable[str]) -> dict[str, int]:
@@ -87,25 +87,23 @@ def _lengths(values: Sequence[int] | Sequence[float], bins: int = 8) -> dict[str
             for a, b, n in zip(edges, edges[1:], counts, strict=False)}
 
 
-def _histograms(samples: Sequence[Mapping[str, Any]]) -> str:
+def _histograms(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, Bars]]:
     letters = collections.Counter(s["answer"] for s in samples)
-    answers = [s["options"]["ABCDEFGH".index(s["answer"])] for s in samples if s["answer"]]
-    parts = [
-        _bars("Kind", _ranked(s["kind"] for s in samples)),
-        _bars("Letter", dict(sorted(letters.items()))),
-        _bars("Mental images", dict(sorted(_ranked(
-            str(len(s["overlays"])) for s in samples).items()))),
-        _bars("Words of the question", _lengths([len(s["question"].split()) for s in samples])),
-        _bars("Words of reasoning", _lengths([len(s["response"].split()) for s in samples])),
-        _bars("Frames", _lengths([len(s["frames"]) for s in samples])),
-        _bars("Seconds of the clip", _lengths([s["timestamps"][-1] - s["timestamps"][0]
-                                               for s in samples if s["timestamps"]])),
-        _bars("Answer", _ranked(answers)),
-    ]  # fmt: skip
-    return f"<div class='bars'>{''.join(parts)}</div>"
+    tables = {
+        "kind of question": _ranked(s["kind"] for s in samples),
+        "letter of the answer": dict(sorted(letters.items())),
+        "mental images of a sample": dict(sorted(_ranked(
+            str(len(s["overlays"])) for s in samples).items())),
+        "frames of a clip": _lengths([len(s["frames"]) for s in samples]),
+        "seconds of a clip": _lengths([s["timestamps"][-1] - s["timestamps"][0]
+                                       for s in samples if s["timestamps"]]),
+        "words of a question": _lengths([len(s["question"].split()) for s in samples]),
+        "words of a reasoning": _lengths([len(s["response"].split()) for s in samples]),
+    }
+    return [(name, _counts(table)) for name, table in tables.items() if table]
 
 
-def _dropped(entries: Sequence[Entry]) -> str:
+def _add_dropped(page: Page, entries: Sequence[Entry]) -> None:
     questions: collections.Counter[str] = collections.Counter()
     masks: collections.Counter[str] = collections.Counter()
     notes: collections.Counter[str] = collections.Counter()
@@ -115,95 +113,57 @@ def _dropped(entries: Sequence[Entry]) -> str:
         clips = {s["video_id"]: s["provenance"] for s in entry.samples}
         for provenance in clips.values():
             masks.update(provenance.get("masks_dropped", {}))
-    parts = [_bars(title, dict(counts.most_common())) for title, counts in (
-        ("Questions", questions), ("Masks of single frames", masks),
-        ("Words of a model not taken; the template's stay", notes)) if counts]
-    tables = [_table(title, [e for e in entries if e.status == status]) for title, status in (
-        ("Videos that failed", "failed"), ("Videos without a clear question", "empty"))]
-    bars = f"<div class='bars'>{''.join(parts)}</div>" if parts else "<p>Nothing.</p>"
-    return bars + "".join(tables)
+    title = "What was dropped, and why"
+    if not (questions or masks or notes):
+        page.add_text(title, "Nothing.")
+    for name, counts in (("questions", questions), ("masks of single frames", masks),
+                         ("words of a model not taken; the template's stay", notes)):
+        if counts:
+            page.add_chart(title, _counts(dict(counts.most_common())), name)
+            title = ""
+    for title, status in (("Videos that failed", "failed"),
+                          ("Videos without a clear question", "empty")):
+        rows = [[e.video_id, e.reason] for e in entries if e.status == status]
+        if rows:
+            left = f"and {len(rows) - _FEW} more" if len(rows) > _FEW else ""
+            page.add_table(title, ["video", "reason"], rows[:_FEW], left)
 
 
-def _table(title: str, entries: Sequence[Entry], most: int = 200) -> str:
-    rows = [f"<tr><td>{_text(e.video_id)}</td><td>{_text(e.reason)}</td></tr>"
-            for e in entries[:most]]  # fmt: skip
-    if len(entries) > most:
-        rows.append(f"<tr><td colspan='2'>and {len(entries) - most} more</td></tr>")
-    return f"<h3>{_text(title)}</h3><table>{''.join(rows)}</table>" if rows else ""
+def _image(root: Path, path: str) -> np.ndarray:
+    """The picture, as small as a page shows it."""
+    pixels = read_image(inside(root, path, root / NAME)).pixels
+    height, width = pixels.shape[:2]
+    if width <= _WIDEST:
+        return pixels
+    size = (_WIDEST, max(round(height * _WIDEST / width), 1))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def _sheet(root: Path, paths: Sequence[str], height: int = 112, most: int = 10) -> str:
-    """The images side by side, as one embedded JPEG."""
-    places = np.unique(np.linspace(0, len(paths) - 1, most).round().astype(int))
-    picked = [paths[int(i)] for i in places]
-    images, gap = [], np.full((height, 3, 3), 255, np.uint8)
-    for path in picked:
-        image = cv2.imread(str(inside(root, path, root / NAME)))
-        if image is None:
-            return f"<p><small>{_text(path)} is missing</small></p>"
-        width = max(round(image.shape[1] * height / image.shape[0]), 1)
-        images += [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), gap]
-    data = cv2.imencode(".jpg", np.concatenate(images[:-1], 1), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    code = base64.b64encode(data.tobytes()).decode()
-    return f"<img alt='{len(picked)} frames' src='data:image/jpeg;base64,{code}'>"
-
-
-def _plot(points: Sequence[Sequence[Sequence[float]]], colours: Sequence[str], unit: bool,
-          title: str) -> str:
-    """Lines with a dot at their start, in a square; ``unit`` keeps the range at 0 … 1."""
-    flat = np.array([p for line in points for p in line], float).reshape(-1, 2)
-    if not len(flat):
-        return ""
-    low, high = (np.zeros(2), np.ones(2)) if unit else (flat.min(0), flat.max(0))
-    span = max(float((high - low).max()), 1e-6)
-    parts = []
-    for line, colour in zip(points, colours, strict=True):
-        at = 8 + 104 * (np.array(line, float).reshape(-1, 2) - low) / span
-        if not unit:
-            at[:, 1] = 120 - at[:, 1]  # z, forward, points up
-        told = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
-        parts.append(f"<polyline points='{told}' fill='none' stroke='{colour}' stroke-width='2'/>")
-        if len(at):
-            parts.append(f"<circle cx='{at[0][0]:.1f}' cy='{at[0][1]:.1f}' r='3' fill='{colour}'/>")
-    return (f"<figure><svg width='120' height='120' role='img'><title>{_text(title)}</title><rect "
-            f"width='120' height='120' fill='#f6f6f6'/>{''.join(parts)}</svg>"
-            f"<figcaption>{_text(title)}</figcaption></figure>")
-
-
-def _card(root: Path, entry: Entry, sample: Mapping[str, Any]) -> str:
-    nothing = {"tracks": [], "path": [], "camera": []}
-    drawing = entry.drawing.get(sample["video_id"], nothing)
-    tracks = drawing["tracks"]
-    colours = ["#c33" if t["role"] == "dynamic" else "#39c" for t in tracks]
-    spans = "; ".join(f"{a:.1f}–{b:.1f}s {' + '.join(m) or 'unclear'}"
+def _card(root: Path, entry: Entry, sample: Mapping[str, Any]) -> Card:
+    drawing = entry.drawing.get(sample["video_id"], _NOTHING)
+    times = sample["overlay_timestamps"]
+    images = tuple(
+        MentalImage(overlay=_image(root, path), overlay_time=times[i] if i < len(times) else None)
+        for i, path in enumerate(sample["overlays"]))
+    spans = "; ".join(f"{a:.1f}–{b:.1f} s {' + '.join(m) or 'unclear'}"
                       for a, b, m in drawing["camera"])  # fmt: skip
-    options = "<br>".join(
-        f"<span class='{'right' if letter == sample['answer'] else ''}'>{letter}. {_text(o)}</span>"
-        for letter, o in zip("ABCDEFGH", sample["options"], strict=False))
-    think = _text(sample["response"]).replace(
-        "&lt;output_image&gt;", "<span class='mark'>[image]</span>")
-    return (
-        f"<div class='card'><b>{_text(sample['id'])}</b> <small>{_text(sample['kind'])}; camera: "
-        f"{_text(spans or 'unknown')}; "
-        f"{_text(', '.join(f'{k} {v}' for k, v in sample['provenance'].items()))}</small>"
-        f"<figure>{_sheet(root, sample['frames'])}"
-        f"<figcaption>Frames, {_times(sample['timestamps'])}</figcaption></figure>"
-        + (f"<figure>{_sheet(root, sample['overlays'])}<figcaption>Mental images, at "
-           f"{_moments(sample['overlay_timestamps'])}</figcaption></figure>"
-           if sample["overlays"] else "")
-        + "<div class='plots'>"
-        + _plot([t["points"] for t in tracks], colours, True, "Tracks on screen: moving red, "
-                "fixed blue")
-        + _plot([drawing["path"]] if drawing["path"] else [], ["#333"] if drawing["path"] else [],
-                False, "Camera path from above")
-        + "</div>"
-        + f"<p>{_text(sample['question'])}</p><p>{options}</p><p class='think'>{think}</p></div>"
-    )  # fmt: skip
+    facts = [f"camera: {spans or 'unknown'}"]
+    facts += [f"{name}: {value}" for name, value in sample["provenance"].items()]
+    return Card(
+        key=sample["id"], kind=sample["kind"], question=sample["question"],
+        options=sample["options"], answer=sample["answer"], response=sample["response"],
+        frames=np.stack([_image(root, path) for path in sample["frames"]]),
+        timestamps=sample["timestamps"], images=images, facts=facts, charts=_ways(drawing))
 
 
-def _times(times: Sequence[float]) -> str:
-    return f"{times[0]:.1f}–{times[-1]:.1f} s" if times else "times unknown"
-
-
-def _moments(times: Sequence[float]) -> str:
-    return ", ".join(f"{t:.1f}" for t in times) + " s" if times else "unknown times"
+def _ways(drawing: Mapping[str, Any]) -> list[tuple[str, Paths]]:
+    tracks, path = drawing["tracks"], drawing["path"]
+    out = []
+    if tracks:
+        colours = [1 if t["role"] == "dynamic" else 3 for t in tracks]
+        out.append(("ways on the screen", Paths([t["points"] for t in tracks], colours)))
+    if path:
+        # z, forward, points up.
+        out.append(("the camera's way from above",
+                    Paths([[(x, -z) for x, z in path]], [0], unit=False)))
+    return out

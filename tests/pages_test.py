@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from fourd4d.core.errors import InputError
-from fourd4d.eval import heat
-from fourd4d.eval.page import (
+from fourd4d.pages import (
     Bar,
     Bars,
     Card,
@@ -17,9 +16,11 @@ from fourd4d.eval.page import (
     MentalImage,
     Number,
     Page,
+    Paths,
     Series,
     read_curves,
 )
+from fourd4d.pages.pictures import colour, paint
 
 EVIL = "<script>alert(1)</script> & \"quotes\" 'single'"
 
@@ -31,7 +32,7 @@ def card(**changes):
     fields = dict(
         key="k", kind="speed", question="Which?", options=("Left", "Right"), answer="A",
         response="<think>So <output_image> then <output_image>.</think><answer>B. Right</answer>",
-        chosen="B", correct=False, frames=frames, timestamps=(0.0, 0.5, 1.0, 1.5),
+        chosen="B", frames=frames, timestamps=(0.0, 0.5, 1.0, 1.5),
         slot_frames=(0, 2), images=(image,))  # fmt: skip
     return Card(**(fields | changes))
 
@@ -67,18 +68,49 @@ def test_key_and_choice_are_marked():
     assert 'data-verdict="wrong" data-kind="speed"' in html
     assert '<li class="key"><b>A</b> Left<i>key</i></li>' in html
     assert '<li class="chosen"><b>B</b> Right<i>chosen</i></li>' in html
-    right = card(chosen="A", correct=True).html()
+    right = card(chosen="A").html()
     assert 'data-verdict="right"' in right and '<li class="key chosen"><b>A</b> Left' in right
     assert 'data-verdict="none"' in card(chosen="").html()
 
 
 def test_mental_images_stand_where_they_were_imagined():
     html = card().html()
-    first, second = html.index("mental image 1"), html.index("mental image 2")
+    first, second = html.index("<b>mental image 1"), html.index("<b>mental image 2")
     assert html.index("<p>So</p>") < first < html.index("<p>then</p>") < second
     assert second < html.index("<p>.</p>") < html.index('<p class="answer">B. Right</p>')
-    assert html.count(">overlay taught here at 0.50 s<") == 1  # The second has none.
+    assert html.count(">taught here: the frame at 0.50 s, ") == 1  # The second has none.
     assert html.count(">latent 2<") == 1 and html.count("mental image") == 2
+
+
+def test_a_heat_map_tells_its_frame_its_scale_and_what_bright_means():
+    maps = np.zeros((2, 2, 2, 3, 4))
+    maps[0, :, 0, 1, 1], maps[0, :, 1] = 0.75, 0.5  # Plain: highest in the first slot,
+    maps[1, :, 1, 2, 3], maps[1, 0, 0] = 0.25, -0.5  # centred: in the second, at frame 2.
+    html = card(images=[MentalImage(maps)]).html()
+    assert "2 latents imagined here; bright where the video&#x27;s own features are most" in html
+    assert "(3 × 4 places a frame, drawn smooth)" in html
+    assert ">cosine; the frame at 0.00 s, where it is highest<" in html
+    assert ">cosine once the video&#x27;s mean is taken away; the frame at 1.00 s, where" in html
+    scales = re.findall(r'class="scale"><span>([^<]+)</span><img [^>]+><span>([^<]+)<', html)
+    assert scales == [("+0.00", "+0.75"), ("-0.25", "+0.25"), ("+0.00", "+0.25"),
+                      ("-0.25", "+0.25")]
+    assert "each latent alone, the frame at 1.00 s" in html and 'class="tile best"' in html
+
+
+def test_a_card_of_a_dataset_has_no_verdict():
+    html = card(chosen=None, charts=[("way", Paths([[(0, 0), (1, 1)]], [1]))]).html()
+    assert 'data-verdict=""' in html and "chip right" not in html and "chosen" not in html
+    assert ">way</figcaption>" in html and 'class="line s1"' in html
+    bar = Page("t").add_cards("x", [card(chosen=None)]).html()
+    assert "all 1<" in bar and "no answer" not in bar
+
+
+def test_ways_keep_their_shape_and_begin_at_the_dot():
+    svg = Paths([[(0.0, 0.0), (1.0, 0.5)]], [2]).svg(120)
+    assert 'points="10.0,10.0 110.0,60.0"' in svg and 'cx="10.0" cy="10.0"' in svg
+    free = Paths([[(2.0, 7.0), (4.0, 7.0)]], [0], unit=False).svg(120)
+    assert 'points="10.0,60.0 110.0,60.0"' in free
+    assert "nan" not in Paths([[], [(1, 1)]], [0, 1], unit=False).svg(120)
 
 
 def test_a_response_cut_anywhere_still_makes_a_card():
@@ -97,16 +129,18 @@ def test_long_videos_show_a_bounded_strip():
 def test_the_heat_map_is_dark_at_its_low_and_bright_at_its_high_end():
     frame = np.full((32, 32, 3), 128, np.uint8)
     cosines = np.array([[0.0, 0.0], [0.0, 1.0]], np.float32)
-    painted = heat.paint(frame, cosines, 0.0, 1.0, width=64).astype(int)
+    painted = paint(frame, cosines, 0.0, 1.0, width=64).astype(int)
     assert painted.shape == (64, 64, 3)
     assert painted[-1, -1].sum() > painted[0, 0].sum() + 200
-    np.testing.assert_array_equal(heat.colour(np.array([0.0, 1.0])), [[0, 0, 4], [252, 255, 164]])
+    np.testing.assert_array_equal(colour(np.array([0.0, 1.0])), [[0, 0, 4], [252, 255, 164]])
 
 
 def test_bars_are_as_long_as_their_values():
-    svg = Bars([Bar("a", 0.5), Bar("b", 1.0), Bar("c", 0)]).svg(640)
-    widths = [float(w) for w in re.findall(r'<rect class="fill s\d" [^>]*width="([\d.]+)"', svg)]
-    assert widths == pytest.approx([160, 320, 0])
+    for label in ("a", "the longest of many words"):
+        svg = Bars([Bar(label, 0.5), Bar("b", 1.0), Bar("c", 0)]).svg(640)
+        widths = [float(w) for w in re.findall(r'<rect class="fill s\d" [^>]*width="([\d.]+)"',
+                                               svg)]
+        assert widths == pytest.approx([widths[1] / 2, widths[1], 0], abs=0.1) and widths[1] > 250
 
 
 def test_lines_leave_out_what_is_not_finite_and_survive_few_points():

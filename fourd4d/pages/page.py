@@ -28,12 +28,9 @@ import numpy as np
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
-from fourd4d.eval import heat
-from fourd4d.eval.cards import Card, MentalImage
-from fourd4d.eval.charts import Bar, Bars, Interval, Lines, Real, Series
-
-__all__ = ["Bar", "Bars", "Card", "Interval", "Lines", "MentalImage", "Number", "Page", "Series",
-           "read_curves"]  # fmt: skip
+from fourd4d.pages.cards import VERDICTS, Card
+from fourd4d.pages.charts import Chart, Interval, Real, Series
+from fourd4d.pages.pictures import data_uri
 
 Cell = str | Real | Interval | None
 # The page may run its own inline script and show its own pictures; nothing else.
@@ -73,11 +70,11 @@ class Page:
         """Plain paragraphs under a heading (the empty title leaves the heading out)."""
         return self._add(title, "".join(f"<p>{escape(p)}</p>" for p in paragraphs))
 
-    def add_chart(self, title: str, chart: Bars | Lines, caption: str = "") -> Page:
+    def add_chart(self, title: str, chart: Chart, caption: str = "") -> Page:
         """One chart over the page's width."""
         return self._add(title, _figure(chart.svg(968), caption))
 
-    def add_charts(self, title: str, charts: Sequence[tuple[str, Bars | Lines]]) -> Page:
+    def add_charts(self, title: str, charts: Sequence[tuple[str, Chart]]) -> Page:
         """Several (caption, chart) side by side."""
         cells = "".join(_figure(chart.svg(480), caption) for caption, chart in charts)
         return self._add(title, f'<div class="charts">{cells}</div>')
@@ -108,20 +105,19 @@ class Page:
                      caption: str = "") -> Page:
         """(caption, uint8 (H, W, 3)) side by side, wrapping; ``caption`` keeps its line breaks."""
         cells = "".join(
-            f'<figure class="picture"><img alt="{escape(text)}" src="{heat.data_uri(pixels, 320)}">'
+            f'<figure class="picture"><img alt="{escape(text)}" src="{data_uri(pixels, 320)}">'
             f"<figcaption>{escape(text)}</figcaption></figure>" for text, pixels in pictures)
         lines = "<br>".join(escape(line) for line in caption.splitlines())
         return self._add(title, f'<div class="pictures">{cells}</div><p class="lines">{lines}</p>')
 
     def add_cards(self, title: str, cards: Sequence[Card], caption: str = "") -> Page:
-        """Item cards under filter buttons: right, wrong, no answer, and by type."""
+        """Question cards under filter buttons: right, wrong, no answer, and by type."""
         if not cards:
             return self
         kinds = sorted({card.kind for card in cards})
-        counts = {v: sum(card.verdict == v for card in cards) for v in ("right", "wrong", "none")}
-        names = {"right": "right", "wrong": "wrong", "none": "no answer"}
+        counts = {v: sum(card.verdict == v for card in cards) for v in VERDICTS}
         shown = [("", f"all {len(cards)}")]
-        shown += [(verdict, f"{names[verdict]} {n}") for verdict, n in counts.items() if n]
+        shown += [(verdict, f"{VERDICTS[verdict]} {n}") for verdict, n in counts.items() if n]
         buttons = "".join(
             f'<button data-verdict="{v}" aria-pressed="{str(not v).lower()}">{text}</button>'
             for v, text in shown)
@@ -211,4 +207,4 @@ def _note(text: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return (resources.files("fourd4d.eval") / "assets" / name).read_text(encoding="utf-8")
+    return (resources.files("fourd4d.pages") / "assets" / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: bars with intervals, and lines. Colours follow the page's style sheet."""
+"""Charts as inline SVG: bars, lines, paths. Colours follow the page's style sheet."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from html import escape
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 SERIES_COLOURS = 5
 Real = float | int | np.number
 Reals = Sequence[Real] | np.ndarray
+
+
+@runtime_checkable
+class Chart(Protocol):
+    """Anything that draws itself ``width`` pixels wide."""
+
+    def svg(self, width: int) -> str: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +48,9 @@ class Bars:
     Attributes:
       bars: top to bottom.
       reference: (name, value) of a dashed line, e.g. chance.
-      percent: print values as percentages.
+      percent: values are shares, printed as percentages; else counts.
       low, high: ends of the axis.
+      colour: series number of all bars; None gives each its own.
     """
 
     bars: Sequence[Bar]
@@ -49,10 +58,14 @@ class Bars:
     percent: bool = True
     low: Real = 0.0
     high: Real = 1.0
+    colour: int | None = None
 
     def svg(self, width: int = 640) -> str:
         """The chart as an ``<svg>`` element."""
-        left, right, step = 160, 160, 34
+        step = 34
+        longest = max((len(bar.label) for bar in self.bars), default=0)
+        left = min(max(24 + 6.8 * longest, 90), 0.45 * width)
+        right = 160 if any(bar.low is not None for bar in self.bars) else 76
         top = 22 if self.reference else 6
         bottom = top + step * len(self.bars)
         span = max(self.high - self.low, 1e-12)
@@ -63,16 +76,19 @@ class Bars:
 
         parts = []
         for tick in _ticks(self.low, self.high, 4):
+            if not self.percent and tick % 1:
+                continue  # Counts are whole.
             x = place(tick)
             parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
             parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">'
                          f"{escape(self._print(tick, 0))}</text>")
         for number, bar in enumerate(self.bars):
             middle = top + step * number + step / 2
-            hue, end = number % SERIES_COLOURS, place(bar.value)
+            hue = number % SERIES_COLOURS if self.colour is None else self.colour
+            end = place(bar.value)
             parts.append(f'<text class="label" x="{left - 12}" y="{middle + 4:.1f}" '
-                         f'text-anchor="end">{escape(bar.label)}</text>')
-            parts.append(f'<rect class="fill s{hue}" x="{left}" y="{middle - 9:.1f}" rx="2" '
+                         f'text-anchor="end">{escape(_short(bar.label, left - 16))}</text>')
+            parts.append(f'<rect class="fill s{hue}" x="{left:.1f}" y="{middle - 9:.1f}" rx="2" '
                          f'width="{max(end - left, 0):.1f}" height="18"/>')
             note = ""
             if bar.low is not None and bar.high is not None:
@@ -182,6 +198,37 @@ class Lines:
 
 
 @dataclasses.dataclass(frozen=True)
+class Paths:
+    """Ways in a plane, drawn in a square, each with a dot where it begins.
+
+    Attributes:
+      paths: (x, y) points; x grows to the right, y downwards.
+      colours: a series number for each.
+      unit: the square shows 0 … 1 both ways, as the frame of a video; else just the points.
+    """
+
+    paths: Sequence[Sequence[Sequence[Real]]]
+    colours: Sequence[int]
+    unit: bool = True
+
+    def svg(self, width: int = 132) -> str:
+        """The chart as an ``<svg>`` element."""
+        points = np.array([p for path in self.paths for p in path], float).reshape(-1, 2)
+        low, high = np.zeros(2), np.ones(2)
+        if not self.unit and len(points):
+            low, high = points.min(0), points.max(0)
+        room, span = width - 20, max(float((high - low).max()), 1e-6)
+        parts = [f'<rect class="frame" width="{width}" height="{width}" rx="4"/>']
+        for path, colour in zip(self.paths, self.colours, strict=True):
+            middle = (np.array(path, float).reshape(-1, 2) - (low + high) / 2) / span
+            at = [(float(x), float(y)) for x, y in width / 2 + room * middle]
+            parts.append(_polyline(at, f"line s{colour}"))
+            parts += [f'<circle class="dot s{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
+                      for x, y in at[:1]]
+        return _svg(width, width, parts, "paths")
+
+
+@dataclasses.dataclass(frozen=True)
 class Interval:
     """A share with its interval, for table cells: printed, and drawn on a 0 – 1 axis."""
 
@@ -216,6 +263,12 @@ def _svg(width: int, height: int, parts: Sequence[str], label: str, kind: str = 
 
 def _polyline(points: Sequence[tuple[float, float]], kind: str) -> str:
     return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+
+
+def _short(text: str, room: Real) -> str:
+    """The text, cut where it would be wider than ``room`` pixels."""
+    most = int(room / 6.6)
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _running_mean(points: list[tuple[float, float]], window: int) -> list[tuple[float, float]]:
