@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,7 +22,15 @@ from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import full_disk_told
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
-from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded
+from fourd4d.parallel import (
+    DEFAULT_RULES,
+    Rules,
+    abstract_for,
+    born_sharded,
+    make_mesh,
+    start,
+    use,
+)
 from fourd4d.processing import Processor, load_processor, load_tokenizer, tiny_tokenizer
 from fourd4d.train import NonFiniteError
 from fourd4d.train import state as train_state
@@ -138,6 +147,15 @@ def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = D
 def is_trained(directory: str | os.PathLike[str]) -> bool:
     """Whether a trainer wrote this directory (otherwise it may be a Hugging Face one)."""
     return (Path(directory) / "processor").is_dir()
+
+
+@contextlib.contextmanager
+def training(config: Any) -> Iterator[tuple[Mesh, Bundle]]:
+    """All hosts joined, ``config.mesh`` in use, and what a trainer starts from."""
+    start()
+    mesh = make_mesh(config.mesh)
+    with use(mesh):
+        yield mesh, start_from(config, mesh)
 
 
 def start_from(config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Bundle:

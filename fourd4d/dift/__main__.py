@@ -12,7 +12,7 @@ from fourd4d import build
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.data import Reading, Shard, dift_pipeline, measure, open_source
 from fourd4d.dift.train import DiftSpec, evaluate, update
-from fourd4d.parallel import host_to_global, make_mesh, start, use
+from fourd4d.parallel import host_to_global
 from fourd4d.train import (
     Every,
     MetricWriter,
@@ -26,11 +26,8 @@ from fourd4d.train import (
 
 def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/dift_tiny.py``."""
-    start()
-    mesh = make_mesh(config.mesh)
     workdir = Path(config.workdir)
-    with use(mesh):
-        bundle = build.start_from(config, mesh)
+    with build.training(config) as (mesh, bundle):
         source = open_source(config.data.path, config.data.root or None)
         read = functools.partial(
             dift_pipeline, processor=bundle.processor, imagery=config.imagery,

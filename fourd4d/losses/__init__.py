@@ -1,6 +1,6 @@
 """Floor 1: pure functions from log-probabilities, latents and rewards to (sum, weight) means."""
 
-from fourd4d.losses.cross_entropy import text_loss, token_log_probs, token_log_probs_and_entropy
+from fourd4d.losses.cross_entropy import text_loss, token_log_probs_and_entropy
 from fourd4d.losses.imagery import cosine_loss, norm_loss, norm_ratio
 from fourd4d.losses.policy import (
     PolicySpec,
@@ -16,5 +16,5 @@ from fourd4d.losses.policy import (
 __all__ = [
     "PolicySpec", "clipped_surrogate", "cosine_loss", "group_advantages", "informative_groups",
     "k3", "latent_log_probs", "norm_loss", "norm_ratio", "policy_loss", "response_mean",
-    "text_loss", "token_log_probs", "token_log_probs_and_entropy",
+    "text_loss", "token_log_probs_and_entropy",
 ]  # fmt: skip

@@ -82,20 +82,6 @@ def token_log_probs_and_entropy(
     return log_probs, entropy
 
 
-def token_log_probs(
-    hidden: Float[Array, "B L D"],
-    head: Float[Array, "D V"],
-    targets: Int[Array, "B L"],
-    *,
-    temperature: float = 1.0,
-    chunk: int | None = None,
-    valid_vocab: int | None = None,
-) -> Float[Array, "B L"]:
-    """The first result of ``token_log_probs_and_entropy``."""
-    return token_log_probs_and_entropy(
-        hidden, head, targets, temperature=temperature, chunk=chunk, valid_vocab=valid_vocab)[0]
-
-
 def text_loss(
     hidden: Float[Array, "B L D"],
     head: Float[Array, "D V"],
@@ -114,6 +100,6 @@ def text_loss(
     counts = weights[:, 1:]
     if segment_ids is not None:
         counts = jnp.where(segment_ids[:, 1:] == segment_ids[:, :-1], counts, 0.0)
-    log_probs = token_log_probs(
+    log_probs, _ = token_log_probs_and_entropy(
         hidden[:, :-1], head, tokens[:, 1:], chunk=chunk, valid_vocab=valid_vocab)
     return Mean.of(-log_probs, counts)

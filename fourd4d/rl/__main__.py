@@ -10,7 +10,6 @@ import jax
 from fourd4d import build
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.data import Reading, Shard, open_source, prompt_pipeline
-from fourd4d.parallel import make_mesh, start, use
 from fourd4d.rewards import AnswerReward, FormatReward
 from fourd4d.rl.setup import agree, policy_spec, prompt_shape, trains_vision
 from fourd4d.rl.step import Setting, Step, copied, fingerprint
@@ -21,11 +20,8 @@ from fourd4d.train import MetricWriter, OptimizerSpec, Outcome, make_optimizer, 
 
 def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/rl_tiny.py``."""
-    start()
-    mesh = make_mesh(config.mesh)
     workdir = Path(config.workdir)
-    with use(mesh):
-        bundle = build.start_from(config, mesh)
+    with build.training(config) as (mesh, bundle):
         processor, fps = bundle.processor, config.data.assumed_fps or None
         source = open_source(config.data.path, config.data.root or None)
         rows = config.prompts // jax.process_count()
