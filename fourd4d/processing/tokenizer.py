@@ -133,12 +133,14 @@ class SentencePieceTokenizer:
         model, lacking = _with_imagery(model, where) if add_imagery else (model, [])
         self._model, self._where = model, where
         try:
-            self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
-            size = self._sp.get_piece_size()
+            self._sp = sentencepiece.SentencePieceProcessor()
+            self._sp.LoadFromSerializedProto(model)
+            size = self._sp.GetPieceSize()
         except RuntimeError as error:
             raise InputError(where, f"no SentencePiece model ({error})",
                              "Train one with fourd4d.processing.train_tokenizer") from error
-        ids = {self._sp.id_to_piece(i): i for i in range(size)}
+        pieces: list[str] = [self._sp.IdToPiece(i) for i in range(size)]
+        ids = {piece: i for i, piece in enumerate(pieces)}
         missing = [name for name in SPECIAL_TOKENS if name not in ids]
         missing += ["byte fallback"] * any(f"<0x{b:02X}>" not in ids for b in range(256))
         if missing:
@@ -151,8 +153,7 @@ class SentencePieceTokenizer:
         self._added = tuple(ids[name] for name in lacking)
         self._special = {ids[name] for name in SPECIAL_TOKENS}
         self._byte_ids = [ids[f"<0x{b:02X}>"] for b in range(256)]
-        self._bytes: list[bytes] = [
-            self._sp.id_to_piece(i).replace(_META, " ").encode("utf-8") for i in range(size)]
+        self._bytes: list[bytes] = [p.replace(_META, " ").encode("utf-8") for p in pieces]
         for byte, index in enumerate(self._byte_ids):
             self._bytes[index] = bytes([byte])
 
@@ -190,7 +191,7 @@ class SentencePieceTokenizer:
             if part == _META:
                 ids += [self._byte_ids[b] for b in _META.encode("utf-8")]
             elif part:
-                ids += self._sp.encode(part)
+                ids += self._sp.Encode(part)
         return ids
 
     def encode_with_offsets(self, text: str) -> list[tuple[int, int, int]]:

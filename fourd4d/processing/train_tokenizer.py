@@ -47,7 +47,7 @@ def train(lines: Iterable[str], vocab_size: int = 1024) -> bytes:
         raise InputError("vocab_size", f"{vocab_size} is too small",
                          f"The symbols and letters alone need {fixed + characters}")
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
+    sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(sentences),
         model_writer=model,
         model_type="bpe",
