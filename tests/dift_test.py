@@ -206,6 +206,17 @@ def test_text_only_mode_reads_the_same_rows_without_imagery(data: Path, tmp_path
     assert "text_loss" in row and "imagery_loss" not in row
 
 
+def test_each_process_reads_its_own_rows(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def reads(*_: Any, shard: Any, shape: Any, **__: Any) -> Any:
+        raise InputError("read", f"share {shard.index} of {shard.count}, {shape.rows} rows")
+
+    monkeypatch.setattr(jax, "process_index", lambda *_: 1)
+    monkeypatch.setattr(jax, "process_count", lambda *_: 2)
+    monkeypatch.setattr("fourd4d.dift.__main__.dift_pipeline", reads)
+    with pytest.raises(InputError, match="share 1 of 2, 2 rows"):
+        train(tiny(data, tmp_path))
+
+
 def test_muon_resumes_from_its_checkpoint(data: Path, tmp_path: Path) -> None:
     changes = {"imagery": False, "data.held_out": "", "optimizer.name": "muon"}
     for steps in (1, 2):

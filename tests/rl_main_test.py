@@ -8,15 +8,20 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
-from data_helpers import sample, write_dataset
+from data_helpers import processor, sample, write_dataset
 
 from configs import rl_3b, rl_7b, rl_tiny
 from fourd4d import build
+from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
+from fourd4d.losses import PolicySpec
+from fourd4d.parallel import make_mesh
 from fourd4d.rl.__main__ import train
-from fourd4d.rl.step import copied, generate, own_rows
-from fourd4d.sampling import row_keys
+from fourd4d.rl.step import Setting, copied, generate, own_rows
+from fourd4d.rl.train import RLSpec
+from fourd4d.sampling import SamplingSpec, row_keys
 
 LOGGED = {
     "reward", "reward/answer", "reward/format", "truncated", "blocks", "response_length", "kl_ref",
@@ -131,6 +136,26 @@ def test_greedy_sampling_and_odd_parts_are_refused(data: Path, tmp_path: Path) -
                           ({"prompts": 3}, "minibatches")):
         with pytest.raises(InputError, match=name):
             train(tiny(data, tmp_path, **changes))
+
+
+def test_a_truncated_distribution_is_refused() -> None:
+    words = processor()
+    sampling = SamplingSpec.of(words.tokenizer, words.protocol, max_tokens=4, top_p=0.9)
+    with pytest.raises(InputError, match="top_p=1: log-probs must be those of the whole softmax"):
+        Setting(graphdef=None, tx=optax.sgd(1.0), reference=None, spec=RLSpec(group=2),
+                policy=PolicySpec(), sampling=sampling, processor=words,
+                mesh=make_mesh("single"), shape=BatchShape(4, 8, 1, 1, 0))
+
+
+def test_each_process_reads_its_own_prompts(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def reads(*_: Any, shard: Any, **__: Any) -> Any:
+        raise InputError("read", f"share {shard.index} of {shard.count}")
+
+    monkeypatch.setattr(jax, "process_index", lambda *_: 1)
+    monkeypatch.setattr(jax, "process_count", lambda *_: 2)
+    monkeypatch.setattr("fourd4d.rl.__main__.prompt_pipeline", reads)
+    with pytest.raises(InputError, match="share 1 of 2"):
+        train(tiny(data, tmp_path))
 
 
 def test_each_process_takes_its_own_rows() -> None:

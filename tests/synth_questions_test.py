@@ -217,6 +217,20 @@ def test_boxes_alone_give_the_same_direction_as_geometry(asked):
     assert compared >= 15
 
 
+def test_the_box_told_is_the_things_own_in_fractions_of_the_frame(asked):
+    told = 0
+    for _, question, _ in asked[0]:
+        if question.kind != "box_direction":
+            continue
+        x0, y0, x1, y1 = map(float, re.findall(r"[\d.]+", question.text.split("[")[1]))
+        own = question.track.boxes[question.frames[0]]
+        assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+        gaps = np.array([own[0] - x0, own[1] - y0, x1 - own[2], y1 - own[3]])
+        assert (gaps > -1e-6).all() and (gaps < 0.1).all()  # Rounded outwards, to tenths.
+        told += 1
+    assert told >= 5
+
+
 def test_a_shared_box_is_not_asked_about(asked):
     clip, question, _ = next(p for p in asked[0] if p[1].kind == "box_direction")
     twin = dataclasses.replace(question.track, name="shadow", role="static")
