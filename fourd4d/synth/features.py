@@ -29,6 +29,9 @@ from fourd4d.synth.tracking import PointTracks, track_points
 
 Kind = Literal["still", "flat", "turning", "moving"]
 
+# From inverse depths of pixels, and if not of all their rows and columns, to x and y elsewhere.
+Warp = Callable[..., tuple[np.ndarray, np.ndarray]]
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSpec:
@@ -115,21 +118,24 @@ class CameraMotion:
         q = ray @ (back @ s.rotation[source]).T + np.asarray(inverse_depth)[..., None] * shift
         return s.focal * q[..., :2] / np.maximum(q[..., 2:], 0.05) + middle
 
+    def warp(self, source: int, target: int) -> Warp:
+        """``place`` of pixels, for many depths: a map of inverse depth to x and y, float32.
 
-    def warp(self, source: int, target: int
-             ) -> Callable[[np.ndarray | float], tuple[np.ndarray, np.ndarray]]:
-        """``place`` of every pixel, for many depths: a map of inverse depth to x and y, float32."""
+        Of every pixel, or of those whose rows and columns are given.
+        """
         s, (height, width) = self.solution, self.size
         back = s.rotation[target].T
         turn, shift = back @ s.rotation[source], back @ (s.centre[source] - s.centre[target])
         middle = np.array([width - 1, height - 1]) / 2
         x = ((np.arange(width) - middle[0]) / s.focal).astype(np.float32)
-        y = ((np.arange(height) - middle[1]) / s.focal).astype(np.float32)[:, None]
+        y = ((np.arange(height) - middle[1]) / s.focal).astype(np.float32)
         turn, shift = turn.astype(np.float32), shift.astype(np.float32)
-        far = [row[0] * x + (row[1] * y + row[2]) for row in turn]
 
-        def at(inverse_depth: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-            q = [f + inverse_depth * step for f, step in zip(far, shift)]
+        def at(inverse_depth: np.ndarray | float, where: tuple[np.ndarray, ...] | None = None
+               ) -> tuple[np.ndarray, np.ndarray]:
+            down, across = (y[:, None], x) if where is None else (y[where[0]], x[where[1]])
+            q = [row[0] * across + (row[1] * down + row[2]) + inverse_depth * step
+                 for row, step in zip(turn, shift)]
             scale = np.float32(s.focal) / np.maximum(q[2], np.float32(0.05))
             return (q[0] * scale + np.float32(middle[0]), q[1] * scale + np.float32(middle[1]))
 

@@ -9,12 +9,18 @@ tracked points nearby suggest (a plane sweep), and only a pixel that no such dep
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Final
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from fourd4d.synth.features import CameraMotion
+from fourd4d.synth.features import CameraMotion, Warp
+
+_AROUND: Final = 5, 5  # Pixels over which a depth must explain what is seen.
+_Ranges = Sequence[tuple[np.ndarray, np.ndarray]]  # Highest and lowest values about each pixel.
+_Places = Sequence[tuple[np.ndarray, np.ndarray]] | None  # x and y; None keeps every place.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,55 +58,105 @@ def evidence(
     spec = spec or ResidualSpec()
     soft = [cv2.GaussianBlur(f, (0, 0), 0.8) for f in frames[chosen]]
     kernel = np.ones((3, 3), np.uint8)
-    high, low = [cv2.dilate(f, kernel) for f in soft], [cv2.erode(f, kernel) for f in soft]
+    ranges = [(cv2.dilate(f, kernel), cv2.erode(f, kernel)) for f in soft]
     height, width = frames.shape[1:3]
     travels = motion.kind == "moving"
-    factors = (1.0, *(spec.sweep if travels else ()))
     out = np.zeros((len(chosen), height, width), np.float32)
     usual = frames[chosen].copy()
     for m, t in enumerate(chosen):
         partners = _partners(m, times[chosen], spec, travels)
-        layers: dict[float, list[np.ndarray]] = {factor: [] for factor in factors}
-        pictures = []
-        depth = (inverse_depth_map(motion, int(t)).astype(np.float32) if travels
-                 else 1 / motion.depth(int(t)))
-        for n in partners:
-            if motion.kind == "still":
-                pictures.append(soft[n])
-                layers[1.0].append(_difference(soft[m], high[n], low[n]))
-                continue
-            warp = motion.warp(int(t), int(chosen[n]))
-            for factor in factors:
-                x, y = warp(depth * factor)
-                up, down = (cv2.remap(f[n], x, y, cv2.INTER_LINEAR) for f in (high, low))
-                difference = _difference(soft[m], up, down)
-                outside = (x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)
-                difference[outside] = -1
-                layers[factor].append(difference)
-                if factor == 1.0:
-                    pictures.append(cv2.remap(soft[n], x, y, cv2.INTER_LINEAR))
-        usual[m] = _usual(np.stack(pictures), np.stack(layers[1.0]) >= 0, frames[t])
-        best = None
-        for factor in factors:
-            value = _share(np.stack(layers[factor]), spec.agree)
-            if travels:
-                value = cv2.blur(value, (5, 5))
-            best = value if best is None else np.minimum(best, value)
-        assert best is not None
-        known = best[best >= 0]
+        near = [ranges[n] for n in partners]
+        warps = [motion.warp(int(t), int(chosen[n])) for n in partners]
+        depth = (inverse_depth_map(motion, int(t)) if travels
+                 else np.full((height, width), 1 / motion.depth(int(t)))).astype(np.float32)
+        places = None if motion.kind == "still" else [warp(depth) for warp in warps]
+        hidden = _outside(places, len(partners), (height, width))
+        usual[m] = _usual(_brought([soft[n] for n in partners], places), hidden, frames[t])
+        value = _unexplained(soft[m], near, places, hidden, spec.agree)
+        if travels:
+            value = _swept(cv2.blur(value, _AROUND), soft[m], near, warps, depth, spec)
+        known = value[value >= 0]
         spread = float(np.median(known)) if len(known) else 0.0
         limit = max(spec.threshold, spec.noise * spread)
-        out[m] = np.maximum(best, 0) / limit
+        out[m] = np.maximum(value, 0) / limit
     return out, usual
 
 
-def _usual(pictures: np.ndarray, seen: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+def _swept(value: np.ndarray, frame: np.ndarray, near: _Ranges, warps: Sequence[Warp],
+           depth: np.ndarray, spec: ResidualSpec) -> np.ndarray:
+    """The least difference over all depths that are tried.
+
+    Pixels that a depth explains are not tried at others. What counts as explained is so little that
+    it neither is evidence nor, by its spread, changes what is.
+    """
+    value = value.copy()
+    for factor in sorted(spec.sweep, key=lambda f: abs(np.log(f))):
+        open_ = value > spec.threshold / spec.noise
+        around = np.flatnonzero(cv2.dilate(open_.astype(np.uint8), np.ones(_AROUND, np.uint8)))
+        if not len(around):
+            break
+        # As a picture of some width, since OpenCV bounds the sides of what it maps.
+        pixels = np.resize(around, (-(-len(around) // value.shape[1]), value.shape[1]))
+        where = np.unravel_index(pixels, value.shape)
+        places = [warp(depth[where] * factor, where) for warp in warps]
+        tried = np.zeros_like(value)
+        tried[where] = _unexplained(frame[where], near, places,
+                                    _outside(places, len(near), value.shape), spec.agree)
+        np.copyto(value, np.minimum(value, cv2.blur(tried, _AROUND)), where=open_)
+    return value
+
+
+def _brought(pictures: Sequence[np.ndarray], places: _Places) -> np.ndarray:
+    """Each picture as seen at its places."""
+    if places is None:
+        return np.stack(pictures)
+    return np.stack([cv2.remap(picture, x, y, cv2.INTER_LINEAR)
+                     for picture, (x, y) in zip(pictures, places, strict=True)])
+
+
+def _outside(places: _Places, count: int, size: tuple[int, int]) -> np.ndarray:
+    """Which places are out of a picture of ``size`` (height, width)."""
+    if places is None:
+        return np.zeros((count, *size), bool)
+    height, width = size
+    return np.stack([(x < 0) | (x > width - 1) | (y < 0) | (y > height - 1) for x, y in places])
+
+
+def _unexplained(frame: np.ndarray, near: _Ranges, places: _Places, hidden: np.ndarray,
+                 agree: float) -> np.ndarray:
+    """The difference that all but a share of the partners exceed; -1 where fewer than 2 see it."""
+    high, low = (_brought(pictures, places) for pictures in zip(*near, strict=True))
+    layers = np.stack([_difference(frame, up, down) for up, down in zip(high, low, strict=True)])
+    layers[hidden] = 255
+    number = len(hidden) - hidden.sum(0)
+    pick = np.clip(np.floor((1 - agree) * number).astype(int), 0, np.maximum(number - 1, 0))
+    return np.where(number >= 2, _ranked(layers, pick), np.float32(-1))
+
+
+def _usual(pictures: np.ndarray, hidden: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
     """Channel-wise median of the partners that see a pixel."""
-    number = seen.sum(0)
-    ordered = np.sort(np.where(seen[..., None], pictures, 255), 0)
-    pick = np.maximum(number - 1, 0) // 2
-    value = np.take_along_axis(ordered, pick[None, ..., None], 0)[0]
-    return np.where((number >= 2)[..., None], value, otherwise).astype(np.uint8)
+    number = len(hidden) - hidden.sum(0)
+    pictures[hidden] = 255
+    value = _ranked(pictures, np.maximum(number - 1, 0) // 2)
+    value[number < 2] = otherwise[number < 2]
+    return value
+
+
+def _ranked(values: UInt8[np.ndarray, "K H W *C"], rank: np.ndarray) -> np.ndarray:
+    """In each pixel, the value of that rank among K; the values are reordered.
+
+    Planes are compared whole, pair by pair, which sorts few planes far faster than pixel by pixel.
+    """
+    for turn in range(len(values)):
+        one, other = values[turn % 2 : -1 : 2], values[turn % 2 + 1 :: 2]
+        less = np.minimum(one, other)
+        np.maximum(one, other, out=other)
+        one[:] = less
+    most = int(rank.max())
+    out = values[most].copy()
+    rows, columns = np.nonzero(rank < most)
+    out[rows, columns] = values[rank[rows, columns], rows, columns]
+    return out
 
 
 def _partners(m: int, times: np.ndarray, spec: ResidualSpec, near: bool) -> np.ndarray:
@@ -118,17 +174,7 @@ def _partners(m: int, times: np.ndarray, spec: ResidualSpec, near: bool) -> np.n
 def _difference(frame: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray:
     """How far a pixel is outside the range of its counterpart's neighbourhood."""
     red, green, blue = cv2.split(cv2.max(cv2.subtract(frame, up), cv2.subtract(down, frame)))
-    return cv2.max(cv2.max(red, green), blue).astype(np.int16)
-
-
-def _share(layers: np.ndarray, agree: float) -> np.ndarray:
-    """The difference that all but a share of the partners exceed; -1 where fewer than 2 see it."""
-    seen = layers >= 0
-    number = seen.sum(0)
-    layers = np.sort(np.where(seen, layers, np.int16(256)), 0)
-    pick = np.clip(np.floor((1 - agree) * number).astype(int), 0, np.maximum(number - 1, 0))
-    value = np.take_along_axis(layers, pick[None], 0)[0]
-    return np.where(number >= 2, value, -1).astype(np.float32)
+    return cv2.max(cv2.max(red, green), blue)
 
 
 def inverse_depth_map(motion: CameraMotion, t: int) -> Float[np.ndarray, "H W"]:
@@ -151,7 +197,7 @@ def inverse_depth_map(motion: CameraMotion, t: int) -> Float[np.ndarray, "H W"]:
                                 indexing="ij")
     xy = motion.tracks.xy[point, t]
     distance = (rows[..., None] - xy[:, 1]) ** 2 + (columns[..., None] - xy[:, 0]) ** 2
-    near = np.argsort(distance, -1)[..., :6]
+    near = np.argpartition(distance, min(5, len(point) - 1), -1)[..., :6]
     weight = 1 / (np.take_along_axis(distance, near, -1) + cell**2)
     coarse = (weight * value[near]).sum(-1) / weight.sum(-1)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
