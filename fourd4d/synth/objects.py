@@ -99,7 +99,8 @@ def find_moving(
       usual: what most other frames show in each pixel's place.
     """
     spec = spec or ObjectSpec()
-    regions = [_regions(f, e, spec) for f, e in zip(frames, evidence)]
+    codes, usual_codes = (np.stack([_codes(f) for f in pictures]) for pictures in (frames, usual))
+    regions = [_regions(c, e, spec) for c, e in zip(codes, evidence)]
     chains = _link(regions, times, chosen, motion, spec)
     diagonal = float(np.hypot(*frames.shape[1:3]))
     enough = min(spec.seconds, 0.6 * float(times[-1] - times[0]))
@@ -124,7 +125,7 @@ def find_moving(
     for score, travel, chain in things[: spec.keep]:
         if score < 0.02 * things[0][0]:
             break
-        masks = _cut_out(frames, evidence, usual, chain)
+        masks = _cut_out(frames, evidence, codes, usual_codes, chain)
         if _lasts(np.flatnonzero(masks.any((1, 2))), spec):
             strength = float(np.mean([r.strength for r in chain.values()]))
             out.append(Moving(masks, strength, travel))
@@ -136,7 +137,7 @@ def _lasts(found: np.ndarray, spec: ObjectSpec) -> bool:
     return len(found) >= 4 and len(found) >= spec.lasting * float(np.ptp(found) + 1)
 
 
-def _regions(frame: np.ndarray, evidence: np.ndarray, spec: ObjectSpec) -> list[_Region]:
+def _regions(codes: np.ndarray, evidence: np.ndarray, spec: ObjectSpec) -> list[_Region]:
     height, width = evidence.shape
     diagonal = np.hypot(height, width)
     size = max(1, round(spec.gap * diagonal))
@@ -164,20 +165,20 @@ def _regions(frame: np.ndarray, evidence: np.ndarray, spec: ObjectSpec) -> list[
         box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
         out.append(_Region(inside, box,
                            np.array([xs.mean(), ys.mean()]), area,
-                           _histogram(frame, inside & (evidence > 1)),
+                           _histogram(codes[inside & (evidence > 1)]),
                            float(np.minimum(evidence[inside], 6).mean())))
     return sorted(out, key=lambda r: -r.area)[:12]
 
 
 def _codes(frame: np.ndarray) -> np.ndarray:
     """Colour classes: hue and chroma finely, lightness coarsely, since shading changes it."""
-    lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB).astype(int)
+    lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB).astype(np.int16)
     hue = np.clip((lab[..., 1:] - 128 + 64) // 8, 0, 15)
     return (lab[..., 0] * 6 // 256 * 16 + hue[..., 0]) * 16 + hue[..., 1]
 
 
-def _histogram(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    count = np.bincount(_codes(frame)[mask], minlength=_CODES).astype(np.float32)
+def _histogram(codes: np.ndarray) -> np.ndarray:
+    count = np.bincount(codes, minlength=_CODES).astype(np.float32)
     count = gaussian_filter(count.reshape(6, 16, 16), (0.7, 0.8, 0.8), mode="nearest").ravel()
     return count / max(float(count.sum()), 1.0)
 
@@ -272,9 +273,12 @@ def _shade(frame: np.ndarray, usual: np.ndarray, region: _Region) -> float:
     return float(np.mean((even & smooth & (np.abs(light) < 0.9))[region.mask[area]]))
 
 
-def _cut_out(frames: np.ndarray, evidence: np.ndarray, usual: np.ndarray,
+def _cut_out(frames: np.ndarray, evidence: np.ndarray, codes: np.ndarray, usual: np.ndarray,
              chain: dict[int, _Region]) -> Bool[np.ndarray, "M H W"]:
-    """Masks of a thing in the frames of its chain and in the gaps between them."""
+    """Masks of a thing in the frames of its chain and in the gaps between them.
+
+    ``codes`` and ``usual`` are the colour classes of the frames and of what they usually show.
+    """
     height, width = frames.shape[1:3]
     wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (15, 15))
     likely = np.zeros(_CODES, np.float32)
@@ -282,10 +286,10 @@ def _cut_out(frames: np.ndarray, evidence: np.ndarray, usual: np.ndarray,
         own, around = np.zeros(_CODES, np.float32), np.zeros(_CODES, np.float32)
         for m, region in chain.items():
             # Where the usual picture looks more like the thing than this one, the thing has left.
-            left = likely[_codes(usual[m])] - likely[_codes(frames[m])] > 0.5
-            own += _histogram(frames[m], region.mask & (evidence[m] > 1) & ~left)
+            left = likely[usual[m]] - likely[codes[m]] > 0.5
+            own += _histogram(codes[m][region.mask & (evidence[m] > 1) & ~left])
             ring = (cv2.dilate(region.mask.astype(np.uint8), wide) > 0) & ~region.mask
-            around += _histogram(frames[m], ring & (evidence[m] < 0.5))
+            around += _histogram(codes[m][ring & (evidence[m] < 0.5)])
         likely = np.log((own / max(own.sum(), 1e-9) + 1e-4)
                         / (around / max(around.sum(), 1e-9) + 1e-4))
     masks = np.zeros((len(frames), height, width), bool)
@@ -305,7 +309,7 @@ def _cut_out(frames: np.ndarray, evidence: np.ndarray, usual: np.ndarray,
             start = cv2.warpAffine(source.mask.astype(np.uint8), shift, (width, height)) > 0
         else:
             start = seed.mask
-        here, there = likely[_codes(frames[m])], likely[_codes(usual[m])]
+        here, there = likely[codes[m]], likely[usual[m]]
         masks[m] = _grab(frames[m], np.where(there - here > 1.0, 0, evidence[m]), start, here,
                          sure=seed is not None)
     return masks
