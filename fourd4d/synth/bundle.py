@@ -10,10 +10,11 @@ Synthesis" (2000); robust weights are Cauchy's with a scale that shrinks from co
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
-import cv2
 import numpy as np
 import scipy.linalg
+from scipy.spatial.transform import Rotation
 
 from fourd4d.synth.tracking import PointTracks
 
@@ -48,6 +49,24 @@ class Solution:
         return out
 
 
+@dataclasses.dataclass(frozen=True)
+class _Projection:
+    """Where points fall; observations come last, so that each number of theirs is one long row.
+
+    Attributes:
+      turn, base: (3, 3, k), (3, k) from the host's axes to the frame's own.
+      q, z: (3, k), (k,) the point over its depth in the host, in the frame's own axes; z > 0.
+      ray, residual: (2, k) q over z; pixels.
+    """
+
+    turn: np.ndarray
+    base: np.ndarray
+    q: np.ndarray
+    z: np.ndarray
+    ray: np.ndarray
+    residual: np.ndarray
+
+
 class Adjustment:
     """Observations of one shot, ready to be solved from several starts."""
 
@@ -63,29 +82,29 @@ class Adjustment:
         point, frame, host = self.point[other], self.frame[other], self.host[other]
         order = np.lexsort((point, frame, host))
         self.point, self.frame, self.host = point[order], frame[order], host[order]
-        pair = self.host * self.count + self.frame
-        cuts = np.flatnonzero(np.diff(pair)) + 1
-        starts = np.append(0, cuts)[: len(pair)]
-        self.pairs = list(zip(starts, np.append(cuts, len(pair))))
+        self.pair = self.frame * self.count + self.host
+        cuts = np.flatnonzero(np.diff(self.pair)) + 1
+        starts = np.append(0, cuts)[: len(self.pair)]
+        self.pairs = list(zip(starts, np.append(cuts, len(self.pair))))
         # Their columns: the frame's own pose, the host's pose, the lens.
         own, host = (6 * f[starts, None] + np.arange(6) for f in (self.frame, self.host))
         lens = np.full((len(starts), 1), 6 * self.count)
         self.columns = np.concatenate([own, host, lens], 1)
-        self.xy = tracks.xy[self.point, self.frame].astype(np.float64) - self.middle
-        self.xy_host = tracks.xy[self.point, self.host].astype(np.float64) - self.middle
+        self.xy = (tracks.xy[self.point, self.frame].astype(np.float64) - self.middle).T
+        self.xy_host = (tracks.xy[self.point, self.host].astype(np.float64) - self.middle).T
         self.first = tracks.first
 
-    def _project(self, s: Solution):
-        p = np.concatenate([self.xy_host / s.focal, np.ones((len(self.xy), 1))], 1)
-        inverse = s.inverse_depth[self.point]
+    def _project(self, s: Solution) -> _Projection:
         back = s.rotation.swapaxes(1, 2)
-        turns = back[:, None] @ s.rotation[None]
-        bases = (back[:, None] @ (s.centre[None] - s.centre[:, None])[..., None])[..., 0]
-        turn, base = turns[self.frame, self.host], bases[self.frame, self.host]
-        q = np.einsum("kij,kj->ki", turn, p) + inverse[:, None] * base
-        z = np.maximum(q[:, 2], 0.05)
-        residual = s.focal * q[:, :2] / z[:, None] - self.xy
-        return p, inverse, back[self.frame], turn, base, q, z, residual
+        turns = (back[:, None] @ s.rotation[None]).reshape(-1, 9).T
+        bases = (back[:, None] @ (s.centre[None] - s.centre[:, None])[..., None]).reshape(-1, 3).T
+        turn = turns.take(self.pair, 1).reshape(3, 3, -1)
+        base = bases.take(self.pair, 1)
+        x, y = self.xy_host / s.focal
+        q = turn[:, 0] * x + turn[:, 1] * y + turn[:, 2] + s.inverse_depth[self.point] * base
+        z = np.maximum(q[2], 0.05)
+        ray = q[:2] / z
+        return _Projection(turn, base, q, z, ray, s.focal * ray - self.xy)
 
     def solve(
         self, start: Solution, *, turn: tuple[bool, bool, bool] = (True, True, True),
@@ -115,19 +134,20 @@ class Adjustment:
         columns[:, :3] &= turn
         columns[:, 3:] &= travel
         free = np.append(columns.reshape(-1), focal)
-        first_focal = s.focal
+        first_focal, seen = s.focal, self._project(s)
         for scale in scales:
-            damping, before = 1e-4, self._cost(s, scale, trust, first_focal)
+            damping, before = 1e-4, self._cost(s, seen, scale, trust, first_focal)
             for _ in range(iterations):
-                step_p, step_l = self._step(s, scale, trust, free, travel, depth, plane,
+                step_p, step_l = self._step(s, seen, scale, trust, free, travel, depth, plane,
                                             damping, first_focal)
                 new = self._apply(s, step_p, step_l)
                 if plane:
                     new.inverse_depth = self._in_plane(new.centre)
-                after = self._cost(new, scale, trust, first_focal)
+                there = self._project(new)
+                after = self._cost(new, there, scale, trust, first_focal)
                 if after < before:
                     done = before - after < 1e-4 * before
-                    s, before, damping = new, after, max(damping / 5, 1e-9)
+                    s, seen, before, damping = new, there, after, max(damping / 5, 1e-9)
                     if done:
                         break
                 else:
@@ -135,13 +155,14 @@ class Adjustment:
                     if damping > 1e3:
                         break
         residual = np.full((self.points, n), np.nan)
-        residual[self.point, self.frame] = np.linalg.norm(self._project(s)[-1], axis=1)
+        residual[self.point, self.frame] = np.linalg.norm(seen.residual, axis=0)
         residual[self.point, self.host] = 0.0
         return dataclasses.replace(s, residual=residual,
-                                   cost=self._cost(s, scales[-1], trust, first_focal))
+                                   cost=self._cost(s, seen, scales[-1], trust, first_focal))
 
-    def _cost(self, s: Solution, scale: float, trust: np.ndarray, focal: float) -> float:
-        square = (self._project(s)[-1] ** 2).sum(1)
+    def _cost(self, s: Solution, seen: _Projection, scale: float, trust: np.ndarray, focal: float
+              ) -> float:
+        square = (seen.residual**2).sum(0)
         data = (trust * scale**2 * np.log1p(square / scale**2)).sum()
         prior = ((s.inverse_depth - 1) ** 2).sum() / DEPTH_SPREAD**2
         prior += (np.diff(s.centre, axis=0) ** 2).sum() / STEP_SPREAD**2
@@ -151,29 +172,62 @@ class Adjustment:
     def _in_plane(self, centre: np.ndarray) -> np.ndarray:
         return 1 / np.maximum(1 - centre[self.first, 2], 0.05)
 
-    def _step(self, s, scale, trust, free, travel, depth, plane, damping, first_focal):
-        n, k = self.count, len(self.xy)
-        p, inverse, back, turn, base, q, z, residual = self._project(s)
-        root = np.sqrt(trust / (1 + (residual**2).sum(1) / scale**2))
-        space = np.empty((k, 3, 13))
-        space[:, :, :3] = _cross(q)
-        space[:, :, 3:6] = -inverse[:, None, None] * back
-        space[:, :, 6:9] = -np.cross(turn, p[:, None])
-        space[:, :, 9:12] = -space[:, :, 3:6]
-        if plane:  # The host's way forward changes its points' depth.
-            space[:, :, 11] += inverse[:, None] ** 2 * base
-        space[:, :, 12] = -np.einsum("kij,kj->ki", turn[:, :, :2], self.xy_host / s.focal**2)
-        gain, ray = (root * s.focal / z)[:, None, None], (q[:, :2] / z[:, None])[:, :, None]
-        jac = gain * (space[:, :2] - ray * space[:, 2:])
-        jac[:, :, 12] += root[:, None] * ray[:, :, 0]
-        along = gain[..., 0] * (base[:, :2] - ray[..., 0] * base[:, 2:])
-        r = residual * root[:, None]
-        flat, flat_r = jac.reshape(-1, 13), r.reshape(-1)
-        every, sums = np.zeros((6 * n + 1, 6 * n + 1)), np.zeros(6 * n + 1)
-        for (start, end), place in zip(self.pairs, self.columns):
-            block = flat[2 * start : 2 * end]
-            every[place[:, None], place] += block.T @ block
-            sums[place] += flat_r[2 * start : 2 * end] @ block
+    def _jacobian(self, s: Solution, seen: _Projection, gain: np.ndarray, root: np.ndarray,
+                  wanted: np.ndarray, plane: bool) -> np.ndarray:
+        """Weighted derivatives of the residuals by the wanted columns of ``columns``: (C, 2, k)."""
+        (qx, qy, qz), (x, y) = seen.q, self.xy_host / s.focal
+        turn, inverse = seen.turn, s.inverse_depth[self.point]
+        zero = np.zeros_like(qx)
+
+        def space(column: int) -> Any:
+            """What a column does to the place in the frame's own axes."""
+            kind, axis = divmod(column, 3)
+            if kind == 0:
+                return ((zero, qz, -qy), (-qz, zero, qx), (qy, -qx, zero))[axis]
+            if kind in (1, 3):
+                way = inverse * s.rotation[:, axis].T.take(self.frame, 1)
+                if kind == 1:
+                    return -way
+                # The host's way forward changes its points' depth in the plane.
+                return way + inverse**2 * seen.base if plane and axis == 2 else way
+            if kind == 2:
+                return (turn[:, 2] * y - turn[:, 1], turn[:, 0] - turn[:, 2] * x,
+                        turn[:, 1] * x - turn[:, 0] * y)[axis]
+            return -(turn[:, 0] * x + turn[:, 1] * y) / s.focal
+
+        out = np.empty((len(wanted), 2, len(qx)))
+        for row, column in zip(out, wanted, strict=True):
+            right, down, ahead = space(int(column))
+            row[0] = gain * (right - seen.ray[0] * ahead)
+            row[1] = gain * (down - seen.ray[1] * ahead)
+            if column == 12:
+                row += root * seen.ray
+        return out
+
+    def _normal(self, jac: np.ndarray, r: np.ndarray, wanted: np.ndarray
+                ) -> tuple[np.ndarray, np.ndarray]:
+        """Hessian and gradient of all columns; 0 in those not wanted."""
+        size = 6 * self.count + 1
+        rows = np.concatenate([jac, r[None]])
+        blocks = np.empty((len(self.pairs), len(rows), len(rows)))
+        for block, (start, end) in zip(blocks, self.pairs, strict=True):
+            part = rows[:, :, start:end].reshape(len(rows), -1)
+            np.matmul(part, part.T, out=block)
+        place = self.columns[:, wanted]
+        cells = (place[:, :, None] * size + place[:, None]).ravel()
+        hessian = np.bincount(cells, blocks[:, :-1, :-1].ravel(), size * size)
+        return (hessian.reshape(size, size),
+                np.bincount(place.ravel(), blocks[:, :-1, -1].ravel(), size))
+
+    def _step(self, s, seen, scale, trust, free, travel, depth, plane, damping, first_focal):
+        n, k = self.count, len(self.point)
+        root = np.sqrt(trust / (1 + (seen.residual**2).sum(0) / scale**2))
+        gain = root * s.focal / seen.z
+        axes = free[:-1].reshape(n, 6).any(0)
+        wanted = np.flatnonzero(np.concatenate([axes, axes, free[-1:]]))
+        jac = self._jacobian(s, seen, gain, root, wanted, plane)
+        r = seen.residual * root
+        every, sums = self._normal(jac, r, wanted)
         hessian, gradient = every[np.ix_(free, free)], sums[free]
         full = np.zeros(6 * n + 1)
         diagonal = np.zeros(6 * n + 1)
@@ -197,16 +251,20 @@ class Adjustment:
         gradient = gradient + full[free]
         depth = depth and travel
         if depth:
-            h_l = self._by_point((along**2).sum(1)) + 1 / DEPTH_SPREAD**2
+            along = gain * (seen.base[:2] - seen.ray * seen.base[2])
+            h_l = self._by_point((along**2).sum(0)) + 1 / DEPTH_SPREAD**2
             h_l *= 1 + damping
-            g_l = self._by_point((along * r).sum(1)) + (s.inverse_depth - 1) / DEPTH_SPREAD**2
-            both = np.einsum("kic,ki->kc", jac, along)
-            cells = np.zeros((n, 6, self.points))
-            cells[self.frame, :, self.point] = both[:, :6]
-            cells[self.first, :, np.arange(self.points)] = np.stack(
-                [self._by_point(c) for c in both[:, 6:12].T], 1)
-            mixed = np.concatenate([cells.reshape(6 * n, -1),
-                                    self._by_point(both[:, 12])[None]])[free]
+            g_l = self._by_point((along * r).sum(0)) + (s.inverse_depth - 1) / DEPTH_SPREAD**2
+            mixed = np.zeros((6 * n + 1, self.points))
+            for column, both in zip(wanted, (jac * along).sum(1), strict=True):
+                if column < 6:
+                    mixed[6 * self.frame + column, self.point] = both
+                elif column < 12:
+                    mixed[6 * self.first + column - 6, np.arange(self.points)] = \
+                        self._by_point(both)
+                else:
+                    mixed[-1] = self._by_point(both)
+            mixed = mixed[free]
             hessian -= (mixed / h_l) @ mixed.T
             gradient = gradient - mixed @ (g_l / h_l)
         spread = np.diagonal(hessian).copy()
@@ -222,14 +280,9 @@ class Adjustment:
 
     def _apply(self, s: Solution, step: np.ndarray, step_l: np.ndarray) -> Solution:
         move = step[:-1].reshape(-1, 6)
-        turn = np.array([cv2.Rodrigues(w)[0] for w in move[:, :3]])
+        turn = Rotation.from_rotvec(move[:, :3]).as_matrix()
         depth = np.clip(s.inverse_depth + np.clip(step_l, -1, 1), 0, 6)
         lens = s.focal * np.exp(np.clip(step[-1] / s.focal, -0.2, 0.2))
         return dataclasses.replace(s, rotation=s.rotation @ turn, centre=s.centre + move[:, 3:],
                                    inverse_depth=depth, focal=float(lens))
 
-
-def _cross(v: np.ndarray) -> np.ndarray:
-    zero = np.zeros(len(v))
-    x, y, z = v.T
-    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(-1, 3, 3)
