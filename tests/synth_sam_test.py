@@ -15,6 +15,23 @@ from fourd4d.synth.sources import MaskSpec, mask_sources
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+
+
+def mend_torchvision():
+    """A torchvision built for CUDA cannot load its operators beside a torch for CPU, and then not
+    be imported. SAM here calls none of them: it is enough that they are declared.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        pass
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            LIBRARY.define(f"{name}(Tensor boxes, Tensor scores, float most) -> Tensor")
+
+
+mend_torchvision()
 
 
 def needs(name):
