@@ -148,7 +148,8 @@ def _card(root: Path, entry: Entry, sample: Mapping[str, Any]) -> Card:
     spans = "; ".join(f"{a:.1f}–{b:.1f} s {' + '.join(m) or 'unclear'}"
                       for a, b, m in drawing["camera"])  # fmt: skip
     facts = [f"camera: {spans or 'unknown'}"]
-    facts += [f"{name}: {value}" for name, value in sample["provenance"].items()]
+    facts += [f"{name}: {value}" for name, value in sample["provenance"].items()
+              if value not in ({}, [], "")]
     return Card(
         key=sample["id"], kind=sample["kind"], question=sample["question"],
         options=sample["options"], answer=sample["answer"], response=sample["response"],

@@ -55,7 +55,9 @@ class OptimizerSpec:
                              "Use 'constant' or 'cosine'")
         if self.schedule == "cosine" and self.total_steps <= self.warmup_steps:
             raise InputError("OptimizerSpec.total_steps", f"{self.total_steps} steps with "
-                             f"{self.warmup_steps} of warm-up", "Cosine needs the run's length")
+                             f"{self.warmup_steps} of warm-up",
+                             "Cosine needs a longer run than that: give more steps, fewer "
+                             "warmup_steps, or schedule 'constant'")
 
 
 def learning_rate(spec: OptimizerSpec) -> optax.Schedule:
