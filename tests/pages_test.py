@@ -20,7 +20,7 @@ from fourd4d.pages import (
     Series,
     read_curves,
 )
-from fourd4d.pages.pictures import colour, paint
+from fourd4d.pages.pictures import colour, data_uri, paint
 
 EVIL = "<script>alert(1)</script> & \"quotes\" 'single'"
 
@@ -86,7 +86,11 @@ def test_a_heat_map_tells_its_frame_its_scale_and_what_bright_means():
     maps = np.zeros((2, 2, 2, 3, 4))
     maps[0, :, 0, 1, 1], maps[0, :, 1] = 0.75, 0.5  # Plain: highest in the first slot,
     maps[1, :, 1, 2, 3], maps[1, 0, 0] = 0.25, -0.5  # centred: in the second, at frame 2.
-    html = card(images=[MentalImage(maps)]).html()
+    made = card(images=[MentalImage(maps)])
+    html = made.html()
+    for mean, slot, low, high in ((maps[0], 0, 0.0, 0.75), (maps[1], 1, -0.25, 0.25)):
+        painted = paint(made.frames[made.slot_frames[slot]], mean.mean(0)[slot], low, high)
+        assert data_uri(painted, 176) in html
     assert "2 latents imagined here; bright where the video&#x27;s own features are most" in html
     assert "(3 × 4 places a frame, drawn smooth)" in html
     assert ">cosine; the frame at 0.00 s, where it is highest<" in html

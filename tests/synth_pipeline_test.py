@@ -1,5 +1,6 @@
 """Datasets on disk: the published layout, resuming, bad videos, record shards."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -11,6 +12,7 @@ import pytest
 from fourd4d.core import jsonl, records
 from fourd4d.core.errors import DiskFullError, InputError
 from fourd4d.synth import pipeline
+from fourd4d.synth.manifest import Entry, Manifest
 from fourd4d.synth.overlay import overlay
 from fourd4d.synth.pipeline import Work
 from fourd4d.synth.questions import KINDS, QuestionSpec
@@ -104,6 +106,18 @@ def test_a_full_disk_ends_the_run_which_then_goes_on(tmp_path, scenes, file_limi
     assert "failed" not in {entry.status for entry in entries.values()}
     assert (tmp_path / "cut" / "dift.jsonl").read_text() == (
         tmp_path / "whole" / "dift.jsonl").read_text()
+
+
+def test_a_full_disk_is_told_by_the_manifest_and_costs_no_line_before_it(tmp_path, file_limit):
+    path = tmp_path / "manifest.jsonl"
+    with pytest.raises(DiskFullError, match=r"manifest\.jsonl: no space left on the disk"):
+        with contextlib.closing(Manifest(tmp_path, {})) as manifest:
+            manifest.add(Entry("a", "failed", "why"))
+            file_limit(path.stat().st_size + 9)
+            manifest.add(Entry("b", "failed", "why"))
+    file_limit(None)
+    with contextlib.closing(Manifest(tmp_path, {})) as manifest:
+        assert list(manifest.entries) == ["a"]
 
 
 def test_a_failed_video_is_tried_again_only_when_asked(tmp_path, scenes):
