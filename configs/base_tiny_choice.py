@@ -1,4 +1,4 @@
-"""The tiny base's last lesson: to compare an option with a conclusion.
+"""The tiny base's second lesson: to find the option that says a given word.
 
     python -m fourd4d.synth --config=configs/synth_choice.py --config.output=runs/choice_data
     python -m fourd4d.dift --config=configs/base_tiny_choice.py

@@ -15,8 +15,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.start = 50_000
     config.clips = 3000
     config.quality = 92
-    config.reasoned = 2  # Whole questions a clip, each to be watched and to be worked out.
-    config.choices = 0  # Questions of which only the option is asked.
+    # Questions a clip: to be watched and to be worked out; of which only the option is asked; to be
+    # concluded from findings that are given.
+    config.practice = ml_collections.ConfigDict(dict(reasoned=2, choices=0, conclusions=0))
     with config.unlocked():
         config.scene.weights = {"direction": 0.34, "camera": 0.26, "distance": 0.16, "speed": 0.14,
                                 "box_direction": 0.10}

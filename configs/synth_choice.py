@@ -1,4 +1,4 @@
-"""Reading options until one fits, again and again: what the tiny base practises last.
+"""Reading options until one fits, again and again: what the tiny base practises second.
 
 python -m fourd4d.synth --config=configs/synth_choice.py --config.output=runs/choice_data
 """
@@ -13,6 +13,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 12
     config.start = 60_000
     config.clips = 1500
-    config.reasoned = 1
-    config.choices = 12
+    config.practice.reasoned = 1
+    config.practice.choices = 12
     return config

@@ -11,7 +11,7 @@ import pytest
 
 from fourd4d.core import jsonl, records
 from fourd4d.core.errors import DiskFullError, InputError
-from fourd4d.synth import pipeline
+from fourd4d.synth import base, pipeline
 from fourd4d.synth.manifest import Entry, Manifest
 from fourd4d.synth.overlay import overlay
 from fourd4d.synth.pipeline import Work
@@ -182,7 +182,8 @@ def test_base_shards_hold_free_text_and_are_kept(tmp_path):
 def test_whole_questions_are_watched_and_worked_out(scenes):
     pairs = []
     for clip in scenes[:6]:
-        made = pipeline.base_samples(clip, KINDS, SPEC, np.random.default_rng(0), 90, reasoned=1)
+        made = pipeline.base_samples(clip, KINDS, SPEC, np.random.default_rng(0), 90,
+                                     base.Practice(reasoned=1))
         own = [w.sample for w in made if w.sample.kind.startswith(("tell_", "work_"))]
         pairs += zip(own[::2], own[1::2], strict=True)
     assert len(pairs) >= 6
@@ -201,11 +202,31 @@ def test_whole_questions_are_watched_and_worked_out(scenes):
 def test_more_choices_are_of_more_questions(scenes):
     few, many = (
         [w.sample for w in pipeline.base_samples(scenes[0], KINDS, SPEC, np.random.default_rng(0),
-                                                 90, choices=count)
+                                                 90, base.Practice(choices=count))
          if w.sample.kind.startswith("exercise_")] for count in (0, 4))
     kinds = len({one.kind for one in few})
     assert len(many) == len(few) + 4 * kinds > len(few)
     assert len({one.question for one in many}) > len({one.question for one in few}) + 2 * kinds
+
+
+def test_a_conclusion_is_drawn_and_chosen_by(scenes):
+    seen = []
+    for clip in scenes[:6]:
+        made = pipeline.base_samples(clip, KINDS, SPEC, np.random.default_rng(0), 90,
+                                     base.Practice(conclusions=2))
+        seen += [w.sample for w in made if w.sample.kind.startswith("conclude_")]
+    assert len(seen) >= 6
+    whole = 0
+    for sample in seen:
+        found, conclusion, options = re.fullmatch(
+            r"(.*?)(So .+?\.)((?: [A-D]\. .+?: (?:no|yes)\.)+)", sample.response).groups()
+        notes, asked = sample.question.split("\n")[0], sample.question.split("\n")[-4:]
+        assert notes.startswith(f"Notes: {found}") and conclusion not in notes
+        tried = re.findall(r" ([A-D]\. .+?): (yes|no)\.", options)
+        assert conclusion.endswith(f" {tried[-1][0][3:]}.") and tried[-1][1] == "yes"
+        assert [option for option, _ in tried] == asked[: len(tried)]
+        whole += " at " in found
+    assert 0 < whole < len(seen)
 
 
 def test_an_overlay_tints_the_mask_and_nothing_else():

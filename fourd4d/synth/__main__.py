@@ -21,7 +21,7 @@ from rich.console import Console
 
 from fourd4d import build
 from fourd4d.core.errors import InputError
-from fourd4d.synth import commands, pipeline, sources, vlm
+from fourd4d.synth import base, commands, pipeline, sources, vlm
 from fourd4d.synth.clip import Clip
 from fourd4d.synth.endpoint import Endpoint
 from fourd4d.synth.filters import Answer
@@ -125,7 +125,7 @@ def main(config: Any) -> None:
 
         shards = pipeline.write_base(config.output, part, config.clips, spec.kinds,
                                      question_spec(config), config.seed, config.quality,
-                                     config.reasoned, config.choices)
+                                     build.frozen(base.Practice, config.practice, "practice"))
         console.print(f"{shards} shards in {config.output}")
         return
     works: Iterable[pipeline.Work]

@@ -3,9 +3,9 @@
 ``describe_*`` tasks tell what there is, where it is, and what that amounts to; ``exercise_*``
 tasks read lettered options until one says a given word. Later come the same skills inside whole
 questions: ``tell_*`` tasks watch, and conclude in words; ``work_*`` tasks are given the positions
-in words, and read the options until one fits. None has tags, mental images or a key, so
-fine-tuning still has the form of an answer, the imagery, and the chaining of watching and choosing
-to teach.
+in words, and read the options until one fits; ``conclude_*`` tasks are given what was found too,
+and go by their own conclusion. None has tags, mental images or a key, so fine-tuning still has the
+form of an answer, the imagery, and the chaining of watching and choosing to teach.
 """
 
 from __future__ import annotations
@@ -37,6 +37,24 @@ _ASK: Final = {
 _MATCH: Final = ("{word} is the answer. Which option is it?", "Which option says {word}?",
                  "Find the option for {word}.", "We see: {word}. Pick the option.",
                  "It is {word}. Give the letter.")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Practice:
+    """How many questions of a clip, beside the one it is described by, are practised.
+
+    Attributes:
+      reasoned: asked twice each: to be watched, and to be worked out.
+      choices: of which only the option is asked.
+      conclusions: of which all is given but the conclusion and the option.
+    """
+
+    reasoned: int = 0
+    choices: int = 0
+    conclusions: int = 0
+
+
+DESCRIBED: Final = Practice()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +94,15 @@ def work(clip: Clip, question: Question) -> Task:
 
 
 def _told(clip: Clip, question: Question) -> str:
+    return " ".join(_observed(clip, question))
+
+
+def _observed(clip: Clip, question: Question) -> tuple[str, str]:
+    """What is seen of the thing, and the conclusion."""
     found, lead = short.findings(clip, question)
     where = short.positions(clip, question.track, question.frames, images=False)
     opening = f"The {question.track.name}. " if question.kind == "box_direction" else ""
-    return f"{opening}{where} {found} So {lead}{question.answer_text}."
+    return f"{opening}{where} {found}", f"So {lead}{question.answer_text}."
 
 
 def _lettered(text: str, question: Question) -> str:
@@ -101,6 +124,19 @@ def exercise(question: Question, rng: np.random.Generator, chained: bool) -> Tas
     else:
         prompt = _lettered(_MATCH[rng.integers(len(_MATCH))].format(word=word), question)
     return Task(f"exercise_{question.kind}", prompt, short.choice(question))
+
+
+def conclude(clip: Clip, question: Question, whole: bool) -> Task:
+    """Draws a conclusion from given findings, and reads the options until one is that.
+
+    ``exercise`` finds a word of the prompt; here the word stands in the response alone, as it does
+    where the model has watched. ``whole`` repeats the findings first, so that the options are as
+    far away as there. Raises Dropped.
+    """
+    found, conclusion = _observed(clip, question)
+    said = f"{found} {conclusion}" if whole else conclusion
+    return Task(f"conclude_{question.kind}", _lettered(f"Notes: {found} {question.text}", question),
+                f"{said} {short.choice(question)}")
 
 
 def place(clip: Clip, rng: np.random.Generator, times: int = 3) -> Task:

@@ -106,12 +106,9 @@ def samples_of(clip: Clip, recipe: Recipe, number: int = 0) -> Made:
 
 
 def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.random.Generator,
-                 quality: int, reasoned: int = 0, choices: int = 0) -> list[write.Written]:
-    """Free-text tasks of the clip for making a base model; none where it shows nothing clearly.
-
-    ``reasoned`` more questions are each asked twice: to be watched, and to be worked out; of
-    ``choices`` more, only the option is asked.
-    """
+                 quality: int, practice: base.Practice = base.DESCRIBED
+                 ) -> list[write.Written]:
+    """Free-text tasks of the clip for making a base model; none where it shows nothing clearly."""
     encoder = write.Encoder(clip, quality)
     every = range(len(clip.frames))
     out = []
@@ -125,16 +122,19 @@ def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.r
         out += [write.task_sample(clip, one, every, encoder) for one in (task, *seen)]
         out += [write.task_sample(clip, base.exercise(question, rng, chained), every[:2], encoder)
                 for chained in (False, True)]
-        for _ in range(reasoned):
+        for _ in range(practice.reasoned):
             try:
                 question = ask(clip, kind, rng, spec)
                 pair = (base.tell(clip, question), every), (base.work(clip, question), every[:2])
             except Dropped:
                 continue
             out += [write.task_sample(clip, one, frames, encoder) for one, frames in pair]
-        for number in range(choices):
+        for number in range(practice.choices + practice.conclusions):
+            even = number % 2 == 0
             try:
-                one = base.exercise(ask(clip, kind, rng, spec), rng, chained=number % 2 == 0)
+                question = ask(clip, kind, rng, spec)
+                one = (base.exercise(question, rng, chained=even) if number < practice.choices
+                       else base.conclude(clip, question, whole=even))
             except Dropped:
                 continue
             out.append(write.task_sample(clip, one, every[:2], encoder))
@@ -149,8 +149,8 @@ def shown(clip: Clip, kinds: Sequence[str]) -> Sequence[str]:
 
 def write_base(
     root: str | os.PathLike[str], clips: Callable[[int, int], Iterator[Clip]], count: int,
-    kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int, reasoned: int = 0,
-    choices: int = 0,
+    kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int,
+    practice: base.Practice = base.DESCRIBED,
 ) -> int:
     """Shards of free-text tasks, one per SHARD_CLIPS clips; finished shards are kept.
 
@@ -161,7 +161,7 @@ def write_base(
         for clip in clips(start, number):
             rng = seeded(seed, clip.video_id)
             asked = shown(clip, kinds)
-            for one in base_samples(clip, asked, spec, rng, quality, reasoned, choices):
+            for one in base_samples(clip, asked, spec, rng, quality, practice):
                 yield one.record()
 
     starts = range(0, count, SHARD_CLIPS)
