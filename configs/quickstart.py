@@ -13,6 +13,6 @@ def get_config() -> ConfigDict:
     config.base = "tiny-base"
     config.train_clips = 1200
     config.test_clips = 240
-    config.dift_steps = 300
+    config.dift_steps = 200
     config.rl_steps = 24
     return config
