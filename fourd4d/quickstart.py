@@ -29,10 +29,11 @@ from fourd4d.eval import quickstart_report
 REPOSITORY = Path(fourd4d.__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs"
 HELD_OUT = 100_000  # Number of the first held-out clip.
-# Two CPU devices share a step better than one step shares two cores, and glibc would hand freed
-# memory back, and fault it in again, at every step: together about a third of the time.
-CPU = {"JAX_NUM_CPU_DEVICES": "2", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0",
-       "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+# Two CPU devices share a step better than one step shares two cores.
+CPU = {"JAX_NUM_CPU_DEVICES": "2"}
+# glibc hands freed memory back, and faults it in again, at every step: a fifth of the time. Where
+# every step asks for the same it may keep it; sampling would let it grow without end.
+HOARD = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ def run_stage(stage: Stage, workdir: Path, console: Console) -> float:
     """
     log = workdir / "logs" / f"{stage.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = CPU | os.environ | {
+    environment = CPU | (HOARD if stage.room == "dift" else {}) | os.environ | {
         "JAX_COMPILATION_CACHE_DIR": os.environ.get(
             "JAX_COMPILATION_CACHE_DIR", str(workdir / "compiled")),
         "PYTHONPATH": os.pathsep.join(

@@ -70,17 +70,21 @@ def loss(
     if count:
         targets_BQD = jax.lax.stop_gradient(model.pool(features, batch.overlays))
 
-    def hidden_for(latents: Any) -> Float[Array, "B L D"]:
+    def hidden_for(model: Thinker, latents: Any) -> Float[Array, "B L D"]:
         embeds = model.embed(
             batch.tokens, batch.vision_index, features, batch.latent_index, latents
         )
         return model.decode(embeds, batch.positions, batch.segment_ids)[0]
 
     latents = targets_BQD
-    for _ in range(spec.self_feed_passes if count else 0):
-        own_BQD, _ = imagined_latents(model, hidden_for(latents), batch.latent_index, count)
-        latents = jax.lax.stop_gradient(own_BQD)
-    hidden_BLD = hidden_for(latents)
+    if count and spec.self_feed_passes:
+        # Weights that carry no gradient: stopped at its end only, each pass would cost double.
+        graphdef, weights = nnx.split(model)
+        still = nnx.merge(graphdef, jax.lax.stop_gradient(weights))
+        for _ in range(spec.self_feed_passes):
+            latents, _ = imagined_latents(
+                still, hidden_for(still, latents), batch.latent_index, count)
+    hidden_BLD = hidden_for(model, latents)
 
     text = text_loss(hidden_BLD, model.head(), batch.tokens, batch.text_weights,
                      valid_vocab=model.config.decoder.valid_vocab)
