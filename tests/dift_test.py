@@ -22,7 +22,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.dift import train as dift
 from fourd4d.dift.__main__ import train
 from fourd4d.models import DecoderConfig, ModelConfig, Thinker, VisionConfig
-from fourd4d.parallel import make_mesh, use
+from fourd4d.parallel import host_to_global, make_mesh, use
 from fourd4d.train import state_from
 
 CONFIG = ModelConfig(
@@ -53,12 +53,13 @@ def one_update(split: Any, batch: Batch) -> Any:
     tx = optax.sgd(0.1)
 
     @functools.cache
-    def run(accumulate: int) -> Any:
-        with use(make_mesh("data=1")):
-            before = state_from(tree, tx, make_mesh("data=1"), trainable=VISION_FROZEN)
+    def run(accumulate: int, axes: str = "data=1") -> Any:
+        mesh = make_mesh(axes, jax.devices()[:4])
+        with use(mesh):
+            before = state_from(tree, tx, mesh, trainable=VISION_FROZEN)
             after, metrics = jax.jit(functools.partial(
                 dift.update, graphdef=graphdef, tx=tx, spec=dift.DiftSpec(norm_weight=0.1),
-                accumulate=accumulate))(before, batch)
+                accumulate=accumulate))(before, host_to_global(batch, mesh))
         return before, after, {k: float(m.value()) for k, m in metrics.items()}
 
     return run
@@ -82,6 +83,16 @@ def test_accumulation_gives_the_update_of_the_whole_batch(one_update: Any) -> No
     for a, b in zip(leaves(whole.params), leaves(parts.params), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
     assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_a_step_on_four_devices_is_the_step_on_one(one_update: Any) -> None:
+    _, whole, expected = one_update(1)
+    _, split, metrics = one_update(1, "data=2,fsdp=2")
+    kernel = split.params["decoder"]["blocks"]["gate"]["kernel"].get_value()
+    assert kernel.size == 2 * kernel.addressable_shards[0].data.size
+    for a, b in zip(leaves(whole.params), leaves(split.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    assert metrics == pytest.approx(expected, rel=1e-4)
 
 
 def test_vision_encoder_stays_as_it_was(one_update: Any) -> None:

@@ -17,6 +17,7 @@ from sampling_helpers import LATENT, SPEC, START, STOP, prompts, thinker
 from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
 from fourd4d.losses import PolicySpec
+from fourd4d.parallel import host_to_global, make_mesh, use
 from fourd4d.rl.setup import agree, policy_spec, trains_vision
 from fourd4d.rl.step import fingerprint
 from fourd4d.rl.train import (
@@ -30,7 +31,7 @@ from fourd4d.rl.train import (
     update,
 )
 from fourd4d.sampling import generate, replay
-from fourd4d.train import TrainState
+from fourd4d.train import TrainState, state_from
 
 GROUP = 4
 RL = RLSpec(group=GROUP)
@@ -121,6 +122,23 @@ def test_microbatches_add_up(rollout: Rollout) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole.params,
                  parts.params)
     assert learnt.keys() == again.keys()
+    for key in learnt:
+        np.testing.assert_allclose(learnt[key].value(), again[key].value(), atol=3e-5, err_msg=key)
+
+
+def test_a_step_on_four_devices_is_the_step_on_one(rollout: Rollout, devices: Any) -> None:
+    whole, learnt = updater()(start_state(), gathered(rollout)[0], 0)
+    mesh = make_mesh("data=2,fsdp=2", devices[:4])
+    with use(mesh):
+        state = state_from(PARAMS, TX, mesh)
+        experience, _ = gatherer()(
+            state.params, FROZEN, PARAMS, host_to_global(prompts(), mesh), None,
+            host_to_global(rollout, mesh), reward_of(rollout))
+        split, again = updater()(state, experience, 0)
+    kernel = split.params["decoder"]["blocks"]["gate"]["kernel"].get_value()
+    assert kernel.size == 2 * kernel.addressable_shards[0].data.size
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole.params,
+                 split.params)
     for key in learnt:
         np.testing.assert_allclose(learnt[key].value(), again[key].value(), atol=3e-5, err_msg=key)
 
