@@ -198,9 +198,14 @@ def test_another_size_lists_every_difference_and_restores_nothing(tmp_path, mesh
     assert "opt_state/0/mu/kernel: (8, 4) in" in text and "opt_state/0/nu/kernel: (8, 4) in" in text
     assert "params/extra: missing from the checkpoint, wanted ()" in text
     assert "params/layers/1: in the checkpoint (), not wanted" in text
-    assert counter.at == 9
+    assert counter.at == 9 and " more" not in text
+    assert text.endswith("wanted. Use the config that is saved in its specs, or another directory.")
     with pytest.raises(InputError, match=r"params/kernel: \(8, 4\) in the checkpoint, \(16, 4\)"):
         restore_params(tmp_path, abstract(make(mesh, width=16).params))
+    many = {f"w{i:02d}": want.params["kernel"] for i in range(30)}
+    with pytest.raises(InputError, match=r"33 paths differ") as error:
+        restore_params(tmp_path, many)
+    assert len(str(error.value).splitlines()) == 26 and "\n  and 9 more. Use" in str(error.value)
 
 
 def test_missing_and_damaged_checkpoints(tmp_path, mesh):

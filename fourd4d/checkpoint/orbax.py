@@ -32,6 +32,7 @@ from fourd4d.core.files import is_disk_full
 PROCESSOR = "processor"
 _ITEMS = ("state", "data", "specs")
 _SLACK = 16 << 20  # Bytes beside the arrays.
+_MOST = 24  # Paths that a message lists; optimizers have each three times.
 
 
 @runtime_checkable
@@ -151,7 +152,7 @@ class CheckpointManager:
           iterator: put back where it was.
 
         Raises:
-          InputError: no such checkpoint; another size (every path that differs is listed, nothing
+          InputError: no such checkpoint; another size (the paths that differ are listed, nothing
             is restored); damaged files; saved by another number of processes.
         """
         self.wait()
@@ -373,8 +374,10 @@ def _first_line(error: Exception) -> str:
 
 def _check_same(where: Any, lines: list[str]) -> None:
     if lines:
+        shown = lines[:_MOST] + ([f"and {len(lines) - _MOST} more"] if len(lines) > _MOST else [])
         raise InputError(where, f"a checkpoint of another size, {len(lines)} paths differ:\n  "
-                         + "\n  ".join(lines), "Use the config that is saved in its specs")
+                         + "\n  ".join(shown),
+                         "Use the config that is saved in its specs, or another directory")
 
 
 def _local_bytes(leaf: Any) -> int:
