@@ -206,12 +206,13 @@ def digest_part(poses: str, start: int, count: int, scenes: SceneSpec = SCENES) 
 def add(scores: Scores, truth: Clip, seen: Clip) -> None:
     """Counts one digested clip against its truth."""
     _count_moves(scores, truth, seen)
-    overlaps = {track.name: _best(truth, track, seen) for track in seen.tracks
-                if track.role == "dynamic"}
-    scores.followed += [overlap for overlap, _ in overlaps.values()]
+    moving = [track for track in seen.tracks if track.role == "dynamic"]
+    best = [_best(truth, track, seen) for track in moving]
+    scores.followed += [overlap for overlap, _ in best]
     if any(_goes_somewhere(t, truth) and _in_view(t) for t in truth.tracks):
-        main = overlaps[seen.dynamic.name] if seen.dynamic is not None else (0.0, None)
-        scores.ious.append(main[0])
+        scores.ious.append(best[0][0] if best else 0.0)  # The main thing leads.
+    # Nothing is asked about things that share a name.
+    overlaps = {track.name: one for track, one in zip(moving, best, strict=True)}
     rng, kept = pipeline.seeded(SEED, truth.video_id), False
     for kind, segment, track in pipeline.subjects(seen, KINDS):
         try:
