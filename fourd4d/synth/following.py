@@ -24,17 +24,33 @@ def backward_flow(grey: UInt8[np.ndarray, "M H W"]) -> Float[np.ndarray, "M-1 H 
     return np.array(out, np.float32).reshape(len(grey) - 1, *grey.shape[1:], 2)
 
 
+def carry(mask: Bool[np.ndarray, "H W"], step: Float[np.ndarray, "H W 2"], way: int = 1
+          ) -> Bool[np.ndarray, "H W"]:
+    """A mask brought to the next look (``way`` 1) or to the one before (-1).
+
+    Args:
+      step: the backward flow of the later of the two looks.
+    """
+    height, width = mask.shape
+    if way > 0:
+        x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+        return cv2.remap(mask.astype(np.uint8), x + step[..., 0], y + step[..., 1],
+                         cv2.INTER_NEAREST) > 0  # fmt: skip
+    ys, xs = np.nonzero(mask)
+    came = np.round(np.stack([xs, ys], 1) + step[ys, xs]).astype(int)
+    came = came[((came >= 0) & (came < (width, height))).all(1)]
+    out = np.zeros(mask.shape, np.uint8)
+    out[came[:, 1], came[:, 0]] = 1
+    return cv2.morphologyEx(out, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
+
+
 def carried(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
             ) -> Float[np.ndarray, "M-1"]:
     """Overlap (IoU) of each mask with the one before it, brought there by the flow; NaN where one
     of them is empty."""
-    height, width = masks.shape[1:]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     out = np.full(len(masks) - 1, np.nan)
     for m in np.flatnonzero(masks[:-1].any((1, 2)) & masks[1:].any((1, 2))):
-        step = flow[m]
-        came = cv2.remap(masks[m].astype(np.uint8), x + step[..., 0], y + step[..., 1],
-                         cv2.INTER_NEAREST) > 0  # fmt: skip
+        came = carry(masks[m], flow[m])
         out[m] = (came & masks[m + 1]).sum() / (came | masks[m + 1]).sum()
     return out
 

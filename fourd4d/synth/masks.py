@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy.sparse import csr_matrix
 
 from fourd4d.core.errors import InputError
-from fourd4d.synth import objects, residual
+from fourd4d.synth import following, objects, residual
 from fourd4d.synth.features import CameraMotion
 from fourd4d.synth.objects import ObjectSpec
 from fourd4d.synth.poses import SPATIALVID_STEP
@@ -51,6 +51,12 @@ class Sight:
     usual: UInt8[np.ndarray, "M H W 3"]
     spec: ObjectSpec = ObjectSpec()
 
+    @functools.cached_property
+    def flow(self) -> Float[np.ndarray, "L H W 2"]:
+        """``following.backward_flow`` of the frames."""
+        return following.backward_flow(
+            np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in self.frames]))
+
 
 @dataclasses.dataclass(frozen=True)
 class Found:
@@ -77,7 +83,7 @@ class MaskSource:
 
 def _by_motion(sight: Sight) -> list[Found]:
     things = objects.find_moving(sight.frames, sight.times, sight.chosen, sight.evidence,
-                                 sight.usual, sight.motion, sight.spec)
+                                 sight.usual, sight.flow, sight.motion, sight.spec)
     return [Found(thing.masks, role="dynamic") for thing in things]
 
 

@@ -4,21 +4,27 @@ Regions found in single frames are linked by overlap (after the camera's motion 
 are taken off) and by colour. A thing must go somewhere or change its size against the static
 scene: what merely flickers in place, such as the ghost of a thing that has left, is dropped. Each
 kept thing is then cut out with GrabCut, started from its evidence and helped by its colours over
-the whole clip.
+the whole clip, and followed by its looks into frames in which it shows no evidence, or too little.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import gaussian_filter
 
+from fourd4d.synth import following
 from fourd4d.synth.features import CameraMotion
 
 _CODES = 6 * 16 * 16
+_ALIKE = 0.2  # How much more like (Bhattacharyya) one place's colours must be than another's.
+_HINT = 1.1  # Growth of regions from which masks may grow enough.
+_KEPT = 0.5  # Least overlap (IoU) of a mask with the one carried there from its neighbour.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +93,7 @@ def find_moving(
     chosen: Int[np.ndarray, "M"],
     evidence: Float[np.ndarray, "M H W"],
     usual: UInt8[np.ndarray, "M H W 3"],
+    flow: Float[np.ndarray, "M-1 H W 2"],
     motion: CameraMotion,
     spec: ObjectSpec | None = None,
 ) -> list[Moving]:
@@ -97,6 +104,7 @@ def find_moving(
       chosen: their numbers among the frames that ``motion`` was estimated from.
       evidence: above 1 where something moves by itself.
       usual: what most other frames show in each pixel's place.
+      flow: ``following.backward_flow`` of the frames.
     """
     spec = spec or ObjectSpec()
     codes, usual_codes = (np.stack([_codes(f) for f in pictures]) for pictures in (frames, usual))
@@ -112,7 +120,7 @@ def find_moving(
         travel, growth = _going(chain, chosen, motion)
         area = np.median([r.area for r in chain.values()])
         strength = np.mean([min(r.strength, 4.0) for r in chain.values()])
-        grows = growth >= spec.growth and area >= 3 * spec.smallest and strength >= 1.2
+        grows = growth >= _HINT and area >= 3 * spec.smallest and strength >= 1.2
         if travel / diagonal < spec.travel and not grows:
             continue
         shadow = np.mean([_shade(frames[m], usual[m], r) for m, r in chain.items()])
@@ -121,11 +129,18 @@ def find_moving(
         score = len(chain) / len(times) * np.sqrt(area) * strength * (travel / diagonal + 0.1)
         things.append((score, travel / diagonal, chain))
     things.sort(key=lambda item: -item[0])
-    out = []
+    out: list[Moving] = []
     for score, travel, chain in things[: spec.keep]:
         if score < 0.02 * things[0][0]:
             break
-        masks = _cut_out(frames, evidence, codes, usual_codes, chain)
+        likely = _likely(evidence, codes, usual_codes, chain)
+        here, there = likely[codes], likely[usual_codes]
+        shown = np.where(there - here > 1.0, 0, evidence)  # Not where the thing has left.
+        masks = _followed(_cut_out(frames, shown, here, chain), frames, shown, here, flow)
+        if any(_same(masks, thing.masks) for thing in out):
+            continue
+        if travel < spec.travel and _growth(masks) < spec.growth:
+            continue
         if _lasts(np.flatnonzero(masks.any((1, 2))), spec):
             strength = float(np.mean([r.strength for r in chain.values()]))
             out.append(Moving(masks, strength, travel))
@@ -149,25 +164,93 @@ def _regions(codes: np.ndarray, evidence: np.ndarray, spec: ObjectSpec) -> list[
     weak = np.isin(labels, np.unique(labels[strong > 0])[1:] if strong.any() else []) & (labels > 0)
     closed = cv2.morphologyEx((weak | (strong > 0)).astype(np.uint8), cv2.MORPH_CLOSE, disc)
     contours, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    pieces = [_outlined(c, evidence, codes) for c in contours
+              if cv2.contourArea(c) >= 0.5 * spec.smallest * height * width]
     out = []
-    for contour in contours:
-        if cv2.contourArea(contour) < 0.5 * spec.smallest * height * width:
-            continue
-        mask = np.zeros((height, width), np.uint8)
-        hull = cv2.convexHull(contour)
-        hollow = cv2.contourArea(hull) < 2.5 * cv2.contourArea(contour)
-        cv2.drawContours(mask, [hull if hollow else contour], -1, 1, -1)
-        area = float(mask.mean())
+    for piece in _joined(sorted(pieces, key=lambda p: -p.mask.sum())[:12], evidence, codes):
+        inside = piece.mask
+        area = float(inside.mean())
         if not spec.smallest <= area <= spec.largest:
             continue
-        inside = mask > 0
         ys, xs = np.nonzero(inside)
         box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
-        out.append(_Region(inside, box,
-                           np.array([xs.mean(), ys.mean()]), area,
+        out.append(_Region(inside, box, np.array([xs.mean(), ys.mean()]), area,
                            _histogram(codes[inside & (evidence > 1)]),
                            float(np.minimum(evidence[inside], 6).mean())))
-    return sorted(out, key=lambda r: -r.area)[:12]
+    return sorted(out, key=lambda r: -r.area)
+
+
+@dataclasses.dataclass
+class _Piece:
+    """Connected evidence: its outline's points, what it fills, and the box around it."""
+
+    points: np.ndarray
+    mask: np.ndarray
+    own: np.ndarray
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        x, y, w, h = cv2.boundingRect(self.points)
+        return x, y, x + w, y + h
+
+
+def _outlined(contour: np.ndarray, evidence: np.ndarray, codes: np.ndarray) -> _Piece:
+    own = np.zeros(evidence.shape, np.uint8)
+    cv2.drawContours(own, [contour], -1, 1, -1)
+    hull = cv2.convexHull(contour)
+    if cv2.contourArea(hull) < 2.5 * cv2.contourArea(contour):
+        mask = np.zeros_like(own)
+        cv2.drawContours(mask, [hull], -1, 1, -1)
+        return _Piece(contour, mask > 0, own > 0)
+    whole = _filled(contour, own > 0, evidence, codes)
+    return _Piece(contour, own > 0 if whole is None else whole, own > 0)
+
+
+def _joined(pieces: list[_Piece], evidence: np.ndarray, codes: np.ndarray) -> list[_Piece]:
+    """Pieces, the parts of one thing as one: what lies between them looks like them.
+
+    A thing without much texture shows its motion at its edges only, some of them apart.
+    """
+    pieces = list(pieces)
+    again = True
+    while again:
+        again = False
+        for i, j in itertools.combinations(range(len(pieces)), 2):
+            one, other = pieces[i], pieces[j]
+            if _gap(one.box, other.box) > min(_side(one.box), _side(other.box)):
+                continue
+            points = np.concatenate([one.points, other.points])
+            mask = _filled(points, one.own | other.own, evidence, codes)
+            if mask is not None:
+                pieces[i] = _Piece(points, mask, one.own | other.own)
+                del pieces[j]
+                again = True
+                break
+    return pieces
+
+
+def _gap(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    return max(0, a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3])
+
+
+def _side(box: tuple[int, ...]) -> int:
+    return max(box[2] - box[0], box[3] - box[1])
+
+
+def _filled(points: np.ndarray, own: np.ndarray, evidence: np.ndarray, codes: np.ndarray
+            ) -> np.ndarray | None:
+    """The hull of a thing's edges; None where its inside looks like what is around it instead."""
+    hull = np.zeros(own.shape, np.uint8)
+    cv2.drawContours(hull, [cv2.convexHull(points)], -1, 1, -1)
+    wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (15, 15))
+    inside = (hull > 0) & ~own
+    around = (cv2.dilate(hull, wide) > 0) & (hull == 0) & (evidence < 0.5)
+    edge = own & (evidence > 1)
+    if inside.sum() < 12 or edge.sum() < 12:
+        return None
+    fill = _histogram(codes[inside])
+    like, unlike = (float(np.sqrt(fill * _histogram(codes[part])).sum()) for part in (edge, around))
+    return hull > 0 if like > unlike + _ALIKE else None
 
 
 def _codes(frame: np.ndarray) -> np.ndarray:
@@ -253,9 +336,24 @@ def _going(chain: dict[int, _Region], chosen: np.ndarray, motion: CameraMotion
         home = motion.place(int(chosen[first]), int(chosen[m]), chain[first].centre,
                             1 / motion.depth(int(chosen[first])))
         ways.append(np.linalg.norm(region.centre - home))
-    sizes = np.sqrt([chain[m].area for m in sorted(chain)])
-    sizes = np.convolve(sizes, np.ones(3) / 3, "valid") if len(sizes) >= 3 else sizes
-    return float(np.percentile(ways, 90)), float(sizes.max() / sizes.min())
+    return float(np.percentile(ways, 90)), _spread([chain[m].area for m in sorted(chain)])
+
+
+def _growth(masks: np.ndarray) -> float:
+    """Growth of masks that the picture's edge does not cut; 1 where nothing is known.
+
+    Evidence also shows where the thing is at other times, so its regions grow less than it does.
+    """
+    cut = masks[:, [0, -1]].any((1, 2)) | masks[:, :, [0, -1]].any((1, 2))
+    return _spread(masks[masks.any((1, 2)) & ~cut].mean((1, 2)))
+
+
+def _spread(areas: Sequence[float] | np.ndarray) -> float:
+    """Ratio of the largest to the smallest side, smoothed over three frames."""
+    if len(areas) < 3:
+        return 1.0
+    sides = np.convolve(np.sqrt(areas), np.ones(3) / 3, "valid")
+    return float(sides.max() / sides.min())
 
 
 def _shade(frame: np.ndarray, usual: np.ndarray, region: _Region) -> float:
@@ -273,13 +371,12 @@ def _shade(frame: np.ndarray, usual: np.ndarray, region: _Region) -> float:
     return float(np.mean((even & smooth & (np.abs(light) < 0.9))[region.mask[area]]))
 
 
-def _cut_out(frames: np.ndarray, evidence: np.ndarray, codes: np.ndarray, usual: np.ndarray,
-             chain: dict[int, _Region]) -> Bool[np.ndarray, "M H W"]:
-    """Masks of a thing in the frames of its chain and in the gaps between them.
+def _likely(evidence: np.ndarray, codes: np.ndarray, usual: np.ndarray, chain: dict[int, _Region]
+            ) -> np.ndarray:
+    """Log of how much likelier each colour class is in a thing than in what is around it.
 
     ``codes`` and ``usual`` are the colour classes of the frames and of what they usually show.
     """
-    height, width = frames.shape[1:3]
     wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (15, 15))
     likely = np.zeros(_CODES, np.float32)
     for _ in range(2):
@@ -292,6 +389,13 @@ def _cut_out(frames: np.ndarray, evidence: np.ndarray, codes: np.ndarray, usual:
             around += _histogram(codes[m][ring & (evidence[m] < 0.5)])
         likely = np.log((own / max(own.sum(), 1e-9) + 1e-4)
                         / (around / max(around.sum(), 1e-9) + 1e-4))
+    return likely
+
+
+def _cut_out(frames: np.ndarray, evidence: np.ndarray, likely: np.ndarray,
+             chain: dict[int, _Region]) -> Bool[np.ndarray, "M H W"]:
+    """Masks of a thing in the frames of its chain and in the gaps between them."""
+    height, width = frames.shape[1:3]
     masks = np.zeros((len(frames), height, width), bool)
     order = sorted(chain)
     for m in range(order[0], order[-1] + 1):
@@ -309,10 +413,36 @@ def _cut_out(frames: np.ndarray, evidence: np.ndarray, codes: np.ndarray, usual:
             start = cv2.warpAffine(source.mask.astype(np.uint8), shift, (width, height)) > 0
         else:
             start = seed.mask
-        here, there = likely[codes[m]], likely[usual[m]]
-        masks[m] = _grab(frames[m], np.where(there - here > 1.0, 0, evidence[m]), start, here,
-                         sure=seed is not None)
+        masks[m] = _grab(frames[m], evidence[m], start, likely[m], sure=seed is not None)
     return masks
+
+
+def _followed(masks: np.ndarray, frames: np.ndarray, evidence: np.ndarray, likely: np.ndarray,
+              flow: np.ndarray) -> np.ndarray:
+    """Masks before and after the longest run that the picture's motion carries, as far as it does.
+
+    A thing that rests, or moves as the scene would, shows no evidence meanwhile, or in parts only.
+    """
+    together = np.flatnonzero(~(following.carried(masks, flow) >= _KEPT)) + 1
+    run = max(np.split(np.arange(len(masks)), together), key=len)
+    out = masks.copy()
+    for way, start in ((1, run[-1]), (-1, run[0])):
+        for m in range(start + way, len(masks) if way > 0 else -1, way):
+            came = following.carry(out[m - way], flow[min(m, m - way)], way)
+            if came.any() and not _alike(out[m], came):
+                mask = _grab(frames[m], evidence[m], came, likely[m], sure=False)
+                if _alike(mask, came):
+                    out[m] = mask
+    return out
+
+
+def _alike(mask: np.ndarray, came: np.ndarray) -> bool:
+    return bool((mask & came).sum() >= _KEPT * (mask | came).sum())
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether most of the smaller of two things lies in the other."""
+    return bool((one & other).sum() > 0.5 * min(one.sum(), other.sum()))
 
 
 def _refined(patch: np.ndarray, trimap: np.ndarray, most: int = 110) -> np.ndarray:

@@ -39,7 +39,7 @@ class ResidualSpec:
     partners: int = 9
     agree: float = 0.55
     reach: float = 1.2
-    sweep: tuple[float, ...] = (0.5, 0.75, 0.9, 1.15, 1.4, 1.9)
+    sweep: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.9, 1.15, 1.4, 1.9)
     threshold: float = 14.0
     noise: float = 6.0
 
@@ -90,7 +90,7 @@ def _swept(value: np.ndarray, frame: np.ndarray, near: _Ranges, warps: Sequence[
     it neither is evidence nor, by its spread, changes what is.
     """
     value = value.copy()
-    for factor in sorted(spec.sweep, key=lambda f: abs(np.log(f))):
+    for factor in sorted(spec.sweep, key=lambda f: abs(f - 1)):
         open_ = value > spec.threshold / spec.noise
         around = np.flatnonzero(cv2.dilate(open_.astype(np.uint8), np.ones(_AROUND, np.uint8)))
         if not len(around):

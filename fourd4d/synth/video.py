@@ -269,7 +269,6 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
     chosen = _looks(span, spec.looks)
     frames, times = span.small[chosen], span.times[chosen]
     evidence, usual = residual.evidence(span.small, span.times, chosen, motion, spec.residual)
-    flow = following.backward_flow(grey[chosen])
     sight = masks.Sight(frames, times, chosen, motion, evidence, usual, spec.objects)
     out = np.searchsorted(chosen, span.picked)
     dropped: collections.Counter[str] = collections.Counter()
@@ -280,7 +279,7 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
             dropped["it may move or not"] += 1
             continue
         good, reasons = consistency.check(frames, times, thing.masks, spec.consistency,
-                                          flow)
+                                          sight.flow)
         dropped.update(reasons)
         shown = out[good[out]]
         if len(shown) >= 3 and times[shown[-1]] - times[shown[0]] >= 1.0:
@@ -308,8 +307,8 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
         )  # fmt: skip
         if moves:
             centres, depth = _centres(thing.masks, chosen, motion, path)
-            error = depth * following.stray(thing.masks, flow) / motion.focal
-            swell = following.swell(thing.masks, flow, _sizes(thing.masks))
+            error = depth * following.stray(thing.masks, sight.flow) / motion.focal
+            swell = following.swell(thing.masks, sight.flow, _sizes(thing.masks))
             track = dataclasses.replace(track, centers=centres[out], depth=depth[out],
                                         error=error[out], depth_error=swell[out],
                                         depth_within=spec.depth_within)

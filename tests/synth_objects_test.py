@@ -1,0 +1,117 @@
+"""Moving things from evidence: edges that belong together, growth, what is far away."""
+
+import cv2
+import numpy as np
+import pytest
+
+from fourd4d.synth import following, objects, residual
+from fourd4d.synth.bundle import Solution
+from fourd4d.synth.features import CameraMotion
+from fourd4d.synth.tracking import PointTracks
+
+COUNT, HEIGHT, WIDTH = 12, 96, 128
+TIMES = np.arange(COUNT) / 5
+
+
+def camera(centre=None):
+    """A camera that keeps its direction, and its place too unless told where it is."""
+    poses = np.tile(np.eye(4), (COUNT, 1, 1))
+    if centre is not None:
+        poses[:, :3, 3] = centre
+    none = PointTracks(np.zeros((0, COUNT, 2), np.float32), np.zeros(0, int))
+    fit = Solution(poses[:, :3, :3], poses[:, :3, 3], np.zeros(0), 120.0, np.zeros(0), 0.0)
+    return CameraMotion(poses, np.ones(COUNT), "still" if centre is None else "moving", 120.0,
+                        none, np.zeros(0, bool), np.zeros(0), np.zeros((0, COUNT)), 1.0, fit,
+                        (HEIGHT, WIDTH))
+
+
+def texture(seed, height=HEIGHT, width=WIDTH):
+    rng = np.random.default_rng(seed)
+    noise = rng.uniform(60, 200, (height // 3 + 2, width // 3 + 2)).astype(np.float32)
+    grey = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 255)
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, -1)
+
+
+def crossing(inside):
+    """A square that goes to the right, its evidence at two opposite edges only, and its masks."""
+    scene = texture(0)
+    frames = np.repeat(scene[None], COUNT, 0)
+    evidence, masks = (np.zeros((COUNT, HEIGHT, WIDTH), d) for d in (np.float32, bool))
+    for m in range(COUNT):
+        x = 10 + 6 * m
+        masks[m, 30:60, x : x + 30] = True
+        if inside is not None:
+            frames[m][masks[m]] = inside
+        else:  # Two posts with the scene between them.
+            frames[m, 30:60, x : x + 5] = frames[m, 30:60, x + 25 : x + 30] = (200, 30, 30)
+        evidence[m, 30:60, x : x + 5] = evidence[m, 30:60, x + 25 : x + 30] = 3.0
+    return frames, evidence, np.repeat(scene[None], COUNT, 0), masks
+
+
+def find(frames, evidence, usual):
+    flow = following.backward_flow(np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]))
+    return objects.find_moving(frames, TIMES, np.arange(COUNT), evidence, usual, flow, camera())
+
+
+def overlap(one, other):
+    return (one & other).sum() / (one | other).sum()
+
+
+def test_edges_with_the_same_colours_between_them_are_one_thing():
+    frames, evidence, usual, masks = crossing(inside=(200, 30, 30))
+    found = find(frames, evidence, usual)
+    assert len(found) == 1 and overlap(found[0].masks, masks) > 0.9
+
+
+def test_edges_with_the_scene_between_them_are_two_things():
+    frames, evidence, usual, _ = crossing(inside=None)
+    found = find(frames, evidence, usual)
+    assert len(found) == 2
+    assert all(thing.masks.any(1).sum(1).max() <= 8 for thing in found)  # Columns of each.
+
+
+def test_a_thing_is_followed_by_its_looks_while_it_shows_no_motion():
+    frames, evidence, usual, masks = crossing(inside=(200, 30, 30))
+    evidence[:3], evidence[9:] = 0, 0
+    found = find(frames, evidence, usual)
+    assert len(found) == 1 and found[0].found.all() and overlap(found[0].masks, masks) > 0.9
+
+
+@pytest.mark.parametrize("grows", [True, False])
+def test_growth_is_told_by_masks_where_evidence_hides_it(grows):
+    # Evidence also shows where the thing is at other times: its region grows too little, or where
+    # a thing does not.
+    scene = texture(1)
+    frames = np.repeat(scene[None], COUNT, 0)
+    evidence = np.zeros((COUNT, HEIGHT, WIDTH), np.float32)
+    for m in range(COUNT):
+        half = 14 + m if grows else 20
+        reach = max(half, 21) if grows else 21 + m // 2
+        evidence[m, 48 - reach : 48 + reach, 64 - reach : 64 + reach] = 3.0
+        frames[m, 48 - half : 48 + half, 64 - half : 64 + half] = (40, 60, 210)
+    found = find(frames, evidence, np.repeat(scene[None], COUNT, 0))
+    assert len(found) == (1 if grows else 0)
+
+
+def test_what_is_far_away_is_static_under_a_camera_that_travels():
+    # Nothing near it tells how far the wall is; it rests while the camera goes sideways.
+    frames = np.repeat(texture(2)[None], COUNT, 0)
+    way = np.zeros((COUNT, 3))
+    way[:, 0] = 0.05 * np.arange(COUNT)
+    evidence, _ = residual.evidence(frames, TIMES, np.arange(COUNT), camera(way))
+    assert evidence.max() < 1
+
+
+def test_a_sweep_finds_any_depth_and_no_depth_for_what_moves():
+    near, far = texture(3, width=4 * WIDTH), texture(4, width=4 * WIDTH)
+    frames, times = [], np.arange(COUNT) / 5
+    for m in range(COUNT):
+        frame = far[:, 6 * m : 6 * m + WIDTH].copy()  # At depth 1: 120 * 0.05 pixels a frame.
+        frame[60:] = near[60:, 9 * m : 9 * m + WIDTH]  # At 1 / 1.5.
+        frame[20:50, 20 + 4 * m : 40 + 4 * m] = (210, 40, 40)  # Against the scene's way.
+        frames.append(frame)
+    way = np.zeros((COUNT, 3))
+    way[:, 0] = 0.05 * np.arange(COUNT)
+    evidence, _ = residual.evidence(np.stack(frames), times, np.arange(COUNT), camera(way))
+    inside, outside = evidence[5, 20:50, 40:60], evidence[5, 64:, 30:100]
+    assert np.mean(inside > 1) > 0.5 and np.mean(outside > 1) < 0.02
