@@ -77,6 +77,15 @@ def test_a_video_in_the_words_of_a_server(films, serve, capsys):  # noqa: F811
     assert list((films / "out" / "vlm_cache").rglob("*.json"))
 
 
+def test_a_run_with_bad_videos_says_where_the_reasons_are(tmp_path, capsys):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "text.mp4").write_text("no video at all " * 50)
+    synth.main(config(tmp_path))
+    told = capsys.readouterr().out
+    assert "1 videos: 0 done, 0 empty, 1 failed; 0 samples in" in told
+    assert f"Why: python -m fourd4d.synth report {tmp_path / 'out'}\n" in told
+
+
 def test_a_checkpoint_is_known_by_its_files(tmp_path):
     (tmp_path / "weights").write_text("1")
     one = synth._local(str(tmp_path)).name

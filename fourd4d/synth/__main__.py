@@ -154,6 +154,9 @@ def main(config: Any) -> None:
             console.print(f"{len(entries)} videos: {states.count('done')} done, "
                           f"{states.count('empty')} empty, {states.count('failed')} failed; "
                           f"{count} samples in {config.output}")
+            if states.count("done") < len(states):
+                console.print(f"Why: python -m fourd4d.synth report {config.output}",
+                              highlight=False, soft_wrap=True)
         if client:
             prices = vlm.Prices(config.vlm.input_price, config.vlm.output_price)
             console.print(f"{'Dry run: ' if client.dry else ''}{client.account(prices)}",
