@@ -116,6 +116,10 @@ def test_options_alone_and_letters_alone_tell_nothing(pool):
     by_letter = [(o, LETTERS[o.index(a)]) for o, a in drawn]
     assert abs(guesser_accuracy(by_letter, lambda o: None) - 0.25) < 0.03
     assert abs(guesser_accuracy(drawn, frozenset) - 0.25) < 0.04
+    places = collections.Counter((answer, options.index(answer)) for options, answer in drawn)
+    for answer in pool.answers:  # No word has a letter of its own.
+        found = [places[answer, letter] for letter in range(4)]
+        assert min(found) > 0.5 * max(found)
     # Whoever always picks an option whose opposite is there too gains nothing either.
     mirror = dict(itertools.chain.from_iterable((p, p[::-1]) for p in pool.pairs))
     hits = [rng.choice([o for o in opts if mirror.get(o) in opts]) == a for opts, a in drawn]
