@@ -84,6 +84,7 @@ def test_every_option_of_a_set_is_the_answer_equally_often(pool):
     share = collections.defaultdict(dict)
     for answer in pool.answers:
         sets = [(s, w) for s, w in pool.sets() if answer in s]
+        assert sets, f"{answer} is never asked about"
         total = sum(w for _, w in sets)
         for chosen, weight in sets:
             share[chosen][answer] = weight / total
