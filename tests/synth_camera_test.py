@@ -82,6 +82,14 @@ def test_a_rate_near_its_threshold_is_not_told():
     assert moves([[0, 1.1 * rule.turn, 0, 0, 0, 0]] * 16) == [("Pan Right",)]
 
 
+def test_a_slow_creep_that_goes_on_is_not_static():
+    rule = CameraRule()
+    creep = [[0.25 * rule.turn, 0, 0, 0, 0, 0]]
+    assert moves(creep * 16) == [("Static",)]
+    assert moves(creep * 80) == [()]
+    assert moves([[0, 8, 0, *creep[0][:1], 0, 0]] * 80, scene_depth=200.0) == [("Pan Right",)]
+
+
 def test_scene_depth_makes_the_rule_free_of_scale():
     rate = np.array([[0, 0, 0, 0.6, 0, 0]] * 16)
     assert moves(rate, scene_depth=4.0) == moves(100 * rate, scene_depth=400.0) != [("Static",)]

@@ -61,6 +61,17 @@ def test_the_dataset_reads_back_in_both_layouts(tmp_path, scenes):
         assert one.provenance["source"] == "scenes" and one.provenance["answer_from"]
 
 
+def test_things_of_one_name_are_asked_about_by_their_boxes_alone(scenes):
+    clip = next(c for c in scenes if c.dynamic is not None)
+    twin = dataclasses.replace(clip.dynamic, boxes=clip.dynamic.boxes + 0.01)
+    twins = dataclasses.replace(clip, tracks=(*clip.tracks, twin))
+    told = [(kind, track) for kind, _, track in pipeline.subjects(twins, KINDS) if track]
+    assert {kind for kind, track in told if track.name == twin.name} == {"box_direction"}
+    assert sum(track is twin for _, track in told) == 1
+    alone = {kind for kind, _, track in pipeline.subjects(clip, KINDS) if track is clip.dynamic}
+    assert alone == {*KINDS} - {"camera"}
+
+
 def test_a_finished_video_is_not_made_again(tmp_path, scenes):
     calls = []
     run(tmp_path, works(scenes[:4], calls))

@@ -172,6 +172,32 @@ def test_travel_and_turning_are_told_apart(axis, kind):
         assert 0.5 < way[axis] / truth < 2
 
 
+def test_a_thing_that_owns_most_points_is_no_scene_and_far_things_at_rest_are_no_still_camera():
+    """Points rest beside a hand-held box; before a camera that travels the ground never rests."""
+    rng = np.random.default_rng(1)
+    rest = rng.uniform([4, 4], [156, 116], (60, 2))
+    rest = rest[(np.abs(rest - (80, 45)) > (55, 42)).any(1)]
+    corner = rng.uniform([-1, -1, -1], [1, 1, 1], (140, 3)) * (0.9, 0.6, 0.5)
+    box = []
+    for t in np.arange(30) / 29:
+        turned = corner @ Rotation.from_rotvec([0, 0.9 * t, 0.2 * t]).as_matrix().T
+        turned += (0.25 * t - 0.1, -0.3, 3.2 - 0.9 * t)
+        box.append(144 * turned[:, :2] / turned[:, 2:] + (79.5, 59.5))
+    xy = np.concatenate([np.stack([rest] * 30, 1), np.stack(box, 1)]).astype(np.float32)
+    xy += rng.normal(0, 0.1, xy.shape).astype(np.float32)
+    held = explain(PointTracks(xy, np.zeros(len(xy), int)), (120, 160))
+    assert held.kind == "still" and held.static[: len(rest)].all()
+
+    far = rng.uniform([-0.5, -0.38, 1], [0.5, 0.05, 1], (120, 3)) * 400
+    ground = rng.uniform([-0.5, 0.1, 1], [0.5, 0.38, 1], (70, 3))
+    poses = np.tile(np.eye(4), (30, 1, 1))
+    poses[:, 0, 3] = 0.5 * np.arange(30) / 29
+    points = np.concatenate([far, ground * (0.9 / ground[:, 1:2])])
+    assert explain(seen(poses, points[60:]), (120, 160)).kind == "moving"
+    with pytest.raises(NoMotion, match="the ground moves"):
+        explain(seen(poses, points), (120, 160))
+
+
 def test_too_few_points_tell_nothing():
     with pytest.raises(NoMotion, match="points could be followed"):
         explain(PointTracks(np.full((3, 5, 2), 9.0, np.float32), np.zeros(3, int)), (60, 80))

@@ -321,6 +321,26 @@ def test_dissolves_and_fades_end_a_shot(tmp_path, to_black):
         assert min(t[0] for t in times) == 0 and max(t[-1] for t in times) > last + 1.5
 
 
+@pytest.mark.parametrize("shape", ["bar", "iris"])
+def test_wipes_end_a_shot_and_things_that_pass_do_not(shape):
+    one, other = ([view(photo(s), x=4 * i / FPS) for i in range(30)] for s in (6, 7))
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    way = columns / WIDTH if shape == "bar" else np.hypot(rows - 48, columns - 64) / 80
+    share = np.clip((np.arange(30) - 9.5) / 9, 0, 1)
+    film = [np.where((way < s)[..., None], b, a) for s, a, b in zip(share, one, other)]
+    times = (np.arange(30) / FPS).tolist()
+    (first, last), = gradual(film, times)
+    assert abs(first - 9) <= 1 and abs(last - 19) <= 1
+    leaf = photo(7)[:86, :110]
+    passing = [view(photo(6), x=4 * i / FPS) for i in range(30)]
+    for i, frame in enumerate(passing):
+        x = -120 + 9 * i
+        a, b = max(x, 0), min(x + 110, WIDTH)
+        if a < b:
+            frame[5:91, a:b] = leaf[:, a - x : b - x]
+    assert gradual(passing, times) == []
+
+
 @pytest.mark.parametrize("motion", [
     lambda t: dict(x=120 * t), lambda t: dict(zoom=1.4**t), lambda t: dict(roll=50 * t)])
 def test_fast_cameras_are_no_dissolves(motion):
@@ -329,6 +349,22 @@ def test_fast_cameras_are_no_dissolves(motion):
     assert gradual(frames, times) == []
     dim = [np.clip(frames[0] * (1 - 0.4 * t), 0, 255).astype(np.uint8) for t in times]
     assert gradual(dim, times) == []
+
+
+def test_smooth_things_are_followed_however_far_they_go_between_two_looks():
+    centres = 20 + 22 * np.arange(5)
+    looks = [ball(view(photo(4)), x, 50, colour=(40, 40, 40)) for x in centres]
+    grey = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in looks])
+    masks = np.stack([truth(x, 50) for x in centres])
+    flow = following.backward_flow(grey)
+    assert following.stray(masks, flow).max() > 10
+    own = following.own_flow(grey, masks, flow)
+    assert following.stray(masks, own).max() < 1.5
+    assert (own[:, ~masks.any(0)] == flow[:, ~masks.any(0)]).all()
+    # A mask that leaps where nothing goes is not believed.
+    still = np.stack([grey[0]] * 5)
+    rest = following.backward_flow(still)
+    assert following.stray(masks, following.own_flow(still, masks, rest)).max() > 20
 
 
 def test_size_is_believed_where_the_picture_in_a_mask_grows_with_it():

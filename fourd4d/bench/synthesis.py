@@ -206,13 +206,11 @@ def digest_part(poses: str, start: int, count: int, scenes: SceneSpec = SCENES) 
 def add(scores: Scores, truth: Clip, seen: Clip) -> None:
     """Counts one digested clip against its truth."""
     _count_moves(scores, truth, seen)
-    moving = [track for track in seen.tracks if track.role == "dynamic"]
-    best = [_best(truth, track, seen) for track in moving]
-    scores.followed += [overlap for overlap, _ in best]
+    overlaps = {id(track): _best(truth, track, seen) for track in seen.tracks
+                if track.role == "dynamic"}
+    scores.followed += [overlap for overlap, _ in overlaps.values()]
     if any(_goes_somewhere(t, truth) and _in_view(t) for t in truth.tracks):
-        scores.ious.append(best[0][0] if best else 0.0)  # The main thing leads.
-    # Nothing is asked about things that share a name.
-    overlaps = {track.name: one for track, one in zip(moving, best, strict=True)}
+        scores.ious.append(overlaps[id(seen.dynamic)][0] if seen.dynamic is not None else 0.0)
     rng, kept = pipeline.seeded(SEED, truth.video_id), False
     for kind, segment, track in pipeline.subjects(seen, KINDS):
         try:
@@ -229,7 +227,7 @@ def add(scores: Scores, truth: Clip, seen: Clip) -> None:
 
 
 def _true_answer(truth: Clip, seen: Clip, question: Question,
-                 overlaps: Mapping[str, tuple[float, Track | None]]) -> str:
+                 overlaps: Mapping[int, tuple[float, Track | None]]) -> str:
     """The true answer over the question's span; '' where a thing that does not move is asked of."""
     frames = tuple(int(np.abs(truth.timestamps - seen.timestamps[i]).argmin())
                    for i in question.frames)
@@ -237,7 +235,7 @@ def _true_answer(truth: Clip, seen: Clip, question: Question,
         middle = truth.timestamps[[frames[0], frames[-1]]].mean()
         moves = next(s.moves for s in truth.camera if s.start <= middle <= s.end)
         return " + ".join(sorted(moves, key=MOVES.index))
-    overlap, twin = overlaps[question.track.name]
+    overlap, twin = overlaps[id(question.track)]
     if twin is None or overlap < SAME[1]:
         return ""
     try:

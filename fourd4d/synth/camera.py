@@ -13,8 +13,9 @@ in each span an axis *moves* when its mean rate
 
 It is *still* below ``quiet`` of the threshold or when (2) fails clearly. A span where any axis is
 neither has no moves (``()``): nothing is asked about it. A span where every axis is still is
-``Static``. Roll CW is the camera turning clockwise as its operator sees it, so the picture turns
-counter-clockwise. The same rule labels simulated and estimated poses.
+``Static``, unless one of them creeps ``drift`` seconds at threshold in all. Roll CW is the camera
+turning clockwise as its operator sees it, so the picture turns counter-clockwise. The same rule
+labels simulated and estimated poses.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class CameraRule:
       steady: share of the path that must be kept as displacement.
       quiet: share of a threshold below which an axis is still.
       extent: seconds at threshold that a move must last at least to count.
+      drift: seconds at threshold that the slow creep of a static camera stays below.
       window: seconds over which rates are averaged to find the cuts; shake is faster.
       shortest: seconds; shorter spans join a neighbour.
       penalty: cost of one more span, squared threshold units times seconds.
@@ -64,6 +66,7 @@ class CameraRule:
     steady: float = 0.45
     quiet: float = 0.6
     extent: float = 0.5
+    drift: float = 1.1
     window: float = 0.6
     shortest: float = 0.8
     penalty: float = 0.35
@@ -192,6 +195,9 @@ def _moves(units: np.ndarray, steps: np.ndarray, rule: CameraRule) -> tuple[str,
     moving = (strength >= 1) & (steady >= rule.steady) & (np.abs(mean) * seconds >= rule.extent)
     still = (strength < rule.quiet) | (steady < 0.75 * rule.steady)
     if not (moving | still).all():
+        return ()
+    creeps = (steady >= rule.steady) & (np.abs(mean) * seconds >= rule.drift)
+    if creeps.any() and not moving.any():
         return ()
     names = tuple(pair[int(value < 0)] for pair, value, yes in zip(AXES, mean, moving) if yes)
     return tuple(sorted(names, key=MOVES.index)) or ("Static",)

@@ -50,6 +50,10 @@ class FeatureSpec:
       support: least share of points that the winning camera must explain.
       fewest: least number of points alive in a frame.
       resting: least share of the picture's texture at rest under a still camera.
+      shake: how far a point may be from its usual place before a camera that keeps its own.
+      brief: frames; what is followed no longer does not tell rest.
+      rests: share of sightings at a side of the picture from which on it rests with its points.
+      empty: share of all sightings below which a side of the picture tells nothing.
       sides: least number of the picture's four sides at which points follow a camera that moves:
         the scene is all about, a thing is not.
     """
@@ -65,6 +69,10 @@ class FeatureSpec:
     support: float = 0.35
     fewest: int = 12
     resting: float = 0.25
+    shake: float = 3.5
+    brief: int = 9
+    rests: float = 0.25
+    empty: float = 0.05
     sides: int = 3
 
 
@@ -175,7 +183,8 @@ def explain(
     coarse = _select(tracks, chosen)
     if len(coarse.first) < spec.fewest:
         coarse, chosen = tracks, np.arange(frames)
-    kind, fit = _choose(coarse, size, focal, spec, pixel)
+    held = keeps_place(tracks, size, spec)
+    kind, fit = (_shaken if held else _choose)(coarse, size, focal, spec, pixel)
     explained = _support(fit, spec, pixel)
     # What is far away rests under a travelling camera too, so a good fit outweighs it.
     poor = explained - resting < (0.3 if kind != "moving" else 0.1)
@@ -186,10 +195,14 @@ def explain(
     share = float(np.average(static, weights=_length(fine)))
     if kind == "still":
         share = max(share, resting)
-    if share < (spec.support if kind != "still" else min(spec.support, spec.resting)):
-        raise NoMotion(f"only {share:.0%} of the points agree on one camera")
-    if kind != "still" and _sides(tracks, static, size) < spec.sides:
-        raise NoMotion("what moves together lies in one part of the picture")
+    if not held:
+        if share < (spec.support if kind != "still" else min(spec.support, spec.resting)):
+            raise NoMotion(f"only {share:.0%} of the points agree on one camera")
+        if kind != "still" and _sides(tracks, static, size) < spec.sides:
+            raise NoMotion("what moves together lies in one part of the picture")
+        ground = _shares(tracks, static, size, spec)[3]
+        if kind != "still" and ground is not None and ground < spec.rests:
+            raise NoMotion("the ground moves otherwise")
     if kind == "moving":
         depth = _scene_depth(tracks, fine, np.array([size[1] - 1, size[0] - 1]) / 2, static)
     else:
@@ -197,6 +210,42 @@ def explain(
     return CameraMotion(_as_turns(fine) if kind == "flat" else fine.poses(), depth, kind,
                         fine.focal, tracks, static, fine.inverse_depth, fine.residual, share,
                         fine, size)
+
+
+def keeps_place(tracks: PointTracks, size: tuple[int, int],
+                spec: FeatureSpec | None = None) -> bool:
+    """Whether the camera keeps its place and at most shakes, whatever moves before it.
+
+    A thing close by may own most of the points, and move as a scene does before a camera that
+    travels; but it comes in from one side, and beside it points rest. Before a camera that turns or
+    travels hardly a point rests at most of the picture's sides, and none of the ground below.
+    A point rests if it stays within a shake of its usual place while it is seen, for a while.
+    """
+    spec = spec or FeatureSpec()
+    length = tracks.seen.sum(1)
+    usual = np.nanmedian(tracks.xy, axis=1)
+    away = np.nanpercentile(np.linalg.norm(tracks.xy - usual[:, None], axis=2), 90, axis=1)
+    rests = away <= spec.shake * max(size) / 320
+    telling = ~rests | (length >= spec.brief)
+    shares = _shares(tracks.take(telling), rests[telling], size, spec)
+    moving = [share is not None and share < spec.rests for share in shares]
+    return bool(sum(moving) <= 1 and not moving[3] and shares.count(None) < 4 - sum(moving))
+
+
+def _shares(tracks: PointTracks, which: np.ndarray, size: tuple[int, int], spec: FeatureSpec
+            ) -> list[float | None]:
+    """Share that some points have in the sightings on the left, on the right, above and below.
+
+    Each side is a quarter of the picture deep. None where hardly a point is seen.
+    """
+    length = tracks.seen.sum(1)
+    across, down = (np.nanmedian(tracks.xy, axis=1) / (np.array(size[::-1]) - 1)).T
+    out: list[float | None] = []
+    for side in (across < 0.25, across > 0.75, down < 0.25, down > 0.75):
+        total = length[side].sum()
+        out.append(float(length[side & which].sum() / total)
+                   if total > spec.empty * length.sum() else None)
+    return out
 
 
 def _sides(tracks: PointTracks, static: np.ndarray, size: tuple[int, int]) -> int:
@@ -217,6 +266,18 @@ def _select(tracks: PointTracks, frames: np.ndarray) -> PointTracks:
     seen = np.isfinite(xy[..., 0])
     keep = seen.sum(1) >= 2
     return PointTracks(xy[keep], seen[keep].argmax(1))
+
+
+def _shaken(
+    tracks: PointTracks, size: tuple[int, int], focal: float, spec: FeatureSpec, pixel: float
+) -> tuple[Kind, Solution]:
+    """The shake of a camera that keeps its place; ``still`` where the points do not tell it."""
+    adjustment = Adjustment(tracks, size)
+    zero = _identity(tracks.xy.shape[1], len(tracks.first), focal)
+    fit = adjustment.solve(zero, travel=False, scales=(2 * pixel, pixel), iterations=8)
+    if _turn(fit) <= np.radians(spec.shaken) and _support(fit, spec, pixel) >= spec.support:
+        return "turning", fit
+    return "still", adjustment.solve(zero, travel=False, scales=(pixel,), iterations=0)
 
 
 def _choose(

@@ -46,15 +46,19 @@ def seeded(seed: int, video_id: str) -> np.random.Generator:
 
 def subjects(clip: Clip, kinds: Sequence[str]
              ) -> Iterator[tuple[str, CameraSegment | None, Track | None]]:
-    """What to ask about: each span of the camera; each kind about each thing that moves."""
+    """What to ask about: each span of the camera; each kind about each thing that moves.
+
+    A thing whose name another one has too is asked about by its box alone.
+    """
     names = collections.Counter(track.name for track in clip.tracks)
-    moving = [t for t in clip.tracks if t.role == "dynamic" and names[t.name] == 1]
+    moving = [t for t in clip.tracks if t.role == "dynamic"]
     for kind in kinds:
         if kind == "camera":
             for segment in clip.camera or (None,):
                 yield kind, segment, None
         else:
-            for track in moving or (None,):
+            told = [t for t in moving if kind == "box_direction" or names[t.name] == 1]
+            for track in told if moving else (None,):
                 yield kind, None, track
 
 

@@ -1,4 +1,4 @@
-"""Where shots end: cuts, found while frames stream by; dissolves and fades, found afterwards."""
+"""Where shots end: cuts, found as frames stream by; dissolves, fades, wipes, found afterwards."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class ShotSpec:
       colours, layout: levels of suspicion, 0 … 1.
       above: factor over the recent median that suspicion needs.
       survive: share of corners found again below which a suspect is a cut.
-      dissolve: seconds; longest dissolve or fade that is looked for.
+      dissolve: seconds; longest dissolve, fade or wipe that is looked for.
       dip: largest share of its detail that the middle of a dissolve keeps: blended textures cancel.
       blended: largest difference of the frames within a dissolve from a blend of its ends, as a
         share of the ends' difference.
+      either: least share of a wipe's places that show the one shot or the other, not a blend.
     """
 
     colours: float = 0.25
@@ -35,6 +36,7 @@ class ShotSpec:
     dissolve: float = 2.5
     blended: float = 0.28
     dip: float = 0.85
+    either: float = 0.7
 
 
 class CutDetector:
@@ -69,12 +71,13 @@ def gradual(
     frames: Sequence[UInt8[np.ndarray, "H W 3"]], times: Sequence[float],
     spec: ShotSpec | None = None,
 ) -> list[tuple[int, int]]:
-    """Dissolves and fades: numbers of the last frame before each and of the first frame after it.
+    """Dissolves, fades and wipes: numbers of the last frame before each and of the first after it.
 
-    Between two such frames every picture is a blend of both, whose share rises steadily; the two
-    differ in layout or colours, and hardly any corner of the one can be followed to the other. A
-    camera that moves from the one view to the other shows no blends on its way: what it shows is as
-    sharp as its ends, where a blend of two pictures has half their detail.
+    Between two such frames every picture is a blend of both, whose share rises steadily; or it
+    shows the one in some places and the other in the rest, and these grow steadily. The two differ
+    in layout or colours, and hardly any corner of the one can be followed to the other. A camera
+    that moves from the one view to the other shows no blends on its way: what it shows is as sharp
+    as its ends, where a blend of two pictures has half their detail.
     """
     spec = spec or ShotSpec()
     moments = np.asarray(times, float)
@@ -92,30 +95,79 @@ def gradual(
             square = float(apart @ apart)
             if square < 8.0**2 * apart.size:
                 continue
-            between = tiny[a + 1 : b] - tiny[a]
-            share = between @ apart / square
             even = (moments[a + 1 : b] - moments[a]) / (moments[b] - moments[a])
-            # Steady: neither a cut in the middle nor a flash.
-            if np.abs(share - even).max() > 0.2:
-                continue
-            rest = between - share[:, None] * apart
-            kept = detail[a + 1 : b] / ((1 - even) * detail[a] + even * detail[b])
-            if np.median(kept[np.abs(even - 0.5) <= 0.25]) > spec.dip:
-                continue
-            odd = float(np.sqrt((rest * rest).sum(1).max() / square))
-            if odd <= spec.blended:
+            wiped = _wiped(tiny[a : b + 1], even, spec) and not _back(tiny, moments, a, b, spec)
+            if wiped or _blended(tiny[a : b + 1], detail[a : b + 1], even, spec):
                 found.append((square, a, b))
     out: list[tuple[int, int]] = []
     for _, a, b in sorted(found, reverse=True):
         if any(c <= a and b <= d for c, d in out):
             continue
         apart = _unlike(*(tiny[i].reshape(32, 32) for i in (a, b))) > spec.layout
-        if apart and _followed(grey[a : b + 1]) < spec.survive:
+        lost = max(_followed(grey[a : b + 1]), _survivors(grey[a], grey[b])) < spec.survive
+        if apart and lost:
             # Where the shots move meanwhile, parts of a dissolve are blends and the whole is not.
             met = [(c, d) for c, d in out if c <= b and a <= d]
             out = [span for span in out if span not in met]
             out.append((min(a, *(c for c, _ in met), a), max(b, *(d for _, d in met), b)))
     return sorted(out)
+
+
+def _blended(tiny: np.ndarray, detail: np.ndarray, even: np.ndarray, spec: ShotSpec) -> bool:
+    """Whether the pictures between the first and the last are blends of them, evenly."""
+    apart, between = tiny[-1] - tiny[0], tiny[1:-1] - tiny[0]
+    square = float(apart @ apart)
+    share = between @ apart / square
+    # Steady: neither a cut in the middle nor a flash.
+    if np.abs(share - even).max() > 0.2:
+        return False
+    rest = between - share[:, None] * apart
+    kept = detail[1:-1] / ((1 - even) * detail[0] + even * detail[-1])
+    if np.median(kept[np.abs(even - 0.5) <= 0.25]) > spec.dip:
+        return False
+    return float(np.sqrt((rest * rest).sum(1).max() / square)) <= spec.blended
+
+
+def _wiped(tiny: np.ndarray, even: np.ndarray, spec: ShotSpec) -> bool:
+    """Whether each place of the picture goes over from the first to the last, one by one."""
+    apart = np.abs(tiny[-1] - tiny[0])
+    places = apart > 12
+    if places.mean() < 0.6:
+        return False
+    old, new = (np.abs(tiny[1:-1, places] - tiny[end, places]) for end in (0, -1))
+    over = new < old
+    share = over.mean(1)
+    if share[0] < 0.03 or share[-1] > 0.97:  # It begins earlier or ends later.
+        return False
+    # An iris opens with the square of its width.
+    if np.abs(share - even).max() > 0.3 or (over[:-1] & ~over[1:]).mean() > 0.05:
+        return False
+    either = (np.minimum(old, new) <= 0.3 * apart[places]).mean(1)
+    if np.median(either) < spec.either or either.min() < spec.either - 0.15:
+        return False
+    # What is there of either shot keeps its place, while before a fast camera it slides away.
+    return all(_kept(tiny[1:-1, places], tiny[end, places], there)
+               for end, there in ((0, ~over), (-1, over)))
+
+
+def _kept(tiny: np.ndarray, still: np.ndarray, there: np.ndarray) -> bool:
+    """Whether pictures, each where it is there, are usually like a still one; plain ones are."""
+    alike = []
+    for now, here in zip(tiny, there):
+        if here.sum() < 60:
+            continue
+        x, y = (v[here] - v[here].mean() for v in (now, still))
+        plain = y @ y < 16.0 * here.sum()
+        alike.append(1.0 if plain else float(x @ y / np.sqrt(max(x @ x, 1.0) * (y @ y))))
+    return not alike or float(np.median(alike)) > 0.6
+
+
+def _back(tiny: np.ndarray, moments: np.ndarray, a: int, b: int, spec: ShotSpec) -> bool:
+    """Whether what was wiped away comes back, or came before: something large passes by."""
+    after = np.flatnonzero((moments > moments[b]) & (moments <= moments[b] + spec.dissolve))
+    before = np.flatnonzero((moments < moments[a]) & (moments >= moments[a] - spec.dissolve))
+    return any(_unlike(tiny[one].reshape(32, 32), tiny[t].reshape(32, 32)) < 0.1
+               for one, others in ((a, after), (b, before)) for t in others)
 
 
 def _followed(grey: Sequence[np.ndarray], radius: int = 5) -> float:

@@ -307,8 +307,9 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
         )  # fmt: skip
         if moves:
             centres, depth = _centres(thing.masks, chosen, motion, path)
-            error = depth * following.stray(thing.masks, sight.flow) / motion.focal
-            swell = following.swell(thing.masks, sight.flow, _sizes(thing.masks))
+            own = following.own_flow(grey[chosen], thing.masks, sight.flow)
+            error = depth * following.stray(thing.masks, own) / motion.focal
+            swell = following.swell(thing.masks, own, _sizes(thing.masks))
             track = dataclasses.replace(track, centers=centres[out], depth=depth[out],
                                         error=error[out], depth_error=swell[out],
                                         depth_within=spec.depth_within)
