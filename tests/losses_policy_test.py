@@ -119,6 +119,17 @@ def test_policy_loss_by_hand():
     assert float(metrics["ratio"].value()) == 1.0
 
 
+def test_what_is_logged_of_the_clip_by_hand():
+    """Cut are good tokens grown too likely and bad ones grown too unlikely."""
+    ratio = np.array([[0.5, 0.5, 1.5], [0.5, 1.5, 1.5]])
+    _, metrics = _loss(PolicySpec(), jnp.log(ratio), logp_old=jnp.zeros((2, 3)),
+                       mask=jnp.ones((2, 3), bool))
+    wanted = {"clipped_high": 1 / 6, "clipped_low": 1 / 6, "ratio": 1.0,
+              "kl_old": (1 / ratio - np.log(1 / ratio) - 1).mean()}
+    for name, value in wanted.items():
+        assert float(metrics[name].value()) == pytest.approx(value, rel=1e-5), name
+
+
 def test_gradient_is_text_only_and_length_normalised():
     logp = jnp.full((2, 3), -1.0)
     grad = jax.grad(lambda x: _loss(PolicySpec(beta=0.0), x)[0].value())(logp)
