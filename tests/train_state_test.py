@@ -125,6 +125,12 @@ def test_a_pattern_that_matches_nothing_is_an_error(made):
         split(state.params, ("lay",))
 
 
+def test_a_pattern_takes_whole_paths_only(made):
+    params, frozen = split(made[1].params, ("layer/up",))
+    assert [path for path, _ in nnx.to_flat_state(params)] == [("layer", "up")]
+    assert ("layer", "up_bias") in dict(nnx.to_flat_state(frozen))
+
+
 def test_frozen_weights_stay_and_the_others_move(made):
     graphdef, state = made
     after, metrics = step(graphdef, state, rows(), 1)
