@@ -2,9 +2,10 @@
 
 The format (github.com/huggingface/safetensors): 8 bytes with the header's length, the header as
 JSON (name → dtype, shape, byte range), the bytes. Several shards have an index beside them.
-Files are memory-mapped and copied tensor by tensor. Reading takes, beside the arrays themselves,
-the host memory of one parameter's part on one device (none on a CPU, which keeps what is read) and
-of one tensor of the file; writing takes one layer of one parameter.
+Files are memory-mapped and copied piece by piece, on several threads. Reading takes, beside the
+arrays themselves, the host memory of one parameter's part on one device (none on a CPU, which keeps
+what is read) and of a few pieces of the file; writing takes a layer or two of one parameter (none
+on a CPU) and a few pieces.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import functools
 import json
 import math
 import mmap
+import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import ml_dtypes
@@ -26,6 +29,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
+from fourd4d.checkpoint.copying import WORKERS, ahead, bits, blocks, copy, empty, finite
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
 from fourd4d.core.keys import Entry, KeyTable
@@ -39,9 +43,9 @@ _DTYPES: Mapping[str, Any] = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HEADER_LIMIT = 100 << 20
-_ALIGN = 64  # Bytes; a CPU device keeps host arrays that lie so without copying them.
-_BLOCK = 1 << 16  # Bytes copied at once when axes are transposed: both sides stay in the cache.
-_PIECE = 16 << 20  # Bytes written at once.
+_ALIGN = 64  # Bytes; tensors start there.
+_PIECE = 16 << 20  # Bytes copied or written at once.
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +70,16 @@ def _header(file: Path) -> list[Tensor]:
         try:
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
-            found = [Tensor(key, file, item["dtype"], tuple(item["shape"]),
+            found = [Tensor(key, file, item["dtype"], tuple(map(operator.index, item["shape"])),
                             8 + length + item["data_offsets"][0],
                             8 + length + item["data_offsets"][1])
                      for key, item in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(file, "its header is no safetensors header",
                              "Copy the shard again") from error
+    if any(not 8 + length <= tensor.start <= tensor.stop for tensor in found):
+        raise InputError(file, "its header speaks of data outside the file",
+                         "Copy the shard again")
     end = max((tensor.stop for tensor in found), default=8 + length)
     if end > size:
         raise InputError(file, f"truncated: {size} bytes, its header speaks of {end}",
@@ -91,8 +98,8 @@ def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Every tensor of a directory's shards by name; headers only are read.
 
     Raises:
-      InputError: no safetensors (a pickle is refused), a missing or truncated shard, or an index
-        that disagrees with its shards.
+      InputError: no safetensors (a pickle is refused), a missing or truncated shard, an index
+        that disagrees with its shards, or files of two models.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -112,7 +119,12 @@ def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
         if lacking:
             raise InputError(directory, f"shards are missing: {', '.join(lacking)}",
                              "Copy them into the directory")
+        if SINGLE not in names and (directory / SINGLE).is_file():
+            raise InputError(directory, f"{SINGLE}, and {INDEX} of other files",
+                             "Remove the one that is not meant; transformers reads the first")
         files = [directory / name for name in names]
+    elif (directory / SINGLE).is_file():
+        files = [directory / SINGLE]
     else:
         files = sorted(directory.glob("*.safetensors"))
         if len(files) > 1:
@@ -144,59 +156,43 @@ def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 class _Files:
-    """Memory maps of shards; their pages are given back after each tensor."""
+    """Memory maps of shards, read by several threads.
 
-    def __init__(self) -> None:
-        self._maps: dict[Path, mmap.mmap] = {}
+    What is to be read is asked for ahead; pages are given back once they are copied.
+    """
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+        self._maps: dict[Path, tuple[mmap.mmap, int]] = {}
 
     def array(self, tensor: Tensor) -> np.ndarray:
         if tensor.file not in self._maps:
             with tensor.file.open("rb") as stream:
-                self._maps[tensor.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(self._maps[tensor.file], _DTYPES[tensor.dtype],
+                mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[tensor.file] = mapped, np.frombuffer(mapped, np.uint8).ctypes.data
+        return np.frombuffer(self._maps[tensor.file][0], _DTYPES[tensor.dtype],
                              math.prod(tensor.shape), tensor.start).reshape(tensor.shape)
 
-    def release(self) -> None:
-        for mapped in self._maps.values():
-            mapped.madvise(mmap.MADV_DONTNEED)
+    def _advise(self, advice: int, tensor: Tensor, view: np.ndarray) -> None:
+        mapped, base = self._maps[tensor.file]
+        low, high = np.lib.array_utils.byte_bounds(view)
+        start = (low - base) // mmap.PAGESIZE * mmap.PAGESIZE
+        mapped.madvise(advice, start, high - base - start)
 
+    def each(self, action: Callable[[Tensor, np.ndarray, np.ndarray], T],
+             pieces: Sequence[tuple[Tensor, np.ndarray, np.ndarray]]) -> Iterator[T]:
+        """``action(tensor, view, other)`` for pieces, given in the files' order, of tensors."""
 
-def _bits(array: np.ndarray) -> np.ndarray:
-    """The same memory as unsigned integers: NumPy copies those faster than bfloat16."""
-    return array.view(f"u{array.dtype.itemsize}")
+        def one(number: int) -> T:
+            for tensor, view, _ in pieces[number + WORKERS : number + WORKERS + 1]:
+                self._advise(mmap.MADV_WILLNEED, tensor, view)
+            result = action(*pieces[number])
+            self._advise(mmap.MADV_DONTNEED, *pieces[number][:2])
+            return result
 
-
-def _empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + _ALIGN, np.uint8)
-    start = -memory.ctypes.data % _ALIGN
-    return memory[start : start + size].view(dtype).reshape(shape)
-
-
-def _blocks(array: np.ndarray, size: int) -> Iterator[Any]:
-    """Indices of blocks of about ``size`` bytes, cut along the axis that strides farthest."""
-    axis = int(np.argmax(array.strides))
-    rows = max(1, size * array.shape[axis] // max(array.nbytes, 1))
-    for start in range(0, array.shape[axis], rows):
-        yield (*(slice(None),) * axis, slice(start, start + rows))
-
-
-def _copy(target: np.ndarray, source: np.ndarray) -> None:
-    """``target[...] = source``, cast, block by block of the source's memory."""
-    if target.dtype == source.dtype:
-        target, source = _bits(target), _bits(source)
-    for at in _blocks(source, _BLOCK):
-        target[at] = source[at]
-
-
-def _finite(array: np.ndarray) -> bool:
-    """Whether no element is infinite or NaN: those have the largest bits of their sign."""
-    if not array.size:
-        return True
-    top = int(_bits(np.asarray(np.inf, array.dtype)))
-    bits = _bits(array)
-    sign = 1 << 8 * array.dtype.itemsize - 1
-    return int(bits.view(f"i{array.dtype.itemsize}").max()) < top and int(bits.max()) < top + sign
+        for tensor, view, _ in pieces[:WORKERS]:
+            self._advise(mmap.MADV_WILLNEED, tensor, view)
+        return self._pool.map(one, range(len(pieces)))
 
 
 def _mismatches(tensors: Mapping[str, Tensor], table: KeyTable,
@@ -250,15 +246,17 @@ def read_hf(directory: str | os.PathLike[str], table: KeyTable, abstract: Any, *
     if lines:
         raise InputError(directory, f"{len(lines)} tensors do not fit the model:\n  "
                          + "\n  ".join(lines), "Check that config.json belongs to the weights")
-    files = _Files()
-    for copy, original in table.copies:
-        if copy in tensors and not _same(files, tensors[copy], tensors[original]):
-            raise InputError(directory, f"the config ties {copy} to {original}, but they differ",
-                             "Set tie_word_embeddings to false in config.json")
     filled = {}
-    for entry in table.entries:
-        leaf = leaves[entry.path]
-        filled[entry.path] = leaf.replace(_read_leaf(entry, leaf, tensors, files, check_finite))
+    with ThreadPoolExecutor(WORKERS) as pool:
+        files = _Files(pool)
+        for twin, original in table.copies:
+            if twin in tensors and not _same(files, tensors[twin], tensors[original]):
+                raise InputError(directory, f"the config ties {twin} to {original}, but they "
+                                 "differ", "Set tie_word_embeddings to false in config.json")
+        for entry in table.entries:
+            leaf = leaves[entry.path]
+            filled[entry.path] = leaf.replace(
+                _read_leaf(entry, leaf, tensors, files, check_finite))
     return nnx.from_flat_state(filled)
 
 
@@ -266,9 +264,8 @@ def _same(files: _Files, left: Tensor, right: Tensor) -> bool:
     a, b = files.array(left), files.array(right)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    same = all(np.array_equal(_bits(a[at]), _bits(b[at])) for at in _blocks(a, _PIECE))
-    files.release()
-    return same
+    pieces = [(left, a[at], b[at]) for at in blocks(a, _PIECE)]
+    return all(files.each(lambda _, mine, other: np.array_equal(bits(mine), bits(other)), pieces))
 
 
 def _renamed(directory: str | os.PathLike[str], table: KeyTable) -> dict[str, Tensor]:
@@ -290,23 +287,22 @@ def _read_leaf(entry: Entry, leaf: Any, tensors: Mapping[str, Tensor], files: _F
     shape, dtype = value.shape, value.dtype
     keys = entry.layer_keys(shape)
 
-    def fill(out: np.ndarray, key: str, index: tuple[slice, ...]) -> None:
-        tensor = tensors[key]
-        _copy(out, entry.view(files.array(tensor), shape)[index])
-        files.release()
-        if check_finite and not _finite(out):
+    def fill(tensor: Tensor, view: np.ndarray, out: np.ndarray) -> None:
+        copy(out, view)
+        if check_finite and not finite(out):
             raise InputError(tensor.file, f"tensor {tensor.key!r} has NaN or infinite values"
                              f" (as {out.dtype})", "The checkpoint is damaged; use another")
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
         index = index or (slice(None),) * len(shape)
         sizes = [len(range(*s.indices(n))) for s, n in zip(index, shape, strict=True)]
-        out = _empty(sizes, dtype)
-        if entry.stacked:
-            for row, layer in enumerate(range(*index[0].indices(shape[0]))):
-                fill(out[row], keys[layer], index[1:])
-        else:
-            fill(out, keys[0], index)
+        out = empty(sizes, dtype)
+        parts = zip(keys[index[0]], out, strict=True) if entry.stacked else [(keys[0], out)]
+        pieces = []
+        for key, own in parts:
+            view = entry.view(files.array(tensors[key]), shape)[index[entry.stacked :]]
+            pieces += [(tensors[key], view[cut], own[cut]) for cut in blocks(view, _PIECE)]
+        collections.deque(files.each(fill, pieces), maxlen=0)
         return out
 
     sharding = getattr(value, "sharding", None)
@@ -345,15 +341,15 @@ def write_hf(directory: str | os.PathLike[str], table: KeyTable, state: Any, *,
                                      for i in range(len(shards))]
     if first:
         directory.mkdir(parents=True, exist_ok=True)
-        for stale in {*directory.glob("*.safetensors"), directory / INDEX}:
-            if stale.name not in names and stale.exists():
+        (directory / INDEX).unlink(missing_ok=True)  # Without it, no mixture of shards is read.
+        for stale in directory.glob("*.safetensors"):
+            if stale.name not in names:
                 stale.unlink()
     for name, items in zip(names, shards, strict=True):
         if first:
             _write_file(directory / name, items, leaves)
-        else:
-            for item in items:
-                collections.deque(_pieces(item, leaves), maxlen=0)  # Only its share of gathering.
+        else:  # Only its share of gathering.
+            collections.deque(_pieces(items, leaves), maxlen=0)
     if first and not single:
         weight_map = {item.key: name for name, items in zip(names, shards, strict=True)
                       for item in items}
@@ -397,17 +393,24 @@ def _plan(table: KeyTable, leaves: Mapping[tuple[str, ...], Any], dtype: Any) ->
     return plan
 
 
-def _pieces(item: _Planned, leaves: Mapping[tuple[str, ...], Any]) -> Iterator[np.ndarray]:
-    for entry in item.entries:
-        leaf = leaves[entry.path]
-        array = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
-        own = entry.unview(_on_host(array, item.layer if entry.stacked else None), array.shape)
-        rows = max(1, _PIECE * len(own) // (own.size * item.dtype.itemsize))
-        for start in range(0, len(own), rows):
-            some = own[start : start + rows]
-            piece = np.empty(some.shape, item.dtype)
-            _copy(piece, some)
-            yield piece
+def _pieces(items: Sequence[_Planned], leaves: Mapping[tuple[str, ...], Any]
+            ) -> Iterator[tuple[np.ndarray, Any]]:
+    """Views of what makes up file tensors, in order, and the dtype each is wanted in."""
+    for item in items:
+        for entry in item.entries:
+            leaf = leaves[entry.path]
+            array = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+            own = entry.unview(_on_host(array, item.layer if entry.stacked else None), array.shape)
+            rows = max(1, _PIECE * len(own) // (own.size * item.dtype.itemsize))
+            for start in range(0, len(own), rows):
+                yield own[start : start + rows], item.dtype
+
+
+def _packed(piece: tuple[np.ndarray, Any]) -> memoryview:
+    view, dtype = piece
+    packed = np.empty(view.shape, dtype)
+    copy(packed, view)
+    return packed.reshape(-1).view(np.uint8).data
 
 
 @functools.cache
@@ -421,6 +424,10 @@ def _gather(sharding: Any, layer: bool) -> Any:
 
 def _on_host(array: Any, layer: int | None) -> np.ndarray:
     """The array, or one layer of it, in this process's memory."""
+    if isinstance(array, jax.Array) and len(array.devices()) == 1:
+        (device,) = array.devices()
+        if device.platform == "cpu":
+            array = np.asarray(array)  # The device's own memory.
     if not isinstance(array, jax.Array) or array.is_fully_addressable:
         return np.asarray(array if layer is None else array[layer])
     whole = _gather(array.sharding, layer is not None)(array, layer or 0)
@@ -437,11 +444,11 @@ def _write_file(file: Path, items: list[_Planned], leaves: Mapping[tuple[str, ..
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
     try:
-        with replacing(file) as partial, partial.open("wb") as stream:
+        with (replacing(file) as partial, partial.open("wb") as stream,
+              ThreadPoolExecutor(WORKERS) as pool):
             stream.write(len(text).to_bytes(8, "little") + text)
-            for item in items:
-                for piece in _pieces(item, leaves):
-                    stream.write(piece.reshape(-1).view(np.uint8).data)
+            for piece in ahead(pool, _packed, _pieces(items, leaves)):
+                stream.write(piece)
     except OSError as error:
         raise InputError(file, f"cannot be written ({error.strerror})",
                          "Choose another directory") from error
