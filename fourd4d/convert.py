@@ -146,7 +146,9 @@ def export_hf(bundle: build.Bundle, directory: str | os.PathLike[str], *,
     """Writes a directory that transformers' AutoModelForImageTextToText and AutoProcessor open.
 
     Adapters are merged. Weights, config, generation config, tokenizer, preprocessor and chat
-    template are in it. Of several processes, all of which must call this, the first one writes.
+    template are in it. ``config.json`` goes first and comes last: without it neither we nor
+    transformers take a directory for a model, so that one half written, or half overwritten, is
+    refused. Of several processes, all of which must call this, the first one writes.
 
     Args:
       dtype: of the tensors; the parameters' own by default.
@@ -167,11 +169,13 @@ def export_hf(bundle: build.Bundle, directory: str | os.PathLike[str], *,
     config, tree = merge_lora(bundle.config, bundle.tree)
     kin, words = family(config.family, directory), bundle.processor.tokenizer
     written = {
-        "config.json": kin.to_hf(config, dtype, **token_ids(words)),
         "generation_config.json": {
             "bos_token_id": words.pad, "eos_token_id": [words.eos, words.pad],
             "pad_token_id": words.pad, "do_sample": False},
+        "config.json": kin.to_hf(config, dtype, **token_ids(words)),
     }
+    if jax.process_index() == 0:
+        (directory / "config.json").unlink(missing_ok=True)
     files = write_hf(directory, kin.key_table(config), tree, dtype=_DTYPES[dtype],
                      shard_bytes=shard_bytes)
     if jax.process_index() == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -15,10 +16,10 @@ from flax import nnx
 from fourd4d import build, convert
 from fourd4d.checkpoint import safetensors
 from fourd4d.core.errors import InputError
-from fourd4d.models import LoraConfig, ModelConfig, Thinker
+from fourd4d.models import LoraConfig, ModelConfig, Thinker, qwen2_5_vl
 from fourd4d.models.config import DecoderConfig, ImageryConfig, VisionConfig
 from fourd4d.parallel import make_mesh
-from fourd4d.processing import Processor, tiny_tokenizer
+from fourd4d.processing import Processor, load_processor, tiny_tokenizer
 
 CONFIG = ModelConfig(
     vision=VisionConfig(width=16, layers=2, heads=2, mlp=24, full_layers=(1,), patch_size=4,
@@ -279,6 +280,28 @@ def test_a_header_that_is_none(directory, mesh):
     refused(directory, mesh, "no safetensors header")
 
 
+@pytest.mark.parametrize("change", [
+    dict(data_offsets=[-64, 64]), dict(data_offsets=[128, 64]), dict(data_offsets=[0]),
+    dict(shape=["x"]), dict(shape=[1.5]), dict(dtype=None)])  # fmt: skip
+def test_a_header_that_makes_no_sense(directory, mesh, change):
+    file = directory / "model.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["model.norm.weight"] |= change
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    refused(directory, mesh, "model.safetensors" if change != dict(dtype=None) else "dtype None")
+
+
+def test_files_of_two_models(sharded, directory, bundle, mesh):
+    shutil.copy(directory / "model.safetensors", sharded)
+    refused(sharded, mesh, "model.safetensors, and model.safetensors.index.json of other files")
+    (sharded / safetensors.INDEX).unlink()  # What transformers reads, adapters beside it or not.
+    shutil.copy(sharded / "model.safetensors", sharded / "adapter_model.safetensors")
+    assert_same(convert.open_hf(sharded, mesh), bundle)
+
+
 def test_all_that_does_not_fit_is_named_at_once(directory, mesh):
     def spoil(tensors):
         tensors["extra.weight"] = np.zeros(3, np.float32)
@@ -342,11 +365,63 @@ def test_index_that_points_outside(sharded, mesh):
     refused(sharded, mesh, "outside the directory")
 
 
-def test_a_full_disk_leaves_no_half_file(bundle, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("after", [0, 5])
+def test_a_full_disk_leaves_no_half_file(bundle, tmp_path, monkeypatch, after):
+    pieces = itertools.count()
 
-    monkeypatch.setattr(safetensors, "_pieces", full)
+    def full(piece):
+        if next(pieces) >= after:
+            raise OSError(28, "No space left on device")
+        return packed(piece)
+
+    packed = safetensors._packed
+    monkeypatch.setattr(safetensors, "_packed", full)
     with pytest.raises(InputError, match="no space left on the disk"):
         convert.export_hf(bundle, tmp_path / "f")
-    assert not list((tmp_path / "f").glob("*.safetensors*"))
+    assert not list((tmp_path / "f").iterdir())
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["new", "over another export"])
+@pytest.mark.parametrize("stage", ["shards", "files", "config"])
+def test_a_half_written_export_is_no_model(bundle, sharded, mesh, tmp_path, monkeypatch, over,
+                                           stage):
+    """Wherever it is broken off, what is there is refused, here and by transformers."""
+    target = sharded if over else tmp_path / "new"
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    def second_shard(file, *rest):
+        return broken() if "00002" in file.name else write_file(file, *rest)
+
+    def config(path):
+        return broken() if path.name == "config.json" else replacing(path)
+
+    write_file, replacing = safetensors._write_file, convert.replacing
+    if stage == "shards":
+        monkeypatch.setattr(safetensors, "_write_file", second_shard)
+    elif stage == "files":
+        monkeypatch.setattr(Processor, "export", broken)
+    else:
+        monkeypatch.setattr(convert, "replacing", config)
+    with pytest.raises(KeyboardInterrupt):
+        convert.export_hf(bundle_of(seed=1), target, shard_bytes=40_000)
+    monkeypatch.undo()
+    assert list(target.glob("*.safetensors"))
+    refused(target, mesh, "config.json", "no such file")
+    if stage == "shards":  # Nor are old and new shards read as one model.
+        bundle.processor.export(target, qwen2_5_vl.CLASSES)
+        (target / "config.json").write_text(json.dumps(qwen2_5_vl.to_hf(CONFIG, "float32")))
+        refused(target, mesh, "no model.safetensors.index.json" if over else "missing")
+    else:
+        transformers = pytest.importorskip("transformers")
+        with pytest.raises((OSError, ValueError)):
+            transformers.AutoModelForImageTextToText.from_pretrained(target)
+
+
+def test_export_over_another_tokenizer_leaves_none_of_it(directory, tmp_path):
+    from processing_tokenizer_test import small_bpe
+
+    assert (directory / "tokenizer.model").exists()
+    Processor(small_bpe(), CONFIG.protocol()).export(directory, qwen2_5_vl.CLASSES)
+    assert load_processor(directory).tokenizer.vocab_size == small_bpe().vocab_size

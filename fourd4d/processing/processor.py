@@ -226,6 +226,8 @@ class Processor:
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes ``protocol.json`` and the tokenizer: what ``load_processor`` reads."""
         directory = Path(directory)
+        for former in ("tokenizer.model", "tokenizer.json"):  # One of another kind may win.
+            (directory / former).unlink(missing_ok=True)
         self.tokenizer.save(directory)
         text = json.dumps(self.protocol.to_json(), indent=2)
         write_file(directory / "protocol.json", text.encode("utf-8"))
@@ -255,7 +257,8 @@ def load_processor(
     """The processor that ``Processor.save`` wrote, or that of a Hugging Face directory.
 
     Args:
-      directory: with a tokenizer, and ``protocol.json`` or transformers' files.
+      directory: with a tokenizer, and ``protocol.json`` or transformers' files
+        (``hf_files.read_protocol``).
       unsaid: what transformers' files do not say is taken from it; else the default.
       add_imagery: see ``load_tokenizer``.
 
