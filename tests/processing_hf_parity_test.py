@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.models.qwen2_5_vl import CLASSES
 from fourd4d.processing import template
@@ -260,3 +261,24 @@ def test_a_directory_that_transformers_wrote_opens_here(pair, tmp_path):
         if field.name != "slots":
             np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name))
     np.testing.assert_array_equal(ours.slots.patches, theirs.slots.patches)
+
+
+def test_what_transformers_saves_again_keeps_the_protocol(tmp_path):
+    """Its files have names for patches and pixels; ours for the rest travel with them."""
+    protocol = dataclasses.replace(TINY, suffix="released", latent_size=9, pooling="grid", fps=0.5,
+                                   max_frames=7, system="Look closely.")
+    Processor(small_bpe(), protocol).export(tmp_path / "ours", CLASSES)
+    theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "ours")
+    theirs.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "protocol.json").exists()
+    model = ProtocolSpec(window=TINY.window, patch_size=TINY.patch_size)
+    assert load_processor(tmp_path / "saved", model).protocol == protocol
+    path = tmp_path / "saved" / "preprocessor_config.json"
+    value = json.loads(path.read_text())
+    for own, words in ((7, "'fourd4d' is 7, no object"), ({"sufix": "none"}, "unknown fields")):
+        path.write_text(json.dumps(value | {"fourd4d": own}))
+        with pytest.raises(InputError, match=words):
+            load_processor(tmp_path / "saved", model)
+    del value["fourd4d"]  # A stranger's directory: what it leaves open is the default.
+    path.write_text(json.dumps(value))
+    assert load_processor(tmp_path / "saved", model).protocol == TINY

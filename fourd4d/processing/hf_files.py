@@ -15,6 +15,10 @@ from fourd4d.processing.tokenizer import END_OF_TEXT, TURN_END, HFTokenizer, wri
 
 _PREPROCESSOR = "preprocessor_config.json"
 _PROCESSOR = "processor_config.json"
+_OURS = "fourd4d"
+_UNNAMED = ("max_frames", "fps", "latent_size", "pooling", "suffix", "system")
+"""Fields of the protocol for which transformers' files have no name; they are kept under ``_OURS``,
+which an image processor carries along when transformers saves it again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +97,7 @@ def _preprocessor_config(protocol: ProtocolSpec, classes: ProcessorClasses) -> d
         "do_normalize": True,
         "do_rescale": True,
         "do_resize": True,
+        _OURS: {name: getattr(protocol, name) for name in _UNNAMED},
         "image_mean": list(protocol.image_mean),
         "image_processor_type": classes.image_processor,
         "image_std": list(protocol.image_std),
@@ -112,22 +117,28 @@ def read_protocol(directory: Path, unsaid: ProtocolSpec) -> ProtocolSpec:
     """The protocol that a Hugging Face directory implies.
 
     Read is ``preprocessor_config.json`` or, as transformers 5 writes, the part on images of
-    ``processor_config.json``: one spec serves images and videos here.
+    ``processor_config.json``: one spec serves images and videos here. What a directory written
+    here said of the prompt's suffix, latents and frames is in it too, and outlives being saved
+    again by transformers.
 
     Args:
       unsaid: has what these files do not say, such as the model's window and time scale.
 
     Raises:
-      InputError: no readable file of the two.
+      InputError: no readable file of the two, or fields that no protocol has.
     """
     path = directory / _PREPROCESSOR
     if path.is_file() or not (directory / _PROCESSOR).is_file():
         value = read_object(path, "Give a directory with protocol.json, or with it")
     else:
-        value = read_object(directory / _PROCESSOR, "").get("image_processor")
+        path = directory / _PROCESSOR
+        value = read_object(path, "").get("image_processor")
         if not isinstance(value, dict):
-            raise InputError(directory / _PROCESSOR, "no image_processor",
+            raise InputError(path, "no image_processor",
                              "Give a vision-language model's processor")
+    own = value.get(_OURS, {})
+    if not isinstance(own, dict):
+        raise InputError(path, f"{_OURS!r} is {own!r}, no object", "Remove it")
     size = value.get("size") or {}
     fields = {
         "patch_size": value.get("patch_size"),
@@ -138,5 +149,5 @@ def read_protocol(directory: Path, unsaid: ProtocolSpec) -> ProtocolSpec:
         "image_mean": value.get("image_mean"),
         "image_std": value.get("image_std"),
     }
-    known = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if v is not None}
-    return dataclasses.replace(unsaid, **known)
+    named = {name: field for name, field in fields.items() if field is not None}
+    return ProtocolSpec.from_json({**unsaid.to_json(), **named, **own}, path)
