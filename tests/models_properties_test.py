@@ -71,6 +71,16 @@ def test_a_token_depends_on_no_later_one(thinker, batch):
     assert (size[at + 1 :] == 0).all()
 
 
+def test_text_alone_needs_no_frame_slots(thinker, batch):
+    none = jnp.full_like(batch.vision_index, -1)
+    text = dataclasses.replace(batch, vision_index=none, latent_index=none)
+    bare = dataclasses.replace(text, **{
+        name: jax.tree.map(lambda x: x[:, :0], getattr(text, name))
+        for name in ("vision", "overlays")})
+    hidden = nnx.jit(lambda thinker, batch: thinker(batch))
+    np.testing.assert_allclose(hidden(thinker, bare), hidden(thinker, text), atol=1e-6)
+
+
 @nnx.jit
 def cached_step(thinker, embeds, positions, segments, cache):
     return thinker.decode(embeds, positions, segments, cache)

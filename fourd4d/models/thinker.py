@@ -111,5 +111,7 @@ class Thinker(nnx.Module):
 
 
 def _replace(x: Array, index: Array, source: Array) -> Array:
+    if not source.shape[1]:
+        return x
     taken = jnp.take_along_axis(source, jnp.maximum(index, 0)[..., None], axis=1)
     return jnp.where((index >= 0)[..., None], taken.astype(x.dtype), x)

@@ -84,6 +84,8 @@ class VisionEncoder(nnx.Module):
     def __call__(self, vision: VisionInput) -> Float[Array, "B F U D"]:
         config, v = self.config, self.config.vision
         b, f, w, m, _ = vision.patches.shape
+        if not b * f * w:  # Text alone.
+            return jnp.zeros((b, f, w * m // v.merge**2, config.decoder.width), config.dtype)
         slots = jax.tree.map(lambda a: jnp.asarray(a).reshape(b * f, *a.shape[2:]), vision)
         angles = patch_angles(slots.coords, v.head_dim, v.rope_theta)
         x = self.patch(slots.patches.astype(config.dtype))
