@@ -282,7 +282,7 @@ def test_a_header_that_is_none(directory, mesh):
 
 @pytest.mark.parametrize("change", [
     dict(data_offsets=[-64, 64]), dict(data_offsets=[128, 64]), dict(data_offsets=[0]),
-    dict(shape=["x"]), dict(shape=[1.5]), dict(dtype=None)])  # fmt: skip
+    dict(shape=["x"]), dict(shape=[1.5])])  # fmt: skip
 def test_a_header_that_makes_no_sense(directory, mesh, change):
     file = directory / "model.safetensors"
     data = file.read_bytes()
@@ -291,7 +291,7 @@ def test_a_header_that_makes_no_sense(directory, mesh, change):
     header["model.norm.weight"] |= change
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
-    refused(directory, mesh, "model.safetensors" if change != dict(dtype=None) else "dtype None")
+    refused(directory, mesh, "model.safetensors", "header", "Copy the shard again")
 
 
 def test_files_of_two_models(sharded, directory, bundle, mesh):
