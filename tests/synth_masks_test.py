@@ -193,3 +193,16 @@ def test_names_that_two_things_share_are_told_apart_by_looks():
     assert naming.labels(frames, things) == ["red person", "blue person"]
     things[1] = Found(RESTING, "", "static")
     assert naming.labels(frames, things) == ["person", "blue region"]
+
+
+def test_the_arm_that_holds_a_thing_is_no_part_of_it():
+    thing = np.zeros((120, 160), bool)
+    thing[40:80, 50:100] = True
+    arm = np.zeros_like(thing)
+    arm[52:64, 100:] = True
+    freed = masks.without_limb(thing | arm)
+    assert (freed & thing).sum() > 0.97 * thing.sum() and (freed & arm).sum() < 0.3 * arm.sum()
+    leaving = np.roll(thing, 75, 1)  # As thick at the edge as elsewhere.
+    leaving[:, :20] = False
+    for whole in (thing, leaving, np.zeros_like(thing), arm):
+        assert (masks.without_limb(whole) == whole).all()

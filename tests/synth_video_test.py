@@ -9,6 +9,7 @@ import pytest
 
 from fourd4d.core.errors import InputError
 from fourd4d.synth import consistency, following, naming, video
+from fourd4d.synth.clip import CameraSegment
 from fourd4d.synth.shots import CutDetector, gradual
 from fourd4d.synth.video import DigestSpec, digest, iterate
 
@@ -291,6 +292,13 @@ def test_a_switch_to_another_thing_ends_a_track():
         masks[t, 20:34, x : x + 14] = True
     good, reasons = consistency.check(frames, np.arange(10) / 4, masks)
     assert good.tolist() == [True] * 7 + [False] * 3 and reasons == {"another thing": 3}
+
+
+def test_three_moves_at_once_are_not_believed_of_features_before_things_in_depth():
+    two, three = (CameraSegment(0.0, 2.0, m) for m in (
+        ("Pan Left", "Dolly In"), ("Pan Right", "Dolly In", "Truck Left")))
+    assert video._believed(two) == two
+    assert video._believed(three) == CameraSegment(0.0, 2.0, ())
 
 
 def test_spec_is_checked():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -11,6 +13,7 @@ from fourd4d.synth.residual import inverse_depth_map
 
 _SMALLEST, _LARGEST = 0.004, 0.09
 _VISIBLE = 0.6
+_DISCS = 0.07, 0.045
 
 
 def find_landmark(
@@ -31,7 +34,8 @@ def find_landmark(
     """
     best, best_score = None, 0.0
     count = len(frames)
-    for m in sorted({count // 2, count // 5, (4 * count) // 5}):
+    looks = list(dict.fromkeys((count // 2, count // 5, (4 * count) // 5)))
+    for m in sorted(looks):
         depth = inverse_depth_map(motion, int(chosen[m]))
         regions = _regions(frames[m], moving[m], motion, int(chosen[m]))
         for worth, contour in regions[:6]:
@@ -42,13 +46,14 @@ def find_landmark(
             if score > best_score and masks.any((1, 2)).mean() >= 0.5:
                 best, best_score = masks, score
     if best is None:
-        m = count // 2
-        contour = _disc(frames[m], moving[m], motion, int(chosen[m]))
-        if contour is not None:
-            depth = inverse_depth_map(motion, int(chosen[m]))
-            masks = _carry(contour, m, chosen, motion, depth, moving)
-            if masks.any((1, 2)).mean() >= 0.5:
-                best = masks
+        for m, size in itertools.product(looks, _DISCS):
+            contour = _disc(size, moving[m], motion, int(chosen[m]))
+            if contour is not None:
+                depth = inverse_depth_map(motion, int(chosen[m]))
+                masks = _carry(contour, m, chosen, motion, depth, moving)
+                score = float(masks.any((1, 2)).mean())
+                if score >= max(0.5, best_score + 1e-6):
+                    best, best_score = masks, score
     return best
 
 
@@ -94,10 +99,13 @@ def _regions(frame: np.ndarray, moving: np.ndarray, motion: CameraMotion, t: int
     return sorted(out, key=lambda item: -item[0])
 
 
-def _disc(frame: np.ndarray, moving: np.ndarray, motion: CameraMotion, t: int) -> np.ndarray | None:
-    """A disc about the static point that has most long-lived static points around it."""
+def _disc(size: float, moving: np.ndarray, motion: CameraMotion, t: int) -> np.ndarray | None:
+    """A disc about the static point that has most long-lived static points around it.
+
+    ``size`` is its radius, a share of the picture's diagonal.
+    """
     height, width = moving.shape
-    radius = 0.07 * float(np.hypot(height, width))
+    radius = size * float(np.hypot(height, width))
     far = cv2.distanceTransform((~moving).astype(np.uint8), cv2.DIST_L2, 5)
     alive = motion.static & motion.tracks.seen[:, t]
     xy = motion.tracks.xy[alive, t]

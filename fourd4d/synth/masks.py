@@ -84,7 +84,29 @@ class MaskSource:
 def _by_motion(sight: Sight) -> list[Found]:
     things = objects.find_moving(sight.frames, sight.times, sight.chosen, sight.evidence,
                                  sight.usual, sight.flow, sight.motion, sight.spec)
-    return [Found(thing.masks, role="dynamic") for thing in things]
+    return [Found(np.stack([without_limb(mask) for mask in thing.masks]), role="dynamic")
+            for thing in things]
+
+
+def without_limb(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """A thing without the arm that holds it into the picture.
+
+    The arm is what joins the thing to the picture's edge and is thin beside it. What is as thick at
+    the edge as elsewhere leaves the picture, and stays as it is.
+    """
+    if not _cut(mask[None])[0]:
+        return mask
+    radius = max(2, round(0.2 * float(np.sqrt(mask.sum()))))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
+    thick = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, disc)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(thick)
+    if len(stats) < 2:
+        return mask
+    body = (labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
+    # Corners come back, and with them the limb's stump.
+    near = cv2.dilate(body, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (radius | 1,) * 2)) > 0
+    own = mask & near
+    return own if not _cut(own[None])[0] and own.sum() >= 0.4 * mask.sum() else mask
 
 
 MOTION: Final = MaskSource("motion", _by_motion)

@@ -33,7 +33,7 @@ from fourd4d.synth import (
     residual,
 )
 from fourd4d.synth.camera import CameraRule
-from fourd4d.synth.clip import Clip, Track
+from fourd4d.synth.clip import CameraSegment, Clip, Track
 from fourd4d.synth.shots import CutDetector, ShotSpec, gradual
 
 
@@ -266,6 +266,8 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
         raise Refused(str(reason)) from reason
     path = spec.poses(span.small, span.times, motion)
     camera = path.camera(span.times, spec.rule)
+    if path.poses is motion.poses and motion.kind == "moving":
+        camera = tuple(_believed(segment) for segment in camera)
     chosen = _looks(span, spec.looks)
     frames, times = span.small[chosen], span.times[chosen]
     evidence, usual = residual.evidence(span.small, span.times, chosen, motion, spec.residual)
@@ -322,6 +324,12 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
                     "camera_support": round(motion.support, 3), "distance": "scale change",
                     "masks_dropped": dict(dropped)},
     )  # fmt: skip
+
+
+def _believed(segment: CameraSegment) -> CameraSegment:
+    """Without its moves where there are three: before things in depth, features confuse a turn with
+    travel the other way, and the two nearly cancel."""
+    return segment if len(segment.moves) < 3 else dataclasses.replace(segment, moves=())
 
 
 def _looks(span: Span, rate: float) -> np.ndarray:
