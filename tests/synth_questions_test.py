@@ -320,3 +320,12 @@ def test_speed_is_not_told_where_a_thing_turns_between_readings():
     clip, track = followed(back, np.zeros(9))
     with pytest.raises(Dropped, match="turns between"):
         measure.sure_speed(clip, track, frames, Margins(pace=1.01, steady=1.01))
+
+
+def test_speed_is_not_told_from_within_a_step():
+    walk = [(x, 0.0, 5.0) for x in (0, 1, 1.5, 2.5, 3, 4, 4.5, 5.5, 6)]
+    clip, track = followed(walk, np.zeros(9))
+    clip = dataclasses.replace(clip, timestamps=clip.timestamps * 0.4)
+    with pytest.raises(Dropped, match="too close in time"):
+        measure.sure_speed(clip, track, (0, 1, 2, 3), Margins())
+    assert measure.sure_speed(clip, track, (0, 2, 4, 6, 8), Margins())[0] == "Constant speed"

@@ -33,6 +33,8 @@ class Margins:
         and has changed.
       steady, pace: the same for speeds.
       straight: least net displacement over the length of the way, for a direction.
+      interval: seconds; least time between two readings of a speed. Within a step, who walks speeds
+        up and slows down.
     """
 
     angle: float = 10.0
@@ -43,6 +45,7 @@ class Margins:
     steady: float = 1.25
     pace: float = 1.7
     straight: float = 0.8
+    interval: float = 0.7
 
 
 def spaced(first: int, last: int, count: int) -> tuple[int, ...]:
@@ -240,6 +243,8 @@ def steps(clip: Clip, track: Track, frames: tuple[int, ...], depth: float = 1.0
 def sure_speed(clip: Clip, track: Track, frames: tuple[int, ...], margins: Margins
                ) -> tuple[str, str]:
     """The change of speed over ``frames``, and its source; Dropped where errors could change it."""
+    if np.diff(clip.timestamps[list(frames)]).min() < margins.interval - 1e-6:
+        raise Dropped("speed: its readings are too close in time")
     speeds, source = steps(clip, track, frames)
     answer = speed_answer(speeds, margins)
     for a, b in zip(frames, frames[1:], strict=False) if track.error is not None else ():
