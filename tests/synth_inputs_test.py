@@ -73,9 +73,16 @@ def test_a_turned_phone(tmp_path, rotation):
 
 
 def crossing(path, seed=4):
-    where = lambda t: (20 + 30 * t, 60 - 10 * t)
+    where = lambda t: (20 + 30 * t, 60 - 3 * t)  # Plainly to the right.
     scene = view(photo(seed))
-    return write(path, noisy([ball(scene, *where(i / FPS)) for i in range(36)])), where
+
+    def drawn(x, y):  # With spots, so that its picture can be followed.
+        out = ball(scene, x, y)
+        for right, down in ((5, 4), (-6, 1), (1, -7)):
+            out = ball(out, x + right, y + down, 3, (250, 220, 60))
+        return out
+
+    return write(path, noisy([drawn(*where(i / FPS)) for i in range(36)])), where
 
 
 def given(folder, name, where, scale=1, columns=128):
