@@ -222,6 +222,19 @@ def test_grey_frames_are_fine(tmp_path):
     assert {level_of(f) for f in read_video(path).frames} <= {127, 128, 129}
 
 
+def test_repeated_frames_that_an_avi_does_not_store_are_no_loss(tmp_path):
+    times = [0.0, 0.1, 0.2, 0.6, 0.7, 1.2]
+    path = write_video(tmp_path / "v.avi", [grey(40 + 30 * i) for i in range(6)], times, fps=10,
+                       codec="mjpeg", pixels="yuvj420p",
+                       setup=lambda s: setattr(s.codec_context, "time_base", Fraction(1, 10)))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 13
+    video = read_video(path, fps=None)
+    np.testing.assert_allclose(video.timestamps, times, atol=1e-3)
+    assert [level_of(f) for f in video.frames] == pytest.approx([40 + 30 * i for i in range(6)],
+                                                                abs=3)
+
+
 def _truncated(tmp_path) -> Path:
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 255, (*SIZE, 3), np.uint8) for _ in range(40)]

@@ -148,7 +148,10 @@ def _index(path: Path) -> _Index:
                 keys.append(packet.pts)
         promised = (container.duration or 0) / av.time_base
         ends_early = promised - end > max(1.0, 0.05 * promised)
-        if packets and (packets < stream.frames or ends_early):
+        # AVI counts frames that repeat the one before, and are not stored.
+        lacking = packets < stream.frames and (
+            not promised or promised - end > 0.5 * promised / stream.frames)
+        if packets and (lacking or ends_early):
             raise InputError(path, f"truncated: it ends at {end:.2f} s of {promised:.2f} s",
                              "Fetch it again")
         if not pts or stream.time_base is None:
