@@ -285,4 +285,3 @@ class Adjustment:
         lens = s.focal * np.exp(np.clip(step[-1] / s.focal, -0.2, 0.2))
         return dataclasses.replace(s, rotation=s.rotation @ turn, centre=s.centre + move[:, 3:],
                                    inverse_depth=depth, focal=float(lens))
-

@@ -94,6 +94,11 @@ def _centres(masks: np.ndarray) -> np.ndarray:
     return centres
 
 
+def cut_by_edge(masks: Bool[np.ndarray, "M H W"]) -> Bool[np.ndarray, "M"]:
+    """Whether the picture's edge cuts a mask."""
+    return np.asarray(masks[:, [0, -1]].any((1, 2)) | masks[:, :, [0, -1]].any((1, 2)))
+
+
 def carried(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
             ) -> Float[np.ndarray, "M-1"]:
     """Overlap (IoU) of each mask with the one before it, brought there by the flow; NaN where one
@@ -134,8 +139,7 @@ def swell(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
     with np.errstate(divide="ignore"):  # Of empty masks, which are not looked at.
         measured = np.log(sizes)[:, None]
     apart = _apart(masks, measured, lambda before, now: _spread(masks[now], flow[before]))[:, 0]
-    cut = masks[:, [0, -1]].any((1, 2)) | masks[:, :, [0, -1]].any((1, 2))
-    return np.where(cut, np.inf, np.abs(np.expm1(apart)))
+    return np.where(cut_by_edge(masks), np.inf, np.abs(np.expm1(apart)))
 
 
 def _apart(masks: np.ndarray, measured: np.ndarray, step: Callable[[int, int], Any]) -> np.ndarray:

@@ -35,11 +35,11 @@ def find_landmark(
     best, best_score = None, 0.0
     count = len(frames)
     looks = list(dict.fromkeys((count // 2, count // 5, (4 * count) // 5)))
+    depths = {m: inverse_depth_map(motion, int(chosen[m])) for m in looks}
     for m in sorted(looks):
-        depth = inverse_depth_map(motion, int(chosen[m]))
         regions = _regions(frames[m], moving[m], motion, int(chosen[m]))
         for worth, contour in regions[:6]:
-            masks = _carry(contour, m, chosen, motion, depth, moving)
+            masks = _carry(contour, m, chosen, motion, depths[m], moving)
             same = _same_colour(frames, masks, m)
             masks[~same] = False
             score = worth * float(masks.any((1, 2)).mean()) ** 2
@@ -49,8 +49,7 @@ def find_landmark(
         for m, size in itertools.product(looks, _DISCS):
             contour = _disc(size, moving[m], motion, int(chosen[m]))
             if contour is not None:
-                depth = inverse_depth_map(motion, int(chosen[m]))
-                masks = _carry(contour, m, chosen, motion, depth, moving)
+                masks = _carry(contour, m, chosen, motion, depths[m], moving)
                 score = float(masks.any((1, 2)).mean())
                 if score >= max(0.5, best_score + 1e-6):
                     best, best_score = masks, score

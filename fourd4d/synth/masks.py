@@ -94,7 +94,7 @@ def without_limb(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     The arm is what joins the thing to the picture's edge and is thin beside it. What is as thick at
     the edge as elsewhere leaves the picture, and stays as it is.
     """
-    if not _cut(mask[None])[0]:
+    if not following.cut_by_edge(mask[None])[0]:
         return mask
     radius = max(2, round(0.2 * float(np.sqrt(mask.sum()))))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
@@ -106,7 +106,8 @@ def without_limb(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     # Corners come back, and with them the limb's stump.
     near = cv2.dilate(body, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (radius | 1,) * 2)) > 0
     own = mask & near
-    return own if not _cut(own[None])[0] and own.sum() >= 0.4 * mask.sum() else mask
+    apart = not following.cut_by_edge(own[None])[0]
+    return own if apart and own.sum() >= 0.4 * mask.sum() else mask
 
 
 MOTION: Final = MaskSource("motion", _by_motion)
@@ -122,7 +123,7 @@ def boxes_of(sight: Sight) -> list[tuple[int, tuple[float, float, float, float],
     out = []
     for thing in _by_motion(sight):
         worth = (thing.masks & (sight.evidence > 1)).sum((1, 2))
-        best = int((worth * np.where(_cut(thing.masks), 0.2, 1.0)).argmax())
+        best = int((worth * np.where(following.cut_by_edge(thing.masks), 0.2, 1.0)).argmax())
         ys, xs = np.nonzero(thing.masks[best])
         box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
         out.append((best, box, thing))
@@ -139,7 +140,7 @@ def role_of(sight: Sight, masks: Bool[np.ndarray, "M H W"]) -> Literal["dynamic"
     seen = np.flatnonzero(masks.any((1, 2)))
     if len(seen) < 2:
         return ""
-    whole = seen[~_cut(masks[seen])]
+    whole = seen[~following.cut_by_edge(masks[seen])]
     seen = whole if len(whole) >= 2 else seen
     first = int(seen[0])
     centre = [np.array(np.nonzero(masks[m])[::-1], float).mean(1) for m in seen]
@@ -163,12 +164,6 @@ def role_of(sight: Sight, masks: Bool[np.ndarray, "M H W"]) -> Literal["dynamic"
         return "dynamic"
     own = float(np.mean([(sight.evidence[m][masks[m]] > 1).mean() for m in seen]))
     return "static" if own < 0.1 else ""
-
-
-def _cut(masks: np.ndarray) -> np.ndarray:
-    """Whether the picture's edge cuts a mask."""
-    return np.asarray(masks[:, 0].any(1) | masks[:, -1].any(1) | masks[:, :, 0].any(1)
-                      | masks[:, :, -1].any(1))
 
 
 def fitted(masks: np.ndarray, size: tuple[int, int], where: object) -> np.ndarray:

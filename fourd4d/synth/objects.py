@@ -344,8 +344,8 @@ def _growth(masks: np.ndarray) -> float:
 
     Evidence also shows where the thing is at other times, so its regions grow less than it does.
     """
-    cut = masks[:, [0, -1]].any((1, 2)) | masks[:, :, [0, -1]].any((1, 2))
-    return _spread(masks[masks.any((1, 2)) & ~cut].mean((1, 2)))
+    whole = masks.any((1, 2)) & ~following.cut_by_edge(masks)
+    return _spread(masks[whole].mean((1, 2)))
 
 
 def _spread(areas: Sequence[float] | np.ndarray) -> float:
