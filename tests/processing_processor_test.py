@@ -172,6 +172,18 @@ def test_bad_input(processor, media):
             processor.example("Q", media, f"a {token}")
 
 
+def test_a_tokenizer_of_another_kind_goes_only_once_the_new_one_is_written(
+        tmp_path, processor, file_limit):
+    (tmp_path / "tokenizer.json").write_text("a former one")
+    file_limit(100)
+    with pytest.raises(InputError, match="no space left"):
+        processor.save(tmp_path)
+    file_limit(None)
+    assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
+    processor.save(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["protocol.json", "tokenizer.model"]
+
+
 def test_saved_and_loaded(tmp_path, media, example):
     protocol = dataclasses.replace(TINY, pooling="strips", fps=0.5)
     Processor(TOKENIZER, protocol).save(tmp_path)

@@ -226,9 +226,9 @@ class Processor:
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes ``protocol.json`` and the tokenizer: what ``load_processor`` reads."""
         directory = Path(directory)
-        for former in ("tokenizer.model", "tokenizer.json"):  # One of another kind may win.
-            (directory / former).unlink(missing_ok=True)
-        self.tokenizer.save(directory)
+        written = self.tokenizer.save(directory)
+        for other in {"tokenizer.model", "tokenizer.json"} - {written.name}:
+            (directory / other).unlink(missing_ok=True)  # A former one of that kind might win.
         text = json.dumps(self.protocol.to_json(), indent=2)
         write_file(directory / "protocol.json", text.encode("utf-8"))
 

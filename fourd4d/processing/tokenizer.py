@@ -86,8 +86,8 @@ class Tokenizer(Protocol):
         """The text of ``ids``; bytes that form no character become U+FFFD."""
         ...
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes the vocabulary where ``load_tokenizer`` finds it."""
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Writes the vocabulary where ``load_tokenizer`` finds it; returns the file."""
         ...
 
 
@@ -216,8 +216,10 @@ class SentencePieceTokenizer:
                         if not (skip_special and int(i) in self._special))
         return data.decode("utf-8", errors="replace")
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        write_file(Path(directory) / "tokenizer.model", self._model)
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        path = Path(directory) / "tokenizer.model"
+        write_file(path, self._model)
+        return path
 
     def __reduce__(self):  # Data workers receive the tokenizer pickled.
         return _unpickle, (type(self), "from_bytes", self._model, self._where)
@@ -336,9 +338,10 @@ class HFTokenizer:
         kept = [int(i) for i in ids if not (skip_special and int(i) in self._special)]
         return self._tokenizer.decode(kept, skip_special_tokens=False)
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        text = self._tokenizer.to_str(pretty=True)
-        write_file(Path(directory) / "tokenizer.json", text.encode("utf-8"))
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        path = Path(directory) / "tokenizer.json"
+        write_file(path, self._tokenizer.to_str(pretty=True).encode("utf-8"))
+        return path
 
     def __reduce__(self):
         return _unpickle, (type(self), "from_json", self._tokenizer.to_str(), self._where)
