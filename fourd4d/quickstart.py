@@ -137,7 +137,7 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
     workdir.mkdir(parents=True, exist_ok=True)
     video = find_video(config.video)
     if video is None:
-        console.print("[yellow]No real video is digested: install \".[quickstart]\" for a sample "
+        console.print("[yellow]No real video is digested: install \".\\[quickstart]\" for a sample "
                       "clip, or give --config.video=FILE.[/]")
     done_path = workdir / "stages.json"
     done = json.loads(done_path.read_text()) if done_path.is_file() else {}

@@ -67,6 +67,26 @@ def test_splash_and_its_gradient(causal):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("first", [None, 0])
+def test_cudnn_gets_no_query_that_sees_nothing(first, monkeypatch):
+    """On a GPU the gradient of such a query is NaN."""
+    masks, plain = [], jax.nn.dot_product_attention
+
+    def kernel(q, k, v, mask, implementation):
+        masks.append(mask)
+        return plain(q, k, v, mask=mask)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    q, k, v, query_ids, key_ids = inputs()
+    half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    out = attend(*half, query_ids, key_ids.at[0].set(0), first, "cudnn")
+    assert len(masks) == 1 and masks[0].any(-1).all()
+    real = np.array(query_ids > 0)
+    real[0] = False
+    np.testing.assert_allclose(np.asarray(out, np.float32)[real], reference(
+        *half, query_ids, key_ids, first)[real], atol=0.03)
+
+
 def test_an_implementation_asked_for_by_name_never_falls_back():
     q, k, v, query_ids, key_ids = inputs(t=100, s=100)
     with pytest.raises(InputError, match="multiples of 128"):

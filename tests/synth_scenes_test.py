@@ -5,6 +5,7 @@ import pytest
 
 from fourd4d.core.errors import InputError
 from fourd4d.synth import camera, measure
+from fourd4d.synth.scenes import render, source
 from fourd4d.synth.scenes.draw import draw, wanted_pool
 from fourd4d.synth.scenes.source import clips
 from fourd4d.synth.scenes.spec import KINDS, SceneSpec
@@ -103,3 +104,14 @@ def test_impossible_specs_are_refused():
         SceneSpec(kinds=("camera", "flight"), weights=(1.0, 1.0))
     with pytest.raises(InputError, match="frames"):
         SceneSpec(frames=2)
+
+
+def test_frames_drawn_together_and_one_by_one_are_the_same(monkeypatch):
+    """Of plain scenes: a CPU's compiler crashes on whole rich clips, which it never gets."""
+    scenes = [source.scene(SPEC, 5, number) for number in range(3)]
+    drawn = []
+    for rays in (0, 1 << 20):
+        monkeypatch.setattr(render, "load", lambda rays=rays: render.Load(rays, 0, 8))
+        drawn.append(render.render(scenes, 48, 64, 1))
+    for one, two in zip(*drawn, strict=True):
+        assert np.mean(~np.isclose(one, two, rtol=1e-3, atol=1)) < 1e-3

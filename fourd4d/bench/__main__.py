@@ -11,7 +11,7 @@ from typing import Final
 from fourd4d.bench.report import show, write
 from fourd4d.core.errors import InputError
 
-BENCHES: Final = ("data", "fit", "parity", "replay", "rollout", "synthesis", "update")
+BENCHES: Final = ("data", "dift", "fit", "parity", "replay", "rollout", "synthesis", "update")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

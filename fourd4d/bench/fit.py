@@ -76,21 +76,30 @@ def devices_of(topology: str) -> list[Any]:
                          ) from error
 
 
-def compile_step(
+def step_of(
     config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, mesh: Mesh, *,
     rules: Rules = DEFAULT_RULES, trainable: tuple[str, ...] = DECODER_ONLY, accumulate: int = 1,
-) -> tuple[Any, float]:
-    """(compiled DIFT step, its operations on all devices), from shapes alone."""
+    spec: DiftSpec | None = None,
+) -> tuple[Any, Any, Any]:
+    """A DIFT step, and the shapes and shardings of its state and batch; allocates nothing."""
     tx = make_optimizer(OptimizerSpec())
     with use(mesh, rules):
         graphdef, state = abstract_state(
             lambda rngs: Thinker(config, rngs), tx, mesh, rules, trainable)
-        spec = Batch.spec(shape, protocol)
+        rows = Batch.spec(shape, protocol)
         batch = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            spec, batch_shardings(spec, mesh, rules))
-        step = functools.partial(
-            update, graphdef=graphdef, tx=tx, spec=DiftSpec(), accumulate=accumulate)
+            rows, batch_shardings(rows, mesh, rules))
+    step = functools.partial(update, graphdef=graphdef, tx=tx, spec=spec or DiftSpec(),
+                             accumulate=accumulate)
+    return step, state, batch
+
+
+def compile_step(config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, mesh: Mesh,
+                 rules: Rules = DEFAULT_RULES, **options: Any) -> tuple[Any, float]:
+    """(compiled DIFT step, its operations on all devices), from shapes alone; see ``step_of``."""
+    step, state, batch = step_of(config, protocol, shape, mesh, rules=rules, **options)
+    with use(mesh, rules):
         operations = flops.count(step, state, batch)
         return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), operations
 

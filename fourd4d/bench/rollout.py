@@ -26,6 +26,8 @@ from fourd4d.sampling import generate
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     toy.arguments(parser, prompts=16, tokens=112)
+    parser.add_argument("--torch", action=argparse.BooleanOptionalAction, default=True,
+                        help="time transformers too, on the CPU")
     parser.set_defaults(slots=0)
 
 
@@ -37,8 +39,10 @@ def main(args: argparse.Namespace) -> Result:
         lambda: generate(graphdef, (state,), made.prompts, rng, made.spec, args.group).tokens,
         args.repeats)
     tokens = args.prompts * args.group * args.tokens
-    metrics = {"tokens_per_second": tokens / ours, "seconds": ours}
-    if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
+    weights = sum(value.nbytes for path, value in nnx.to_flat_state(state) if path[0] != "vision")
+    metrics = {"tokens_per_second": tokens / ours, "seconds": ours,
+               "weight_bytes_per_second": args.tokens * weights / ours}  # Each step reads them all.
+    if args.torch and all(map(importlib.util.find_spec, ("transformers", "torch"))):
         theirs = torch_seconds(made.model.config, np.asarray(made.prompts.tokens), args)
         metrics |= {"speedup_vs_torch": theirs / ours, "torch_tokens_per_second": tokens / theirs}
     return Result("rollout", metrics, {"config": {

@@ -310,13 +310,14 @@ def speed(batches: int) -> dict[str, float]:
     for side, kind in itertools.product((128, 448), ("plain", "rich")):
         base = SceneSpec() if kind == "plain" else SCENES
         spec = dataclasses.replace(base, height=side, width=side, fine=1, frames=8, blur=0.0)
-        scenes = [source.scene(spec, SEED, number) for number in range(4)]
+        count = source.batch_size(spec)
+        scenes = [source.scene(spec, SEED, number) for number in range(count)]
         render(scenes, side, side, spec.fine)  # Compiles.
         start = time.perf_counter()
         for _ in range(batches):
             render(scenes, side, side, spec.fine)
         seconds = time.perf_counter() - start
-        out[f"frames_per_second_{kind}_{side}"] = batches * 4 * spec.frames / seconds
+        out[f"frames_per_second_{kind}_{side}"] = batches * count * spec.frames / seconds
     return out
 
 

@@ -32,6 +32,7 @@ class Toy:
 
 def arguments(parser: argparse.ArgumentParser, prompts: int, tokens: int) -> None:
     parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--param_dtype", default="float32")
     parser.add_argument("--prompts", type=int, default=prompts)
     parser.add_argument("--group", type=int, default=8, help="responses to each prompt")
     parser.add_argument("--length", type=int, default=160, help="tokens of a prompt")
@@ -50,7 +51,8 @@ def make(args: argparse.Namespace, endless: bool = False) -> Toy:
         max_tokens=args.tokens, vocab=_VOCAB, latent_start=_START, latent_pad=_PAD,
         latent_end=_STOP, ends=(_VOCAB,) if endless else (_END,), forbidden=(_PAD, _STOP),
         latent_size=protocol.latent_size, max_latents=args.tokens)
-    return Toy(Thinker(preset(args.preset), nnx.Rngs(args.seed)),
+    config = preset(args.preset).changed(param_dtype=args.param_dtype)
+    return Toy(Thinker(config, nnx.Rngs(args.seed)),
                Batch.fake(shape, protocol, vocab=_END, seed=args.seed), spec)
 
 

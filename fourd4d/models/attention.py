@@ -59,6 +59,8 @@ def attend(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H"],
                              causal=first_slot is not None)
     mask = visible(query_segments, key_segments, first_slot)
     if implementation == "cudnn":
+        # Its gradient for a query that sees nothing is NaN, whatever comes back from behind.
+        mask |= ~jnp.any(mask, axis=-1, keepdims=True)
         return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, mask=mask[:, None],
                                             implementation="cudnn")
     if implementation == "rows":

@@ -1,13 +1,14 @@
 """Renderer: one analytic ray per sub-pixel, jitted and batched over clips.
 
 Every solid is intersected in closed form, so masks and depth are exact and a clip costs a few
-million multiply-adds: cheap on a CPU core, thousands at a time on an accelerator.
+million multiply-adds: cheap on a CPU core, many clips at a time on an accelerator.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,23 @@ from jaxtyping import Bool, Float, UInt8
 from fourd4d.synth.scenes.world import Scene
 
 _FAR = 1e6
-_MOST_RAYS = 300_000  # Beyond these a clip is rendered frame by frame, to keep memory flat.
+
+
+class Load(NamedTuple):
+    """What a device draws well at a time: rays of a clip, plain or rich, and clips of a call."""
+
+    plain_rays: int
+    rich_rays: int
+    clips: int
+
+
+# Clips with more rays are drawn frame by frame: a core's caches would not hold them.
+_CORE, _ACCELERATOR = Load(300_000, 0, 16), Load(1 << 24, 1 << 24, 128)
+
+
+def load() -> Load:
+    """The load of the default device. Memory grows with it."""
+    return _CORE if jax.default_backend() == "cpu" else _ACCELERATOR
 
 
 def _near(value: jax.Array) -> jax.Array:
@@ -237,8 +254,9 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int, rich: bool
     return colour, number, near
 
 
-@functools.partial(jax.jit, static_argnames=("height", "width", "fine", "rich"))
-def _render(scenes: dict[str, jax.Array], height: int, width: int, fine: int, rich: bool):
+@functools.partial(jax.jit, static_argnames=("height", "width", "fine", "rich", "whole"))
+def _render(scenes: dict[str, jax.Array], height: int, width: int, fine: int, rich: bool,
+            whole: bool):
     """(B, T, H, W, 3) uint8, (B, T, N, H, W) bool, (B, T, H, W) metres."""
 
     def clip(scene: dict[str, jax.Array]):
@@ -252,8 +270,7 @@ def _render(scenes: dict[str, jax.Array], height: int, width: int, fine: int, ri
         pixels = jnp.clip(jnp.sqrt(jnp.clip(image, 0, 1)) * 255 + 0.5, 0, 255)
         return pixels.astype(jnp.uint8), masks, z
 
-    rays = scenes["poses"].shape[1] * height * width * fine * fine
-    if rays <= _MOST_RAYS and not rich:
+    if whole:
         return jax.lax.map(clip, scenes)
 
     def frame_by_frame(scene: dict[str, jax.Array]):
@@ -285,5 +302,8 @@ def render(
                           jnp.int32 if name == "shape" else jnp.float32)
         for name in Scene.__dataclass_fields__
     }  # fmt: skip
-    images, masks, depth = _render(fields, height, width, fine, rich)
+    rays = scenes[0].poses.shape[0] * height * width * fine * fine
+    whole = rays <= (load().rich_rays if rich else load().plain_rays)
+    with jax.default_matmul_precision("highest"):  # Else accelerators round where rays go.
+        images, masks, depth = _render(fields, height, width, fine, rich, whole)
     return np.asarray(images), np.asarray(masks), np.asarray(depth)

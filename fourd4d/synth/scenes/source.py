@@ -11,11 +11,10 @@ from jaxtyping import Bool, Float, UInt8
 from fourd4d.synth.clip import MOVES, CameraSegment, Clip, Track
 from fourd4d.synth.scenes.codec import decode_frames, encode_video
 from fourd4d.synth.scenes.draw import THEN, Drawn, draw, wanted_pool
-from fourd4d.synth.scenes.render import render
+from fourd4d.synth.scenes.render import load, render
 from fourd4d.synth.scenes.spec import SceneSpec
 from fourd4d.synth.scenes.world import Scene, project, to_camera
 
-_BATCH = 16
 _RAYS = 16 * 8 * 128 * 128  # Rays of a batch, at most; memory stays flat as frames grow.
 
 
@@ -25,8 +24,7 @@ def clips(spec: SceneSpec, seed: int, start: int, count: int,
 
     A clip depends on its number and the seed alone, not on how the sequence is cut.
     """
-    rays = spec.frames * spec.height * spec.width * spec.fine**2
-    batch = int(np.clip(_RAYS // rays, 1, _BATCH))
+    batch = batch_size(spec)
     for base in range(start, start + count, batch):
         numbers = range(base, min(base + batch, start + count))
         drawn = [_draw(spec, seed, number) for number in numbers]
@@ -35,6 +33,12 @@ def clips(spec: SceneSpec, seed: int, start: int, count: int,
         for i, (number, one) in enumerate(zip(numbers, drawn, strict=True)):
             frames = camera_effects(images[i], spec, np.random.default_rng((seed, number, 1)))
             yield label(one, frames, masks[i], spec.fps, f"{prefix}{number:06d}")
+
+
+def batch_size(spec: SceneSpec) -> int:
+    """How many clips are drawn by one call of the renderer."""
+    rays = spec.frames * spec.height * spec.width * spec.fine**2
+    return int(np.clip(max(_RAYS, load().plain_rays) // rays, 1, load().clips))
 
 
 def scene(spec: SceneSpec, seed: int, number: int) -> Scene:

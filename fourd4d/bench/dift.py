@@ -1,0 +1,95 @@
+"""Tokens a second of DIFT steps on the devices here, beside what the chips can do.
+
+    python -m fourd4d.bench dift --preset 3b --rows 4 --frames 16 --json dift.json
+
+Random weights and rows of the shape ``bench fit`` compiles, no data pipeline. Operations are those
+of the matrix products as traced; ``model_flops_utilisation`` leaves out what rematerialisation
+computes twice, ``hardware_flops_utilisation`` counts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import jax
+
+from fourd4d.bench import fit, flops
+from fourd4d.bench.report import Result
+from fourd4d.core import metrics as metrics_lib
+from fourd4d.core.batch import Batch
+from fourd4d.dift.train import DiftSpec
+from fourd4d.models import Thinker, preset, preset_protocol
+from fourd4d.models.config import Remat
+from fourd4d.parallel import DEFAULT_RULES, host_to_global, make_mesh, use
+from fourd4d.train import OptimizerSpec, create_state, make_optimizer
+
+# Dense bfloat16 operations a second, as published, by what a device calls itself.
+PEAKS: Final[Mapping[str, float]] = {
+    "H100": 989e12, "H200": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v5p": 459e12,
+    "TPU v5 lite": 197e12, "TPU v6 lite": 918e12}  # fmt: skip
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="tiny", help="tiny, 3b, 7b, 32b or 72b")
+    parser.add_argument("--mesh", default="gpu-node", help="a preset, or fsdp=-1,tensor=2")
+    parser.add_argument("--rows", type=int, default=4, help="samples a step, all devices together")
+    parser.add_argument("--frames", type=int, default=16, help="video frames of a sample")
+    parser.add_argument("--overlays", type=int, default=4)
+    parser.add_argument("--text", type=int, default=768, help="text tokens of a sample")
+    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--param_dtype", default="float32")
+    parser.add_argument("--remat", default="full", help="none, dots or full")
+    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--self_feed_passes", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=5, help="steps timed; the median counts")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def main(args: argparse.Namespace) -> Result:
+    protocol = preset_protocol(args.preset)
+    config = dataclasses.replace(preset(args.preset), param_dtype=args.param_dtype,
+                                 remat=args.remat, attention=args.attention)
+    shape = fit.budget(protocol, args.rows, args.frames, args.overlays, args.text)
+    mesh, rules = make_mesh(args.mesh), DEFAULT_RULES.replicating("kv_heads")
+    options: dict[str, Any] = dict(
+        rules=rules, accumulate=args.accumulate,
+        spec=DiftSpec(self_feed_passes=args.self_feed_passes))
+
+    def operations(remat: Remat) -> float:
+        plain = dataclasses.replace(config, remat=remat, attention="xla")  # Kernels hide theirs.
+        with use(mesh, rules):
+            return flops.count(*fit.step_of(plain, protocol, shape, mesh, **options))
+
+    compiled, _ = fit.compile_step(config, protocol, shape, mesh, **options)
+    with use(mesh, rules):
+        _, state = create_state(lambda rngs: Thinker(config, rngs), args.seed,
+                                make_optimizer(OptimizerSpec()), mesh, rules, fit.DECODER_ONLY)
+        batch = host_to_global(Batch.fake(shape, protocol, seed=args.seed), mesh, rules)
+        state, _ = jax.block_until_ready(compiled(state, batch))
+        seconds = []
+        for _ in range(args.steps):
+            began = time.perf_counter()
+            state, found = jax.block_until_ready(compiled(state, batch))
+            seconds.append(time.perf_counter() - began)
+    median = statistics.median(seconds)
+    metrics = {"seconds_per_step": median, "tokens_per_second": shape.rows * shape.length / median,
+               "loss": metrics_lib.compute(found)["loss"]}
+    model, hardware = operations("none"), operations(config.remat)
+    metrics |= {"model_flops": model, "hardware_flops": hardware}
+    device = mesh.devices.flat[0]
+    peak = next((v for k, v in PEAKS.items() if k in device.device_kind), None)
+    if peak:
+        metrics |= {"model_flops_utilisation": model / median / peak / mesh.size,
+                    "hardware_flops_utilisation": hardware / median / peak / mesh.size}
+    memory = device.memory_stats() or {}
+    if "peak_bytes_in_use" in memory:
+        metrics["peak_bytes_in_use"] = memory["peak_bytes_in_use"]
+    return Result("dift", metrics, {
+        "config": {k: v for k, v in vars(args).items() if k not in ("name", "json")},
+        "mesh": dict(mesh.shape), "device": device.device_kind, "seconds": seconds,
+        "batch": dataclasses.asdict(shape)})
