@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from fourd4d import build
+from fourd4d import build, hf
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import LETTERS, Sample
 from fourd4d.data import collate, shape_for
@@ -49,7 +49,7 @@ class Answer:
 class Answerer:
     """A model and its processor; ``bundle`` holds both."""
 
-    def __init__(self, bundle: build.Bundle, mesh: Any):
+    def __init__(self, bundle: hf.Bundle, mesh: Any):
         self.bundle = bundle
         self._mesh = mesh
         self._sample = nnx.jit(sample, static_argnames=("spec",))
@@ -156,7 +156,7 @@ def load(directory: str | os.PathLike[str], *, mesh: str = "single", step: int |
       mesh: a mesh preset or axis sizes; see ``parallel.make_mesh``.
       step: of a trainer's directory; the newest by default.
       model: fields of ``ModelConfig`` set for this use (dtype, attention, …); for a Hugging Face
-        directory also ``convert.open_hf``'s own arguments (``new_tokens="mean"``).
+        directory also ``hf.open_hf``'s own arguments (``new_tokens="mean"``).
 
     Raises:
       InputError: see ``build.open_checkpoint``.

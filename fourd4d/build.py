@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fourd4d import settings
+from fourd4d import hf, settings
 from fourd4d.checkpoint.orbax import processor_dir, read_specs, restore_params
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
@@ -38,24 +38,6 @@ from fourd4d.train import state as train_state
 T = TypeVar("T")
 SHIPPED: Final = {"tiny-base": Path(__file__).parent / "models" / "assets" / "tiny_base"}
 """Checkpoints in the package, by the name that stands for their directory."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Bundle:
-    """A model's weights and all that is needed to talk to it.
-
-    Attributes:
-      graphdef, tree: ``nnx.merge(graphdef, tree)`` is the model.
-    """
-
-    config: ModelConfig
-    processor: Processor
-    graphdef: Any
-    tree: Any
-
-    @property
-    def model(self) -> Thinker:
-        return nnx.merge(self.graphdef, self.tree)
 
 
 def frozen(cls: type[T], section: ConfigDict | Mapping[str, Any], where: str, **extra: Any) -> T:
@@ -94,7 +76,7 @@ def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
 
 
 def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokenizer: str = "",
-          protocol: Mapping[str, Any] | None = None, **model: Any) -> Bundle:
+          protocol: Mapping[str, Any] | None = None, **model: Any) -> hf.Bundle:
     """Random weights of a preset, born sharded.
 
     Args:
@@ -112,14 +94,14 @@ def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokeni
         config, decoder=dataclasses.replace(config.decoder, valid_vocab=words.vocab_size))
     spec = dataclasses.replace(preset_protocol(name), **dict(protocol or {}))
     config.check_protocol(spec, "config.protocol")
-    graphdef, _ = shapes(config)
+    graphdef, _ = hf.shapes(config)
     tree = born_sharded(lambda key: nnx.split(Thinker(config, nnx.Rngs(key)))[1], mesh, rules)(
         jax.random.key(seed))
-    return Bundle(config, Processor(words, spec), graphdef, tree)
+    return hf.Bundle(config, Processor(words, spec), graphdef, tree)
 
 
 def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
-                 step: int | None = None, **model: Any) -> Bundle:
+                 step: int | None = None, **model: Any) -> hf.Bundle:
     """The weights of a trainer's checkpoint directory, without its optimizer.
 
     Args:
@@ -134,13 +116,13 @@ def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = D
         if key not in specs:
             raise InputError(directory, f"its specs lack {key!r}", "Use a trainer's directory")
     config = ModelConfig.from_json(specs["model"], directory).changed(**model)
-    graphdef, tree = shapes(config)
+    graphdef, tree = hf.shapes(config)
     tree = abstract_for(tree, mesh, rules)
     parts = dict(zip(("params", "frozen"), train_state.split(tree, specs["trainable"]),
                      strict=True))
     parts = {name: restore_params(directory, part, name, step) if jax.tree.leaves(part) else part
              for name, part in parts.items()}
-    return Bundle(config, load_processor(processor_dir(directory)), graphdef,
+    return hf.Bundle(config, load_processor(processor_dir(directory)), graphdef,
                   nnx.merge_state(*parts.values()))
 
 
@@ -150,7 +132,7 @@ def is_trained(directory: str | os.PathLike[str]) -> bool:
 
 
 @contextlib.contextmanager
-def training(config: Any) -> Iterator[tuple[Mesh, Bundle]]:
+def training(config: Any) -> Iterator[tuple[Mesh, hf.Bundle]]:
     """All hosts joined, ``config.mesh`` in use, and what a trainer starts from."""
     start()
     mesh = make_mesh(config.mesh)
@@ -158,7 +140,7 @@ def training(config: Any) -> Iterator[tuple[Mesh, Bundle]]:
         yield mesh, start_from(config, mesh)
 
 
-def start_from(config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Bundle:
+def start_from(config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> hf.Bundle:
     """What a trainer starts from: ``config.init``, or ``config.preset`` at random.
 
     ``config.protocol`` and ``config.model`` hold the fields to change.
@@ -179,17 +161,15 @@ def start_from(config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Bundle:
 
 
 def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
-                    step: int | None = None, **model: Any) -> Bundle:
-    """A trainer's directory (``open_trained``), a Hugging Face one (``convert.open_hf``), or the
+                    step: int | None = None, **model: Any) -> hf.Bundle:
+    """A trainer's directory (``open_trained``), a Hugging Face one (``hf.open_hf``), or the
     name of a checkpoint in the package (``SHIPPED``).
     """
     directory = SHIPPED.get(os.fspath(directory), directory)
     if not Path(directory).is_dir():
         raise InputError(directory, "no such directory", "Give a checkpoint directory")
     if not is_trained(directory) and step is None:
-        from fourd4d import convert  # It builds on this module.
-
-        return convert.open_hf(directory, mesh, rules, **model)
+        return hf.open_hf(directory, mesh, rules, **model)
     return open_trained(directory, mesh, rules, step, **model)
 
 
@@ -218,8 +198,3 @@ def specs(config: Any, model: ModelConfig, processor: Processor,
     """What a checkpoint says of itself."""
     return {"model": model.to_json(), "protocol": processor.protocol.to_json(),
             "trainable": list(trainable), "config": config.to_dict()}
-
-
-def shapes(config: ModelConfig) -> Any:
-    """(graphdef, state of shapes). ``nnx.eval_shape`` takes logical names for mesh axes."""
-    return jax.eval_shape(lambda: nnx.split(Thinker(config, nnx.Rngs(0))))

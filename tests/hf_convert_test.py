@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fourd4d import build, convert
+from fourd4d import build, convert, hf
 from fourd4d.checkpoint import safetensors
 from fourd4d.core.errors import InputError
 from fourd4d.models import LoraConfig, ModelConfig, Thinker, qwen2_5_vl
@@ -38,7 +38,7 @@ def bundle_of(config=CONFIG, seed=0):
     words = tiny_tokenizer()
     config = dataclasses.replace(
         config, decoder=dataclasses.replace(config.decoder, valid_vocab=words.vocab_size))
-    return build.Bundle(config, Processor(words, config.protocol()), graphdef, tree)
+    return hf.Bundle(config, Processor(words, config.protocol()), graphdef, tree)
 
 
 def flat(bundle):
@@ -66,7 +66,7 @@ def bundle():
 @pytest.fixture(scope="module")
 def exported(bundle, tmp_path_factory):
     directory = tmp_path_factory.mktemp("exported")
-    convert.export_hf(bundle, directory)
+    hf.export_hf(bundle, directory)
     return directory
 
 
@@ -79,7 +79,7 @@ def directory(exported, tmp_path):
 @pytest.fixture
 def sharded(bundle, tmp_path):
     """The same model in several shards."""
-    assert len(convert.export_hf(bundle, tmp_path / "s", shard_bytes=40_000)) > 2
+    assert len(hf.export_hf(bundle, tmp_path / "s", shard_bytes=40_000)) > 2
     return tmp_path / "s"
 
 
@@ -94,7 +94,7 @@ def rewrite(directory, change):
 
 
 def test_round_trip_is_exact(bundle, exported, mesh):
-    back = convert.open_hf(exported, mesh)
+    back = hf.open_hf(exported, mesh)
     assert_same(back, bundle)
     assert back.config.decoder == bundle.config.decoder
     assert back.config.vision == bundle.config.vision
@@ -115,30 +115,30 @@ def test_the_library_reads_what_we_write(bundle, exported):
 
 
 def test_shards_and_untied_head(sharded, bundle, mesh, tmp_path):
-    assert_same(convert.open_hf(sharded, mesh), bundle)
+    assert_same(hf.open_hf(sharded, mesh), bundle)
     untied = bundle_of(dataclasses.replace(
         CONFIG, decoder=dataclasses.replace(CONFIG.decoder, tied=False)))
-    convert.export_hf(untied, tmp_path / "untied")
-    assert_same(convert.open_hf(tmp_path / "untied", mesh), untied)
+    hf.export_hf(untied, tmp_path / "untied")
+    assert_same(hf.open_hf(tmp_path / "untied", mesh), untied)
 
 
 def test_export_over_another_layout_leaves_no_stale_shard(sharded, bundle, mesh):
-    convert.export_hf(bundle, sharded)
+    hf.export_hf(bundle, sharded)
     assert [f.name for f in sharded.glob("*.safetensors*")] == ["model.safetensors"]
-    assert_same(convert.open_hf(sharded, mesh), bundle)
+    assert_same(hf.open_hf(sharded, mesh), bundle)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision(bundle, mesh, tmp_path, dtype):
-    convert.export_hf(bundle, tmp_path / "half", dtype=dtype)
+    hf.export_hf(bundle, tmp_path / "half", dtype=dtype)
     stored = {t.dtype for t in safetensors.open_directory(tmp_path / "half").values()}
     assert stored == {{"float16": "F16", "bfloat16": "BF16"}[dtype]}
-    back = convert.open_hf(tmp_path / "half", mesh)
+    back = hf.open_hf(tmp_path / "half", mesh)
     assert back.config.param_dtype == dtype
     kind = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
     for name, value in flat(bundle).items():
         np.testing.assert_array_equal(flat(back)[name], value.astype(kind), err_msg=name)
-    wide = convert.open_hf(tmp_path / "half", mesh, param_dtype="float32")
+    wide = hf.open_hf(tmp_path / "half", mesh, param_dtype="float32")
     assert flat(wide)["embedding"].dtype == np.float32
 
 
@@ -151,10 +151,10 @@ def test_newer_prefixes_and_stored_tied_head(bundle, directory, mesh):
         tensors["lm_head.weight"] = tensors["model.language_model.embed_tokens.weight"]
 
     rewrite(directory, rename)
-    assert_same(convert.open_hf(directory, mesh), bundle)
+    assert_same(hf.open_hf(directory, mesh), bundle)
     rewrite(directory, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
     with pytest.raises(InputError, match="ties lm_head.weight .* but they differ"):
-        convert.open_hf(directory, mesh)
+        hf.open_hf(directory, mesh)
 
 
 def newer(directory):
@@ -187,23 +187,23 @@ def test_what_newer_transformers_writes(mesh, tmp_path):
         CONFIG, decoder=dataclasses.replace(CONFIG.decoder, rope_theta=20_000.0),
         vision=dataclasses.replace(CONFIG.vision, tokens_per_second=4.0)))
     directory = tmp_path / "model"
-    convert.export_hf(bundle, directory)
+    hf.export_hf(bundle, directory)
     value = newer(directory)
-    back = convert.open_hf(directory, mesh)
+    back = hf.open_hf(directory, mesh)
     assert_same(back, bundle)
     assert back.config == dataclasses.replace(
         bundle.config, dtype="float32", param_dtype="float32", remat=back.config.remat)
     assert back.processor.protocol == bundle.processor.protocol
     del value["vision_config"]["tokens_per_second"]  # Left out where it is their default, 4.
     (directory / "config.json").write_text(json.dumps(value))
-    assert convert.open_hf(directory, mesh).processor.protocol == bundle.processor.protocol
+    assert hf.open_hf(directory, mesh).processor.protocol == bundle.processor.protocol
     (directory / "processor_config.json").write_text("{}")
     refused(directory, mesh, "processor_config.json", "no image_processor")
 
 
 def test_read_straight_onto_shards(exported, bundle, devices):
     mesh = make_mesh("fsdp=4,tensor=2", devices)
-    back = convert.open_hf(exported, mesh)
+    back = hf.open_hf(exported, mesh)
     assert_same(back, bundle)
     kernel = back.tree["decoder"]["blocks"]["gate"]["kernel"].get_value()
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size
@@ -218,7 +218,7 @@ def test_orbax_and_back(exported, bundle, mesh, tmp_path):
 
 
 def test_adapters_start_as_nothing_and_merge(exported, bundle, mesh, tmp_path):
-    lora = convert.open_hf(exported, mesh, lora=LoraConfig(rank=2, alpha=4.0, targets=("q", "up")))
+    lora = hf.open_hf(exported, mesh, lora=LoraConfig(rank=2, alpha=4.0, targets=("q", "up")))
     values = flat(lora)
     assert not values["decoder/blocks/q/lora_b"].any()
     assert values["decoder/blocks/q/lora_a"].std() > 0.05
@@ -227,8 +227,8 @@ def test_adapters_start_as_nothing_and_merge(exported, bundle, mesh, tmp_path):
     for part in (q, up):
         part["lora_b"] = part["lora_b"].replace(
             jax.numpy.asarray(rng.standard_normal(part["lora_b"].shape), np.float32))
-    convert.export_hf(lora, tmp_path / "merged")
-    merged = convert.open_hf(tmp_path / "merged", mesh)
+    hf.export_hf(lora, tmp_path / "merged")
+    merged = hf.open_hf(tmp_path / "merged", mesh)
     embeds = rng.standard_normal((1, 6, 32)).astype(np.float32)
     positions, ones = np.tile(np.arange(6), (3, 1, 1)), np.ones((1, 6), np.int32)
     hidden = [b.model.decode(embeds, positions, ones)[0] for b in (lora, merged, bundle)]
@@ -237,9 +237,9 @@ def test_adapters_start_as_nothing_and_merge(exported, bundle, mesh, tmp_path):
 
 
 def test_an_imagery_head_is_not_dropped_silently(exported, mesh, tmp_path):
-    head = convert.open_hf(exported, mesh, imagery=ImageryConfig("mlp", 8))
+    head = hf.open_hf(exported, mesh, imagery=ImageryConfig("mlp", 8))
     with pytest.raises(InputError, match="imagery head 'mlp' has no place"):
-        convert.export_hf(head, tmp_path / "x")
+        hf.export_hf(head, tmp_path / "x")
 
 
 def test_mean_rows():
@@ -247,7 +247,7 @@ def test_mean_rows():
         CONFIG, decoder=dataclasses.replace(CONFIG.decoder, tied=False)))
     before = flat(bundle)
     copy = jax.tree.map(lambda x: x.copy(), bundle.tree)
-    after = flat(dataclasses.replace(bundle, tree=convert._mean_rows(copy, (100, 101, 102))))
+    after = flat(dataclasses.replace(bundle, tree=hf._mean_rows(copy, (100, 101, 102))))
     for name, axis in (("embedding", 0), ("output", 1)):
         old, new = np.moveaxis(before[name], axis, 0), np.moveaxis(after[name], axis, 0)
         np.testing.assert_allclose(new[100:103], np.tile(old[:100].mean(0), (3, 1)), atol=1e-6)
@@ -257,7 +257,7 @@ def test_mean_rows():
 
 def refused(directory, mesh, *words):
     with pytest.raises(InputError) as caught:
-        convert.open_hf(directory, mesh)
+        hf.open_hf(directory, mesh)
     for word in words:
         assert word in str(caught.value), f"{word!r} not in: {caught.value}"
 
@@ -299,7 +299,7 @@ def test_files_of_two_models(sharded, directory, bundle, mesh):
     refused(sharded, mesh, "model.safetensors, and model.safetensors.index.json of other files")
     (sharded / safetensors.INDEX).unlink()  # What transformers reads, adapters beside it or not.
     shutil.copy(sharded / "model.safetensors", sharded / "adapter_model.safetensors")
-    assert_same(convert.open_hf(sharded, mesh), bundle)
+    assert_same(hf.open_hf(sharded, mesh), bundle)
 
 
 def test_all_that_does_not_fit_is_named_at_once(directory, mesh):
@@ -321,7 +321,7 @@ def test_nan(bundle, mesh, tmp_path, value, dtype):
     spoilt = jax.tree.map(lambda x: x, bundle.tree)
     up = spoilt["decoder"]["blocks"]["up"]["kernel"]
     up[...] = up[...].at[1, 3, 5].set(value)
-    convert.export_hf(dataclasses.replace(bundle, tree=spoilt), tmp_path / "n", dtype=dtype)
+    hf.export_hf(dataclasses.replace(bundle, tree=spoilt), tmp_path / "n", dtype=dtype)
     refused(tmp_path / "n", mesh, "model.layers.1.mlp.up_proj.weight", "NaN")
 
 
@@ -377,7 +377,7 @@ def test_a_full_disk_leaves_no_half_file(bundle, tmp_path, monkeypatch, after):
     packed = safetensors._packed
     monkeypatch.setattr(safetensors, "_packed", full)
     with pytest.raises(InputError, match="no space left on the disk"):
-        convert.export_hf(bundle, tmp_path / "f")
+        hf.export_hf(bundle, tmp_path / "f")
     assert not list((tmp_path / "f").iterdir())
 
 
@@ -397,15 +397,15 @@ def test_a_half_written_export_is_no_model(bundle, sharded, mesh, tmp_path, monk
     def config(path):
         return broken() if path.name == "config.json" else replacing(path)
 
-    write_file, replacing = safetensors._write_file, convert.replacing
+    write_file, replacing = safetensors._write_file, hf.replacing
     if stage == "shards":
         monkeypatch.setattr(safetensors, "_write_file", second_shard)
     elif stage == "files":
         monkeypatch.setattr(Processor, "export", broken)
     else:
-        monkeypatch.setattr(convert, "replacing", config)
+        monkeypatch.setattr(hf, "replacing", config)
     with pytest.raises(KeyboardInterrupt):
-        convert.export_hf(bundle_of(seed=1), target, shard_bytes=40_000)
+        hf.export_hf(bundle_of(seed=1), target, shard_bytes=40_000)
     monkeypatch.undo()
     assert list(target.glob("*.safetensors"))
     refused(target, mesh, "config.json", "no such file")

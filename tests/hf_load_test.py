@@ -10,13 +10,13 @@ import pytest
 from hf_convert_test import bundle_of
 
 import fourd4d
-from fourd4d import convert
+from fourd4d import convert, hf
 from fourd4d.core.errors import InputError
 from fourd4d.processing.media import Video
 
 
 def test_answer(tmp_path):
-    convert.export_hf(bundle_of(), tmp_path / "m")
+    hf.export_hf(bundle_of(), tmp_path / "m")
     thinker = fourd4d.load(tmp_path / "m")
     video = Video(np.zeros((2, 32, 32, 3), np.uint8), np.array([0.0, 1.0]))
     said = thinker.answer(video, "Which way?", ["Left", "Right"], max_tokens=9)
@@ -56,7 +56,7 @@ def spoil_tokenizer(directory):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     directory = tmp_path_factory.mktemp("exported")
-    convert.export_hf(bundle_of(), directory)
+    hf.export_hf(bundle_of(), directory)
     return directory
 
 

@@ -54,15 +54,15 @@ print(json.dumps(dict(model=sum(sizes), leaf=max(sizes), read=read, wrote=wrote)
 PROCESSES = """
 import sys
 import jax
-from fourd4d import convert
+from fourd4d import hf
 from fourd4d.parallel import make_mesh, start
 start()
 assert jax.process_count() == 2
 mesh = make_mesh("fsdp=2,tensor=2")
-bundle = convert.open_hf(sys.argv[1], mesh)
+bundle = hf.open_hf(sys.argv[1], mesh)
 leaf = bundle.tree["decoder"]["blocks"]["gate"]["kernel"].get_value()
 assert not leaf.is_fully_addressable and leaf.size == 4 * leaf.addressable_shards[0].data.size
-convert.export_hf(bundle, sys.argv[2], shard_bytes=40_000)
+hf.export_hf(bundle, sys.argv[2], shard_bytes=40_000)
 """
 
 
@@ -90,11 +90,11 @@ def test_two_processes_read_and_write(tmp_path):
     """Each holds half of every matrix; the first writes what one process would."""
     from hf_convert_test import bundle_of
 
-    from fourd4d import convert
+    from fourd4d import hf
 
     bundle = bundle_of()
-    convert.export_hf(bundle, tmp_path / "in")
-    files = convert.export_hf(bundle, tmp_path / "one", shard_bytes=40_000)
+    hf.export_hf(bundle, tmp_path / "in")
+    files = hf.export_hf(bundle, tmp_path / "one", shard_bytes=40_000)
     with socket.socket() as found:
         found.bind(("localhost", 0))
         address = f"localhost:{found.getsockname()[1]}"

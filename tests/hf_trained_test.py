@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from rl_main_test import reward_by_length
 from rl_main_test import tiny as rl_config
 
-from fourd4d import build, convert
+from fourd4d import build, convert, hf
 from fourd4d.bench import official, parity
 from fourd4d.data import collate, shape_for
 from fourd4d.dift.__main__ import train as dift
@@ -68,7 +68,7 @@ def mesh() -> Any:
     return make_mesh("data=1", jax.devices()[:1])
 
 
-def leaves(bundle: build.Bundle) -> dict[tuple, np.ndarray]:
+def leaves(bundle: hf.Bundle) -> dict[tuple, np.ndarray]:
     return {path: np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(bundle.tree)}
 
 
@@ -80,7 +80,7 @@ def test_files_and_checkpoints_turn_into_each_other(stages: Any, stage: str, mes
     assert convert.main([str(tmp_path / "orbax"), str(tmp_path / "hf")]) == 0
     for file in exported.iterdir():
         assert (tmp_path / "hf" / file.name).read_bytes() == file.read_bytes(), file.name
-    from_files = leaves(convert.open_hf(exported, mesh))
+    from_files = leaves(hf.open_hf(exported, mesh))
     from_orbax = leaves(build.open_checkpoint(tmp_path / "orbax", mesh))
     assert from_files.keys() == from_orbax.keys()
     for path, value in from_files.items():
@@ -116,6 +116,6 @@ def test_transformers_gives_the_trained_models_logits(stages: Any, stage: str, m
     if stage == "rl":  # The adapters have learnt something, and it is in the files.
         b = [v for path, v in leaves(ours).items() if path[-1] == "lora_b"]
         assert len(b) == 3 and all(np.abs(v).max() > 1e-3 for v in b)
-        before = convert.open_hf(stages["dift"].exported, mesh)
+        before = hf.open_hf(stages["dift"].exported, mesh)
         other = parity._forward(before.model, batch)["logits"][0]
         assert np.abs(other - wanted).max() > 1e-2

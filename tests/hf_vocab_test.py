@@ -15,7 +15,7 @@ import tokenizers
 from flax import nnx
 
 import fourd4d
-from fourd4d import build, convert
+from fourd4d import convert, hf
 from fourd4d.core.errors import InputError
 from fourd4d.models import DecoderConfig, ModelConfig, Thinker, VisionConfig
 from fourd4d.models.qwen2_5_vl import vocabulary
@@ -71,7 +71,7 @@ def directory(tmp_path_factory: Any) -> Any:
             tree = jax.tree.map(
                 lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape, np.float32)), shapes)
             processor = Processor(HFTokenizer.from_json(words().to_str()), config.protocol())
-            convert.export_hf(build.Bundle(config, processor, graphdef, tree), made[rows, tied])
+            hf.export_hf(hf.Bundle(config, processor, graphdef, tree), made[rows, tied])
         return made[rows, tied]
 
     return make
@@ -96,15 +96,15 @@ def _logits(hidden: jax.Array, head: jax.Array) -> jax.Array:
 def test_tables_of_every_published_size(directory: Any, mesh: Any, rows: int, tied: bool,
                                         tmp_path: Path) -> None:
     path = directory(rows, tied)
-    bundle = convert.open_hf(path, mesh)
+    bundle = hf.open_hf(path, mesh)
     assert bundle.config.decoder.vocab == rows and bundle.config.decoder.tied == tied
     assert bundle.config.decoder.valid_vocab == 151_668
     assert [bundle.processor.tokenizer.id(name) for name in IMAGERY_TOKENS] == IDS
     assert bundle.model.head().shape == (16, rows)
     spec = SamplingSpec.of(bundle.processor.tokenizer, bundle.processor.protocol, max_tokens=4)
     assert spec.vocab == 151_668  # Padding rows are never drawn.
-    convert.export_hf(bundle, tmp_path)
-    back = convert.open_hf(tmp_path, mesh)
+    hf.export_hf(bundle, tmp_path)
+    back = hf.open_hf(tmp_path, mesh)
     for a, b in zip(jax.tree.leaves(bundle.tree), jax.tree.leaves(back.tree), strict=True):
         np.testing.assert_array_equal(a, b)
     assert json.loads((tmp_path / "config.json").read_text())["vocab_size"] == rows
@@ -119,7 +119,7 @@ def test_transformers_gives_the_same_logits_for_every_row(directory: Any, mesh: 
     theirs.save_pretrained(tmp_path, safe_serialization=True)
     for name in ("tokenizer.json", "protocol.json"):
         (tmp_path / name).symlink_to(directory(rows, tied) / name)
-    model = convert.open_hf(tmp_path, mesh).model
+    model = hf.open_hf(tmp_path, mesh).model
     tokens = np.array([[5, 70_000, *IDS, 151_655, 151_645, 3]], np.int32)
     with torch.no_grad():
         wanted = theirs(input_ids=torch.tensor(tokens).long()).logits.numpy()
@@ -133,22 +133,22 @@ def test_transformers_gives_the_same_logits_for_every_row(directory: Any, mesh: 
 
 def test_odd_tables_split_over_devices(directory: Any, devices: Any) -> None:
     path = directory(151_668, True)
-    whole = convert.open_hf(path, make_mesh("data=1", devices[:1])).tree["embedding"].get_value()
-    split = convert.open_hf(path, make_mesh("fsdp=4,tensor=2", devices)).tree["embedding"]
+    whole = hf.open_hf(path, make_mesh("data=1", devices[:1])).tree["embedding"].get_value()
+    split = hf.open_hf(path, make_mesh("fsdp=4,tensor=2", devices)).tree["embedding"]
     assert split.get_value().addressable_shards[0].data.shape == (151_668 // 2, 4)
     np.testing.assert_array_equal(split.get_value(), whole)
     eight = make_mesh("tensor=8", devices)
     rules = DEFAULT_RULES.replicating("heads", "kv_heads", "vision_heads")
     with pytest.raises(InputError, match="'vocab' has size 151668.*replicable"):
-        convert.open_hf(path, eight, rules)
-    kept = convert.open_hf(path, eight, rules.replicating("vocab")).tree["embedding"].get_value()
+        hf.open_hf(path, eight, rules)
+    kept = hf.open_hf(path, eight, rules.replicating("vocab")).tree["embedding"].get_value()
     np.testing.assert_array_equal(kept, whole)
 
 
 def test_a_tokenizer_without_the_tokens_is_refused(directory: Any, mesh: Any, tmp_path: Path,
                                                    capsys: Any) -> None:
     path = plain_tokenizer(directory(151_936, True), tmp_path / "m")
-    for opens in (lambda: convert.open_hf(path, mesh), lambda: fourd4d.load(path)):
+    for opens in (lambda: hf.open_hf(path, mesh), lambda: fourd4d.load(path)):
         with pytest.raises(InputError) as caught:
             opens()
         for word in ("tokenizer.json", *IMAGERY_TOKENS, "new_tokens='mean'", "--new-tokens mean"):
@@ -157,15 +157,15 @@ def test_a_tokenizer_without_the_tokens_is_refused(directory: Any, mesh: Any, tm
     assert "--new-tokens mean" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="unknown value 'median'"):
-        convert.open_hf(path, mesh, new_tokens="median")
+        hf.open_hf(path, mesh, new_tokens="median")
 
 
 @pytest.mark.parametrize("rows, tied", TABLES[1:])
 def test_added_tokens_start_as_the_mean_of_the_trained_rows(
         directory: Any, mesh: Any, rows: int, tied: bool, tmp_path: Path) -> None:
-    before = convert.open_hf(directory(rows, tied), mesh).tree
+    before = hf.open_hf(directory(rows, tied), mesh).tree
     path = plain_tokenizer(directory(rows, tied), tmp_path / "m")
-    bundle = convert.open_hf(path, mesh, new_tokens="mean")
+    bundle = hf.open_hf(path, mesh, new_tokens="mean")
     assert bundle.processor.tokenizer.added == tuple(IDS)
     assert bundle.config.decoder.valid_vocab == 151_668
     tables = [("embedding", 0)] + ([] if tied else [("output", 1)])
@@ -183,14 +183,14 @@ def test_the_command_adds_the_tokens_for_good(directory: Any, mesh: Any, tmp_pat
     path = plain_tokenizer(directory(151_936, True), tmp_path / "m")
     assert convert.main([str(path), str(tmp_path / "orbax"), "--new-tokens", "mean"]) == 0
     assert convert.main([str(tmp_path / "orbax"), str(tmp_path / "hf")]) == 0
-    tokenizer = convert.open_hf(tmp_path / "hf", mesh).processor.tokenizer
+    tokenizer = hf.open_hf(tmp_path / "hf", mesh).processor.tokenizer
     assert [tokenizer.id(name) for name in IMAGERY_TOKENS] == IDS and tokenizer.added == ()
 
 
 def test_only_the_lacking_tokens_are_added(directory: Any, mesh: Any, tmp_path: Path) -> None:
     path = plain_tokenizer(directory(151_936, True), tmp_path / "m", IMAGERY_TOKENS[:1])
-    before = convert.open_hf(directory(151_936, True), mesh).tree["embedding"].get_value()
-    bundle = convert.open_hf(path, mesh, new_tokens="mean")
+    before = hf.open_hf(directory(151_936, True), mesh).tree["embedding"].get_value()
+    bundle = hf.open_hf(path, mesh, new_tokens="mean")
     assert bundle.processor.tokenizer.added == tuple(IDS[1:])
     table = np.asarray(bundle.tree["embedding"].get_value())
     np.testing.assert_array_equal(table[IDS[0]], before[IDS[0]])
@@ -207,13 +207,13 @@ def test_a_table_without_room_is_refused(tmp_path: Path, mesh: Any, directory: A
     value = json.loads((path / "config.json").read_text()) | {"vocab_size": 151_665}
     (tmp_path / "m" / "config.json").write_text(json.dumps(value))
     with pytest.raises(InputError, match="151668 tokens.*151665 rows.*resize_token_embeddings"):
-        convert.open_hf(tmp_path / "m", mesh)
+        hf.open_hf(tmp_path / "m", mesh)
 
 
 def test_numbers_that_transformers_cannot_hold_are_not_dropped(directory: Any, mesh: Any,
                                                                tmp_path: Path) -> None:
-    bundle = convert.open_hf(directory(151_668, True), mesh)
+    bundle = hf.open_hf(directory(151_668, True), mesh)
     turned = dataclasses.replace(
         bundle.config, vision=dataclasses.replace(bundle.config.vision, rope_theta=20.0))
     with pytest.raises(InputError, match=r"vision.rope_theta 20 \(only 10000 can be written\)"):
-        convert.export_hf(dataclasses.replace(bundle, config=turned), tmp_path / "x")
+        hf.export_hf(dataclasses.replace(bundle, config=turned), tmp_path / "x")

@@ -9,7 +9,7 @@ import pytest
 from eval_helpers import RIGHT, actor, benchmark
 from synth_video_test import noisy, photo, view, write
 
-from fourd4d import answering, build
+from fourd4d import answering, hf
 from fourd4d.answering import Answerer
 from fourd4d.core import jsonl
 from fourd4d.models import preset
@@ -88,7 +88,7 @@ def played(line):
     subject = actor(line)
     answerer = object.__new__(Answerer)  # Its own start wants a real model.
     answerer._mesh = make_mesh("data=1")
-    answerer.bundle = build.Bundle(preset("tiny"), subject.processor, subject.graphdef,
+    answerer.bundle = hf.Bundle(preset("tiny"), subject.processor, subject.graphdef,
                                    subject.states[0])
     return answerer
 

@@ -226,12 +226,12 @@ def ours32(size: str, folder: Path) -> dict[str, Any]:
 
 def export(size: str, folder: Path) -> dict[str, Any]:
     """We write it back; every tensor's bytes must be those that came in."""
-    from fourd4d import convert
+    from fourd4d import hf
     from fourd4d.checkpoint.safetensors import open_directory
     from fourd4d.models.families import family
 
     bundle, _ = _ours(folder, "bfloat16")
-    _, found = _measured(lambda: convert.export_hf(bundle, folder / "back"), "save")
+    _, found = _measured(lambda: hf.export_hf(bundle, folder / "back"), "save")
     table = family(bundle.config.family, folder).key_table(bundle.config)
     before, after = open_directory(folder / "hf"), open_directory(folder / "back")
     names = {table.rename(key): tensor for key, tensor in before.items()}

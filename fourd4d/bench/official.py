@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fourd4d import build, convert
+from fourd4d import hf
 from fourd4d.core.example import Example
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.models import ModelConfig, preset
@@ -69,7 +69,7 @@ class Pair:
     folder: Path
     model: Any
     official: Any
-    ours: build.Bundle
+    ours: hf.Bundle
 
     def inputs(self, rows: Sequence[Row], side: str = "right") -> Any:
         """See ``their_inputs``."""
@@ -87,7 +87,7 @@ def make_model(config: ModelConfig, dtype: str, processor: Processor) -> Any:
     import transformers
 
     settings = transformers.AutoConfig.for_model(**family(config.family, "bench").to_hf(
-        config, dtype, **convert.token_ids(processor.tokenizer)))
+        config, dtype, **hf.token_ids(processor.tokenizer)))
     return transformers.AutoModelForImageTextToText.from_config(settings).eval()
 
 
@@ -122,10 +122,10 @@ def make_pair(config: ModelConfig, folder: Path, seed: int) -> Pair:
     return Pair(folder, model, official, open_ours(folder, dtype="float32"))
 
 
-def open_ours(folder: Path, **model: Any) -> build.Bundle:
+def open_ours(folder: Path, **model: Any) -> hf.Bundle:
     """A directory on this process's first device."""
     mesh = make_mesh("data=1", jax.local_devices()[:1])
-    return convert.open_hf(folder, mesh, remat="none", **model)
+    return hf.open_hf(folder, mesh, remat="none", **model)
 
 
 @dataclasses.dataclass(frozen=True)

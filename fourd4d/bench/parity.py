@@ -27,7 +27,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from fourd4d import convert
+from fourd4d import hf
 from fourd4d.bench import official
 from fourd4d.bench.official import Pair, Row
 from fourd4d.bench.report import Result
@@ -389,7 +389,7 @@ def compare_export(pair: Pair, rows: Sequence[Row], found: Found) -> None:
     import transformers
 
     with tempfile.TemporaryDirectory() as folder:
-        convert.export_hf(pair.ours, folder)
+        hf.export_hf(pair.ours, folder)
         model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
         processor = transformers.AutoProcessor.from_pretrained(folder)
     back = dict(model.state_dict())
