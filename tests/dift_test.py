@@ -189,6 +189,9 @@ def test_resuming_is_as_if_never_stopped(data: Path, straight: Any, tmp_path: Pa
     timed = ("seconds_per_step", "tokens_per_second")
     assert [{k: v for k, v in row.items() if k not in timed} for row in lines(tmp_path)] == [
         {k: v for k, v in row.items() if k not in timed} for row in lines(straight[0])]
+    # It would go on with its own weights, whatever these are.
+    with pytest.raises(InputError, match="start was"):
+        train(tiny(data, tmp_path, steps=5, preset="", init=str(straight[0] / "checkpoints")))
 
 
 def test_losses_fall_and_what_should_be_logged_is(straight: Any) -> None:

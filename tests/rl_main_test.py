@@ -104,8 +104,8 @@ def test_two_then_four_is_four(data: Path, straight: Any, tmp_path: Path, monkey
     for resumed, whole in pairs:
         assert {k: v for k, v in resumed.items() if k not in timed} == {
             k: v for k, v in whole.items() if k not in timed}
-    for changes, name in (({"seed": 3}, "reference"),
-                          ({"init": str(tmp_path / "checkpoints"), "preset": ""}, "reference")):
+    for changes, name in (({"seed": 3}, "start"),
+                          ({"init": str(tmp_path / "checkpoints"), "preset": ""}, "start")):
         with pytest.raises(InputError, match=name):
             train(tiny(data, tmp_path, steps=6, **changes))
 

@@ -18,8 +18,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
 from fourd4d.losses import PolicySpec
 from fourd4d.parallel import host_to_global, make_mesh, use
-from fourd4d.rl.setup import agree, policy_spec, trains_vision
-from fourd4d.rl.step import fingerprint
+from fourd4d.rl.setup import policy_spec, trains_vision
 from fourd4d.rl.train import (
     Experience,
     RLSpec,
@@ -260,30 +259,6 @@ def test_variants_and_their_changes() -> None:
 def test_bad_spec_names_its_field(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
         RLSpec(**changes)
-
-
-def test_fingerprint_names_exact_weights() -> None:
-    one = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3, jnp.bfloat16)}
-    assert fingerprint(one) == fingerprint(jax.tree.map(jnp.copy, one))
-    nudged = one | {"a": one["a"].at[1, 2].set(np.nextafter(np.float32(5), np.float32(6)))}
-    swapped = one | {"a": one["a"][::-1]}
-    assert len({fingerprint(one), fingerprint(nudged), fingerprint(swapped),
-                fingerprint(one | {"b": one["a"]})}) == 4
-
-
-def test_fingerprint_ignores_sharding(devices: Any) -> None:
-    mesh = jax.sharding.Mesh(np.array(devices), "x")
-    x = jnp.arange(64.0).reshape(8, 8) / 7
-    split = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x")))
-    assert fingerprint([x]) == fingerprint([split])
-
-
-def test_resuming_needs_the_same_reference() -> None:
-    saved = {"reference": "abc", "rng": 0}
-    agree(saved, saved, "dir")
-    for key in saved:
-        with pytest.raises(InputError, match=key):
-            agree(saved, saved | {key: 5}, "dir")
 
 
 def test_knows_when_vision_is_trained() -> None:

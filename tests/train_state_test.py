@@ -22,6 +22,7 @@ from fourd4d.train import (
     TrainState,
     abstract_state,
     apply_gradients,
+    check_origin,
     create_state,
     gradients,
     learning_rate,
@@ -29,6 +30,7 @@ from fourd4d.train import (
     state_from,
 )
 from fourd4d.train.optimizer import decay_mask, matrix_sides
+from fourd4d.train.origin import fingerprint
 from fourd4d.train.state import microbatches, split
 
 D, V, L = 8, 16, 6
@@ -271,3 +273,27 @@ def test_muon_moves_all_directions_of_a_projection_alike(devices):
     assert plain.min() < 0.2 * plain.max()
     steps = np.abs(moved["head"][...])
     np.testing.assert_allclose(steps, steps[0, 0], rtol=1e-3)  # Adam's first step
+
+
+def test_fingerprint_names_exact_weights():
+    one = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3, jnp.bfloat16)}
+    assert fingerprint(one) == fingerprint(jax.tree.map(jnp.copy, one))
+    nudged = one | {"a": one["a"].at[1, 2].set(np.nextafter(np.float32(5), np.float32(6)))}
+    swapped = one | {"a": one["a"][::-1]}
+    assert len({fingerprint(one), fingerprint(nudged), fingerprint(swapped),
+                fingerprint(one | {"b": one["a"]})}) == 4
+
+
+def test_fingerprint_ignores_sharding(devices):
+    mesh = jax.sharding.Mesh(np.array(devices), "x")
+    x = jnp.arange(64.0).reshape(8, 8) / 7
+    split = jax.device_put(x, jax.sharding.NamedSharding(mesh, P("x")))
+    assert fingerprint([x]) == fingerprint([split])
+
+
+def test_resuming_needs_the_same_start_and_seed():
+    saved = {"start": "abc", "seed": 0}
+    check_origin(saved, saved, "dir")
+    for key in saved:
+        with pytest.raises(InputError, match=f"dir: {key} was"):
+            check_origin(saved, saved | {key: 5}, "dir")

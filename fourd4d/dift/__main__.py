@@ -18,7 +18,9 @@ from fourd4d.train import (
     MetricWriter,
     OptimizerSpec,
     Outcome,
+    check_origin,
     make_optimizer,
+    origin,
     run,
     state_from,
 )
@@ -53,9 +55,12 @@ def train(config: Any) -> Outcome:
         with CheckpointManager(workdir / "checkpoints", keep=config.keep,
                                processor=bundle.processor.save) as checkpoints:
             first = checkpoints.latest() or 0
+            about = build.specs(config, bundle.config, bundle.processor, config.trainable) | origin(
+                state.params, config.seed)
             if first:
-                state = checkpoints.restore(build.abstract(state), batches).state
-            about = build.specs(config, bundle.config, bundle.processor, config.trainable)
+                restored = checkpoints.restore(build.abstract(state), batches)
+                check_origin(restored.specs, about, workdir)
+                state = restored.state
             writer = MetricWriter(workdir, first + 1)
 
             def held_out(at: int, now: Any) -> None:

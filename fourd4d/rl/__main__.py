@@ -11,11 +11,20 @@ from fourd4d import build
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.data import Reading, Shard, open_source, prompt_pipeline
 from fourd4d.rewards import AnswerReward, FormatReward
-from fourd4d.rl.setup import agree, policy_spec, prompt_shape, trains_vision
-from fourd4d.rl.step import Setting, Step, copied, fingerprint
+from fourd4d.rl.setup import policy_spec, prompt_shape, trains_vision
+from fourd4d.rl.step import Setting, Step, copied
 from fourd4d.rl.train import RLSpec
 from fourd4d.sampling import SamplingSpec
-from fourd4d.train import MetricWriter, OptimizerSpec, Outcome, make_optimizer, run, state_from
+from fourd4d.train import (
+    MetricWriter,
+    OptimizerSpec,
+    Outcome,
+    check_origin,
+    make_optimizer,
+    origin,
+    run,
+    state_from,
+)
 
 
 def train(config: Any) -> Outcome:
@@ -36,15 +45,15 @@ def train(config: Any) -> Outcome:
             total_steps=config.steps * spec.epochs * spec.minibatches))
         state = state_from(bundle.tree, tx, mesh, trainable=config.trainable)
         reference = copied(state.params)
-        about = build.specs(config, bundle.config, processor, config.trainable) | {
-            "reference": fingerprint(reference), "rng": config.seed}
+        about = build.specs(config, bundle.config, processor, config.trainable) | origin(
+            reference, config.seed)
 
         with CheckpointManager(workdir / "checkpoints", keep=config.keep,
                                processor=processor.save) as checkpoints:
             first = checkpoints.latest() or 0
             if first:
                 restored = checkpoints.restore(build.abstract(state), batches)
-                agree(restored.specs, about, workdir)
+                check_origin(restored.specs, about, workdir)
                 state = restored.state
             with MetricWriter(workdir, first + 1) as writer:
                 step = Step(Setting(

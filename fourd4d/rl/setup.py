@@ -1,4 +1,4 @@
-"""What the trainer's entry point needs besides objects: variants, shapes, agreement on resuming."""
+"""What the trainer's entry point needs besides objects: variants, shapes."""
 
 from __future__ import annotations
 
@@ -58,11 +58,3 @@ def prompt_shape(source: Source, processor: Processor, rows: int, *, look_at: in
 def trains_vision(params: Any) -> bool:
     """Whether the trainable weights include some of the vision encoder's."""
     return any(path[0] == "vision" for path, _ in nnx.to_flat_state(params))
-
-
-def agree(saved: Mapping[str, Any], now: Mapping[str, Any], where: object) -> None:
-    """Raises InputError unless a run continues with the reference and the draws it began with."""
-    for key, remedy in (("reference", "Give the config.init (and seed) that the run started from"),
-                        ("rng", "Give the config.seed that the run started with")):
-        if saved.get(key) != now[key]:
-            raise InputError(where, f"{key} was {saved.get(key)}, now {now[key]}", remedy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -189,24 +188,3 @@ def encode(graphdef: Any, states: tuple[Any, ...], batch: Batch) -> Any:
 def copied(params: Any) -> Any:
     """The weights in buffers of their own: the reference outlives donated train states."""
     return jax.tree.map(jnp.copy, params)
-
-
-def fingerprint(params: Any) -> str:
-    """A short name of exactly these weights, whatever their sharding."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(f"{jax.tree_util.keystr(path)}:{leaf.shape}:{leaf.dtype}:".encode())
-        digest.update(int(_bit_sum(leaf)).to_bytes(4, "little"))
-    return digest.hexdigest()[:16]
-
-
-@jax.jit
-def _bit_sum(x: jax.Array) -> jax.Array:
-    """Sum of the words times odd numbers of their places, modulo 2 ** 32: order plays no part."""
-    words = {2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-    bits = jax.lax.bitcast_convert_type(x, words).astype(jnp.uint32)
-    place = jnp.ones(x.shape, jnp.uint32)
-    for axis in range(x.ndim):
-        count = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        place = place * (jnp.uint32(2) * count * jnp.uint32(2 * axis + 1) + jnp.uint32(1))
-    return jnp.sum(bits * place, dtype=jnp.uint32)
