@@ -289,7 +289,7 @@ def followed(centers, depth_error):
     count = len(centers)
     boxes, masks = np.tile([0.4, 0.4, 0.6, 0.6], (count, 1)), np.ones((count, 8, 8), bool)
     track = Track("red ball", "dynamic", boxes, masks, centers=np.array(centers, float),
-                  error=np.zeros(count), depth_error=np.array(depth_error, float))
+                  error=np.zeros(count), depth_error=np.atleast_2d(np.array(depth_error, float)))
     return Clip("a", np.zeros((count, 8, 8, 3), np.uint8), np.arange(count, dtype=float), (track,),
                 poses=np.tile(np.eye(4), (count, 1, 1))), track
 
@@ -309,6 +309,44 @@ def test_what_rests_on_size_alone_is_told_only_where_size_is_believed(error, tol
 def test_sideways_motion_bears_a_small_doubt_of_size():
     clip, track = followed([(0.5 * i, 0, 5) for i in range(5)], [0.04] * 5)
     assert measure.sure_direction(clip, track, 0, 4, Margins())[0] == "Right"
+
+
+def test_of_two_ways_to_tell_size_one_does_for_sideways_motion_and_both_for_depth():
+    good, bad = [0.0] * 5, [0, 0, 0, 0, 0.9]
+    aside, track = followed([(0.5 * i, 0, 5) for i in range(5)], [bad, good])
+    assert measure.sure_direction(aside, track, 0, 4, Margins())[0] == "Right"
+    aside, track = followed([(0.5 * i, 0, 5) for i in range(5)], [bad, bad])
+    with pytest.raises(Dropped, match="depth is not known"):
+        measure.sure_direction(aside, track, 0, 4, Margins())
+    near, track = followed([(0, 0, 5 - 0.5 * i) for i in range(5)], [bad, good])
+    with pytest.raises(Dropped, match="depth is not known"):
+        measure.sure_direction(near, track, 0, 4, Margins())
+    # Errors that are alike change no ratio.
+    near, track = followed([(0, 0, 5 - 0.5 * i) for i in range(5)], [[0.5] * 5, good])
+    assert measure.sure_direction(near, track, 0, 4, Margins())[0] == "Toward the camera"
+
+
+def test_what_comes_back_or_never_moves_is_not_said_to_rest():
+    away = [(0, 0, 5), (0.5, 0, 5), (1, 0, 5), (0.5, 0, 5), (0, 0, 5), (0, 0, 5), (0, 0, 5)]
+    clip, track = followed(away, np.zeros(7))
+    assert not measure.rests(clip, track, 0, 4, Margins())
+    assert measure.rests(clip, track, 4, 6, Margins())
+    clip, track = followed([(0.01 * i, 0, 5) for i in range(7)], np.zeros(7))
+    assert not measure.rests(clip, track, 0, 6, Margins())
+    with pytest.raises(Dropped, match="changes direction"):
+        ask(clip, "direction", np.random.default_rng(0), SPEC, track=track)
+
+
+def test_of_a_way_there_and_back_its_halves_are_asked():
+    there = [(0.4 * min(i, 10 - i), 0, 5) for i in range(11)]
+    clip, track = followed(there, np.zeros(11))
+    spec = dataclasses.replace(SPEC, style="full", parts=1)
+    with pytest.raises(Dropped, match="changes direction"):
+        ask(clip, "direction", np.random.default_rng(0), spec, track=track)
+    asked = ask(clip, "direction", np.random.default_rng(0),
+                dataclasses.replace(spec, parts=3), track=track)
+    assert asked.answer_text == "Right" and asked.frames[-1] <= 7
+    assert asked.frames[-1] - asked.frames[0] >= 4
 
 
 def test_speed_is_not_told_where_a_thing_turns_between_readings():

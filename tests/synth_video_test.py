@@ -365,14 +365,66 @@ def test_smooth_things_are_followed_however_far_they_go_between_two_looks():
     grey = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in looks])
     masks = np.stack([truth(x, 50) for x in centres])
     flow = following.backward_flow(grey)
-    assert following.stray(masks, flow).max() > 10
+    assert strays(masks, flow) > 10
     own = following.own_flow(grey, masks, flow)
-    assert following.stray(masks, own).max() < 1.5
+    assert strays(masks, own) < 1.5
     assert (own[:, ~masks.any(0)] == flow[:, ~masks.any(0)]).all()
     # A mask that leaps where nothing goes is not believed.
     still = np.stack([grey[0]] * 5)
     rest = following.backward_flow(still)
-    assert following.stray(masks, following.own_flow(still, masks, rest)).max() > 20
+    assert strays(masks, following.own_flow(still, masks, rest)) > 20
+
+
+def strays(masks, flow):
+    return np.linalg.norm(following.stray(masks, flow), axis=1).max()
+
+
+def test_a_flickering_edge_does_not_move_a_thing_and_a_slow_one_is_mistrusted():
+    strayed = np.zeros((20, 2))
+    strayed[5, 0] = 4.0  # One look's mask has swallowed something.
+    fast, slow = following.split_flicker(strayed)
+    np.testing.assert_array_equal(fast, strayed)
+    assert not slow.any()
+    strayed = np.repeat([[0.0, 0.0], [4.0, 0.0]], 10, axis=0)
+    fast, slow = following.split_flicker(strayed)
+    assert not fast.any() and slow[-1, 0] == 4
+    strayed[3:6] = np.nan
+    unseen = np.isnan(following.split_flicker(strayed)[1][:, 0])
+    assert np.flatnonzero(unseen).tolist() == [3, 4, 5]
+
+
+def walker(stride, height=60, left=40, top=20, count=12):
+    """Masks of one who walks: legs that open and close under a trunk."""
+    masks = np.zeros((count, 96, 128), bool)
+    for m in range(count):
+        spread = round(stride * abs(np.sin(1.3 * m)))
+        masks[m, top : top + height // 2, left : left + 10] = True
+        masks[m, top + height // 2 : top + height, left - spread : left + 10 + spread] = True
+    return masks
+
+
+def test_legs_that_open_and_close_are_no_change_of_size():
+    sizes, grown = following.sizes(walker(stride=12))
+    assert np.ptp(np.log(sizes)) < 1e-6 < 0.05 < np.abs(grown).max()
+    whole = np.stack([truth(64, 48, 10 * 1.04**m) for m in range(12)])
+    sizes, grown = following.sizes(whole)
+    assert sizes[-1] / sizes[0] == pytest.approx(1.04**11, rel=0.03)
+    assert np.abs(grown).max() < 0.1
+
+
+def test_what_comes_into_view_is_not_held_for_nearer():
+    emerging = walker(stride=0)
+    for m in range(12):
+        emerging[m, :, : 41 + m * 9 // 11] = False  # Out from behind a wall.
+    _, grown = following.sizes(emerging)
+    assert np.nanmax(grown) - np.nanmin(grown) > 0.5
+    leaving = np.stack([truth(64 + 5 * m, 48, 16) for m in range(12)])
+    sizes, grown = following.sizes(leaving)  # At last the picture's edge cuts it.
+    assert np.isinf(grown[-1]) and np.isfinite(grown[:5]).all()
+    empty = np.zeros((12, 96, 128), bool)
+    empty[3, 0, 0] = True
+    sizes, grown = following.sizes(empty)
+    assert sizes[3] == 1 and np.isinf(grown[3]) and np.isnan(grown[2])
 
 
 def test_size_is_believed_where_the_picture_in_a_mask_grows_with_it():

@@ -46,7 +46,8 @@ class Track:
       source: what found and followed it, e.g. ``scenes`` or ``motion``.
       centers: metres, the centre in the axes of the first frame's camera. None where unknown.
       error: metres, how far the true centre may be from ``centers``. None where they are exact.
-      depth_error: share by which each depth may be off against the others. None where exact.
+      depth_error: shares by which each depth may be off, by each of E ways to tell; errors that are
+        alike, sign included, change no ratio of depths. None where exact.
       depth_within: factor that all depths may be wrong by, either way; 1 where they are exact.
     """
 
@@ -59,7 +60,7 @@ class Track:
     source: str = ""
     centers: Float[np.ndarray, "T 3"] | None = None
     error: Float[np.ndarray, "T"] | None = None
-    depth_error: Float[np.ndarray, "T"] | None = None
+    depth_error: Float[np.ndarray, "E T"] | None = None
     depth_within: float = 1.0
 
     @property

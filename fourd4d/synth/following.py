@@ -15,6 +15,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+_CALM = 3  # Looks either way over which a mask's flicker evens out.
+_CALMER = 1.4  # How many times less than its area a thing's side must flicker to tell its size.
+
 
 def backward_flow(grey: UInt8[np.ndarray, "M H W"]) -> Float[np.ndarray, "M-1 H W 2"]:
     """From each pixel of a look to its place in the look before, pixels (x, y)."""
@@ -111,20 +114,72 @@ def carried(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2
 
 
 def stray(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
-          ) -> Float[np.ndarray, "M"]:
-    """How far the mask's centre is from where its pixels' motion puts it, pixels; NaN where empty.
+          ) -> Float[np.ndarray, "M 2"]:
+    """How far the mask's centre is from where its pixels' motion puts it, pixels (x, y); NaN where
+    empty.
 
     The pixels' way is summed over the looks in which the mask is seen and held where it is not, and
     is laid over the centre's way such that most looks agree.
     """
-    apart = _apart(masks, _centres(masks), lambda before, now: -np.median(
+    return _apart(masks, _centres(masks), lambda before, now: -np.median(
         flow[before][masks[now]], axis=0))
-    return np.linalg.norm(apart, axis=1)
+
+
+def split_flicker(apart: Float[np.ndarray, "M K"]) -> tuple[np.ndarray, np.ndarray]:
+    """What a mask strays from its pixels: from look to look, and over ``_CALM`` looks either way.
+
+    Of the first the pixels know better; in the second their own small errors add up.
+    """
+    seen = np.flatnonzero(np.isfinite(apart[:, 0]))
+    drift = np.full(apart.shape, np.nan)
+    for m in seen:
+        drift[m] = np.median(apart[seen[np.abs(seen - m) <= _CALM]], axis=0)
+    return apart - drift, drift
+
+
+def sizes(masks: Bool[np.ndarray, "M H W"]
+          ) -> tuple[Float[np.ndarray, "M"], Float[np.ndarray, "M"]]:
+    """Size of the thing in each frame, pixels, and the share by which it may be too large.
+
+    The size is the root of its area, or its width or height where these flicker much less, as of
+    who walks; sides that the picture's edge cuts do not count. A thing of which a part comes into
+    view grows along one side: its area then changes by half as much, and gives that away.
+    """
+    count, height, width = masks.shape
+    logs = np.full((3, count), np.nan)
+    for m, mask in enumerate(masks):
+        xs, ys = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+        if len(xs):
+            cut = xs[0] == 0 or xs[-1] == width - 1, ys[0] == 0 or ys[-1] == height - 1
+            sides = (0.0 if any(cut) else mask.sum(), 0.0 if cut[0] else len(xs) ** 2,
+                     0.0 if cut[1] else len(ys) ** 2)
+            logs[:, m] = [np.log(side) / 2 if side else np.nan for side in sides]
+    seen, whole = masks.any((1, 2)), np.isfinite(logs[0])
+    if not whole.any():
+        return np.sqrt(masks.sum((1, 2))), np.where(seen, np.inf, np.nan)
+    rough = [_roughness(line[seen]) for line in logs]
+    best = int(np.argmin(np.array(rough) * [1.0, _CALMER, _CALMER]))
+    # The usual ratio of one extent to another is known.
+    logs += np.nanmedian(logs[best][whole] - logs[:, whole], axis=1)[:, None]
+    out = logs[best]
+    for line in (*logs, np.log(np.maximum(masks.sum((1, 2)), 1)) / 2):
+        out = np.where(np.isfinite(out), out, line)
+    other = logs[0] if best else logs[1:][np.argmin(rough[1:])]
+    off = np.where(seen & whole, 2 * (out - other), np.where(seen, np.inf, np.nan))
+    return np.where(seen, np.exp(out), 0.0), off
+
+
+def _roughness(values: np.ndarray) -> float:
+    """Median size of the second differences of logs; infinite where there are few."""
+    bends = np.abs(values[:-2] - 2 * values[1:-1] + values[2:])
+    if np.isfinite(bends).sum() < 3:
+        return np.inf
+    return float(np.nanmedian(bends) + np.exp(-np.nanmedian(values)))  # A pixel is the least.
 
 
 def swell(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"],
           sizes: Float[np.ndarray, "M"]) -> Float[np.ndarray, "M"]:
-    """How far the mask's size is from what its pixels' spread makes of it, a share.
+    """How much larger the mask is than its pixels' spread makes it, a share; negative if smaller.
 
     NaN where it is empty, infinite where the picture's edge cuts it: its size is not seen there.
 
@@ -139,7 +194,7 @@ def swell(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
     with np.errstate(divide="ignore"):  # Of empty masks, which are not looked at.
         measured = np.log(sizes)[:, None]
     apart = _apart(masks, measured, lambda before, now: _spread(masks[now], flow[before]))[:, 0]
-    return np.where(cut_by_edge(masks), np.inf, np.abs(np.expm1(apart)))
+    return np.where(cut_by_edge(masks), np.inf, np.expm1(apart))
 
 
 def _apart(masks: np.ndarray, measured: np.ndarray, step: Callable[[int, int], Any]) -> np.ndarray:

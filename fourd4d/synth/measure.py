@@ -151,6 +151,16 @@ def doubt(clip: Clip, track: Track, first: int, last: int) -> float:
     return float((track.error[first] + track.error[last]) / distance(clip, track)[0][first])
 
 
+def rests(clip: Clip, track: Track, first: int, last: int, margins: Margins) -> bool:
+    """Whether a thing stays where it is from ``first`` to ``last``, and clearly moves at another
+    time: what never does may be no moving thing at all."""
+    seen = np.flatnonzero(track.seen)
+    ways = {int(t): float(np.linalg.norm(displacement(clip, track, first, int(t))[0]))
+            for t in seen if t != first}
+    return (all(way < margins.moving for t, way in ways.items() if first < t < last)
+            and (track.error is None or max(ways.values()) >= margins.moving))
+
+
 def sure_direction(clip: Clip, track: Track, first: int, last: int, margins: Margins
                    ) -> tuple[str, str]:
     """The direction between two frames, and its source; Dropped where errors could change it.
@@ -163,21 +173,31 @@ def sure_direction(clip: Clip, track: Track, first: int, last: int, margins: Mar
     reach = float(np.linalg.norm(move)) * np.sin(np.radians(margins.angle))
     if not doubt(clip, track, first, last) <= max(reach, margins.still):
         raise Dropped("direction: the track is not exact enough")
-    others = [displacement(clip, track, first, last, factor)[0]
-              for factor in {1 / track.depth_within, track.depth_within} - {1.0}]
+    loose = dataclasses.replace(margins, angle=0.0)
+
+    def holds(other: np.ndarray) -> bool:
+        try:
+            return direction(other, loose) == answer
+        except Dropped:
+            return False
+
+    sure = all(holds(displacement(clip, track, first, last, factor)[0])
+               for factor in {1 / track.depth_within, track.depth_within} - {1.0})
     if track.depth_error is not None and source == "geometry":
         # The way along the sight line is told by the size alone.
         assert track.centers is not None and clip.poses is not None
         far = distance(clip, track)[0]
-        off = float(track.depth_error[[first, last]].sum()) * far[last] / far[first]
         sight = track.centers[last] - _eye(clip.poses, 0, last)
         sight = _from_start(clip.poses, first) @ sight / far[last]
-        if not np.isfinite(off):
-            raise Dropped("direction: the depth is not known well enough")
-        others += [move - off * sight, move + off * sight]
-    for other in others:
-        if direction(other, dataclasses.replace(margins, angle=0.0)) != answer:
-            raise Dropped("direction: the depth is not known well enough")
+        ends = track.depth_error[:, [first, last]]
+        offs = [abs(float(b - a)) * max(far[last] / far[first], 1.0) if np.isfinite([a, b]).all()
+                else np.inf for a, b in ends]
+        borne = [off < np.inf and holds(move - off * sight) and holds(move + off * sight)
+                 for off in offs]
+        # What rests on depth must bear every doubt; what goes across, the least.
+        sure &= all(borne) if "camera" in answer else any(borne)
+    if not sure:
+        raise Dropped("direction: the depth is not known well enough")
     return answer, source
 
 
@@ -278,7 +298,7 @@ def sure_distance(clip: Clip, track: Track, first: int, last: int, margins: Marg
     answer = distance_answer(values[known], margins)
     # As much as may lie between a change that counts and one that does not.
     if track.depth_error is not None and not (
-            track.depth_error[known].max() <= margins.changed / margins.same - 1):
+            np.abs(track.depth_error[:, known]).max() <= margins.changed / margins.same - 1):
         raise Dropped("distance: the track is not exact enough")
     return answer, source
 

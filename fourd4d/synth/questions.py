@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from fourd4d.synth.clip import CameraSegment, Clip, Track
 from fourd4d.synth.measure import Dropped, Margins
 
 KINDS: Final = ("camera", "direction", "distance", "speed", "box_direction")
+_STARTS = 24  # Most places at which a span may start.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,8 @@ class QuestionSpec:
       overlays: mental images of a question, by kind.
       margins: how clear a case must be.
       varying: whether ``Varying speed`` is an answer.
-      parts: where a whole clip is ambiguous, its halves, thirds, … up to so many parts are tried.
+      parts: where the whole of what is seen is ambiguous, its halves, thirds, … up to so many parts
+        are tried.
     """
 
     style: str = "full"
@@ -136,18 +139,25 @@ def ask(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec,
     raise refused[0]
 
 
-def _windows(track: Track, kind: str, spec: QuestionSpec) -> list[tuple[int, int]]:
-    """First and last frames to try: all that is seen, then ever smaller parts of it."""
+def _windows(track: Track, kind: str, spec: QuestionSpec) -> Iterator[tuple[int, int]]:
+    """First and last frames to try: all that is seen, then its parts; of a direction, which one
+    way tells, ever shorter spans down to the smallest part."""
     seen = np.flatnonzero(track.seen)
     if len(seen) < 2:
         raise Dropped(f"{kind}: seen in fewer than two frames")
     first, last = int(seen[0]), int(seen[-1])
-    out = [(first, last)]
+    yield first, last
+    if "direction" in kind and spec.parts > 1:
+        shortest = max(spec.overlays[kind] - 1, math.ceil((last - first) / spec.parts))
+        step = max(1, (last - first) // _STARTS)
+        for length in range(last - first - step, shortest - 1, -step):
+            for start in range(first, last - length + 1, step):
+                yield start, start + length
+        return
     for parts in range(2, spec.parts + 1):
         cuts = np.linspace(first, last, parts + 1).astype(int)
-        out += [(int(a), int(b)) for a, b in itertools.pairwise(cuts)
-                if b - a >= 2 * spec.overlays[kind]]
-    return out
+        yield from ((int(a), int(b)) for a, b in itertools.pairwise(cuts)
+                    if b - a >= 2 * spec.overlays[kind])
 
 
 def _about(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec, track: Track,
@@ -164,8 +174,11 @@ def _about(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec, 
     pool = pools.DIRECTION
     if kind in ("direction", "box_direction"):
         answer, source = measure.sure_direction(clip, track, first, last, spec.margins)
-        bent = measure.straight(clip, track, frames) < spec.margins.straight
-        if answer != "Stationary" and bent:
+        if answer == "Stationary":
+            steady = measure.rests(clip, track, first, last, spec.margins)
+        else:
+            steady = measure.straight(clip, track, frames) >= spec.margins.straight
+        if not steady:
             raise Dropped(f"{kind}: it changes direction")
     elif kind == "distance":
         answer, source = measure.sure_distance(clip, track, first, last, spec.margins)

@@ -308,12 +308,14 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
             source=spec.masks.name if moves or thing.name else "features",
         )  # fmt: skip
         if moves:
-            centres, depth = _centres(thing.masks, chosen, motion, path)
             own = following.own_flow(grey[chosen], thing.masks, sight.flow)
-            error = depth * following.stray(thing.masks, own) / motion.focal
-            swell = following.swell(thing.masks, own, _sizes(thing.masks))
+            sizes, grown = following.sizes(thing.masks)
+            flicker, drift = following.split_flicker(following.stray(thing.masks, own))
+            centres, depth = _centres(thing.masks, sizes, flicker, chosen, motion, path)
+            error = depth * np.linalg.norm(drift, axis=1) / motion.focal
+            swell = np.stack([following.swell(thing.masks, own, sizes), grown])
             track = dataclasses.replace(track, centers=centres[out], depth=depth[out],
-                                        error=error[out], depth_error=swell[out],
+                                        error=error[out], depth_error=swell[:, out],
                                         depth_within=spec.depth_within)
         made.append(track)
     return Clip(
@@ -355,17 +357,17 @@ def _boxes(masks: np.ndarray) -> np.ndarray:
     return out
 
 
-def _centres(masks: np.ndarray, chosen: np.ndarray, motion: features.CameraMotion,
-             path: poses.CameraPath) -> tuple[np.ndarray, np.ndarray]:
+def _centres(masks: np.ndarray, sizes: np.ndarray, flicker: np.ndarray, chosen: np.ndarray,
+             motion: features.CameraMotion, path: poses.CameraPath
+             ) -> tuple[np.ndarray, np.ndarray]:
     """Centres in the first frame's axes and depths, in the poses' unit; NaN where not seen.
 
     The thing is taken to be as far as the scene about it when first seen, and from then on
-    farther or nearer as its size says.
+    farther or nearer as its size says. ``flicker`` (M, 2), pixels, is taken off its masks' centres.
     """
     height, width = motion.size
     seen = np.flatnonzero(masks.any((1, 2)))
     centres, depth = np.full((len(masks), 3), np.nan), np.full(len(masks), np.nan)
-    sizes = _sizes(masks)
     for m in seen:
         # Averaged over neighbours in time: a mask's edge flickers.
         near = seen[np.abs(seen - m) <= 1]
@@ -385,31 +387,8 @@ def _centres(masks: np.ndarray, chosen: np.ndarray, motion: features.CameraMotio
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
     for m in seen:
         ys, xs = np.nonzero(masks[m])
-        ray = np.append((np.array([xs.mean(), ys.mean()]) - middle) / motion.focal, 1.0)
+        place = np.array([xs.mean(), ys.mean()]) - flicker[m]
+        ray = np.append((place - middle) / motion.focal, 1.0)
         pose = start @ path.poses[chosen[m]]
         centres[m] = pose[:3, :3] @ (ray * depth[m]) + pose[:3, 3]
     return centres, depth
-
-
-def _sizes(masks: np.ndarray) -> np.ndarray:
-    """Size of the thing in each frame, pixels; sides that the picture's edge cuts do not count."""
-    count, height, width = masks.shape
-    area, wide, high, cut_x, cut_y = (np.zeros(count) for _ in range(5))
-    for m, mask in enumerate(masks):
-        xs, ys = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-        if len(xs):
-            area[m] = np.sqrt(mask.sum())
-            wide[m], high[m] = len(xs), len(ys)
-            cut_x[m] = xs[0] == 0 or xs[-1] == width - 1
-            cut_y[m] = ys[0] == 0 or ys[-1] == height - 1
-    whole = (area > 0) & (cut_x + cut_y == 0)
-    if whole.all() or not whole.any():
-        return area
-    # Where one side is whole, it tells the size; its usual ratio to the area's root is known.
-    out = area.copy()
-    for m in np.flatnonzero(~whole & (area > 0)):
-        if not cut_x[m]:
-            out[m] = wide[m] * float(np.median(area[whole] / wide[whole]))
-        elif not cut_y[m]:
-            out[m] = high[m] * float(np.median(area[whole] / high[whole]))
-    return out
