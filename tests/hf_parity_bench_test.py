@@ -3,6 +3,7 @@
 import argparse
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -39,6 +40,30 @@ def test_one_shape_through_files():
 @pytest.mark.slow
 def test_every_published_shape():
     check("--seed 11", cases=8 * 4 + 1)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return official.make_pair(official.reduced("3b", 2, 2), tmp_path_factory.mktemp("pair"), 3)
+
+
+@pytest.mark.parametrize("kind, names", [
+    ("text", ["text", "text"]), ("images", ["text", "odd image"]),
+    ("videos", ["text", "video, odd"])])  # fmt: skip
+def test_rows_without_one_kind_of_media(pair, kind, names):
+    rows = {row.name: row for row in official.make_rows(np.random.default_rng(5))}
+    found = parity.Found("3b")
+    with jax.default_matmul_precision("highest"):
+        parity.compare_rows(pair, [rows[name] for name in names], found)
+    stages = {"embeddings", "decoder layers", "final norm"}
+    if kind != "text":
+        stages |= {"blocks with windows", "blocks with full attention", "merged features"}
+    assert found.stages.keys() == stages
+    assert 0 < max(found.stages.values()) <= parity.TOLERANCE
+    for case in found.cases:
+        assert case.text == case.ids == case.positions == case.grids == case.pixels == 0
+        assert 0 < max(case.right, case.left, case.packed) <= parity.TOLERANCE
+        assert case.ours16 > 1e-3 and case.theirs16 > 1e-3
 
 
 @pytest.mark.parametrize("name", parity.SHAPES)

@@ -102,9 +102,8 @@ def _stages(model: Thinker, batch: Batch) -> dict[str, jax.Array]:
         features = model.encode(batch.vision)
         embeds = model.embed(batch.tokens, batch.vision_index, features)
         hidden, _ = model.decode(embeds, batch.positions, batch.segment_ids)
-    blocks, layers = kept
-    return dict(blocks=blocks, features=features, embeds=embeds, layers=layers, norm=hidden,
-                logits=model.logits(hidden))
+    scans = dict(zip(("layers", "blocks"), reversed(kept), strict=False))  # Text has no blocks.
+    return dict(scans, features=features, embeds=embeds, norm=hidden, logits=model.logits(hidden))
 
 
 def _forward(model: Thinker, batch: Batch) -> dict[str, np.ndarray]:
@@ -206,6 +205,8 @@ def _compare_pixels(rows: Sequence[Row], examples: Sequence[Example], inputs: An
                     cases: Sequence[Case], pair: Pair) -> None:
     for key, grid_key, kind in (("pixel_values", "image_grid_thw", Image),
                                 ("pixel_values_videos", "video_grid_thw", Video)):
+        if key not in inputs:
+            continue
         theirs, at = inputs[key].numpy(), 0
         grids = iter(inputs[grid_key].tolist())
         for row, example, case in zip(rows, examples, cases, strict=True):
@@ -230,7 +231,10 @@ def _compare_stages(pair: Pair, rows: Sequence[Row], batch: Batch, ours: dict[st
     def note(stage: str, mine: np.ndarray, other: np.ndarray) -> None:
         found[stage] = max(found.get(stage, 0.0), _largest(mine, other) / _rms(other))
 
-    for call, (kind, pad) in enumerate(((Image, "<|image_pad|>"), (Video, "<|video_pad|>"))):
+    kinds = {type(medium) for row in rows for medium in row.media}
+    calls = [(kind, pad) for kind, pad in ((Image, "<|image_pad|>"), (Video, "<|video_pad|>"))
+             if kind in kinds]
+    for call, (kind, pad) in enumerate(calls):
         slots = official.slots_of_kind(rows, kind, processor, f)
         for layer in range(vision.layers):
             mine = ours["blocks"][layer][slots][mask[slots]]
