@@ -90,7 +90,7 @@ def test_sizes_asked_for():
     rows = official.make_rows(np.random.default_rng(0), args.grids, args.videos)
     assert [row.name for row in rows[8:]] == ["given grids", "given videos"]
     assert rows[9].media[0].frames.shape[0] == 7 and rows[9].rates == [2.5]
-    for bad in ("--grids 9", "--grids 0x2", "--videos 3", "--videos 3@0"):
+    for bad in ("--grids 9", "--grids 0x2", "--grids 1x65", "--videos 3", "--videos 3@0"):
         with pytest.raises(SystemExit):
             parser.parse_args(bad.split())
 

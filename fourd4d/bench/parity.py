@@ -102,8 +102,11 @@ def _stages(model: Thinker, batch: Batch) -> dict[str, jax.Array]:
         features = model.encode(batch.vision)
         embeds = model.embed(batch.tokens, batch.vision_index, features)
         hidden, _ = model.decode(embeds, batch.positions, batch.segment_ids)
-    scans = dict(zip(("layers", "blocks"), reversed(kept), strict=False))  # Text has no blocks.
-    return dict(scans, features=features, embeds=embeds, norm=hidden, logits=model.logits(hidden))
+    found = dict(features=features, embeds=embeds, norm=hidden, logits=model.logits(hidden))
+    *vision, found["layers"] = kept
+    if vision:  # Text alone runs no encoder block.
+        (found["blocks"],) = vision
+    return found
 
 
 def _forward(model: Thinker, batch: Batch) -> dict[str, np.ndarray]:
@@ -451,8 +454,8 @@ def show_tables(found: Found, console: Console) -> None:
 
 def _grid(text: str) -> tuple[int, int]:
     rows, columns = map(int, text.split("x"))
-    if min(rows, columns) < 1:
-        raise ValueError(text)
+    if min(rows, columns) < 1 or max(rows, columns) > 64 * min(rows, columns):
+        raise ValueError(text)  # Of longer ones transformers' resizing leaves nothing.
     return rows, columns
 
 
