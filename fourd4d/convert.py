@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         mesh = make_mesh(args.mesh)
         with use(mesh):
             if hf.is_hf(args.source):
+                if args.step is not None:
+                    raise InputError("--step", "applies to trainers' directories", "Leave it out")
                 bundle = hf.open_hf(args.source, mesh, new_tokens=args.new_tokens)
             else:
                 bundle = build.open_checkpoint(args.source, mesh, step=args.step)

@@ -75,9 +75,10 @@ def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:
     """
     path = Path(directory) / "config.json"
     value = read_object(path, "Give a Hugging Face model directory")
-    text = value.get("text_config") or {}
+    text = value.get("text_config")
+    text = text if isinstance(text, dict) else {}
     stored = value.get("torch_dtype") or value.get("dtype") or text.get("torch_dtype") or "float32"
-    if stored not in DTYPES:
+    if not isinstance(stored, str) or stored not in DTYPES:
         raise InputError(path, f"torch_dtype {stored!r}", f"Use one of {sorted(DTYPES)}")
     own = dict(param_dtype=stored, dtype="float32" if stored == "float32" else "bfloat16")
     return family(value.get("model_type"), path).from_hf(value, path, **own).changed(**model)
@@ -173,7 +174,8 @@ def export_hf(bundle: Bundle, directory: str | os.PathLike[str], *,
       The files of tensors.
 
     Raises:
-      InputError: an unknown dtype; or an imagery head or a number that these files cannot hold.
+      InputError: an unknown dtype; an imagery head or a number that these files cannot hold; or
+        a directory that cannot be written to.
     """
     directory = Path(directory)
     if bundle.config.imagery.head != "identity":
@@ -191,7 +193,12 @@ def export_hf(bundle: Bundle, directory: str | os.PathLike[str], *,
         "config.json": kin.to_hf(config, dtype, **token_ids(words)),
     }
     if jax.process_index() == 0:
-        (directory / "config.json").unlink(missing_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "config.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(directory, f"cannot be written to ({error.strerror})",
+                             "Choose a directory that you may write to") from error
     files = write_hf(directory, kin.key_table(config), tree, dtype=DTYPES[dtype],
                      shard_bytes=shard_bytes)
     if jax.process_index() == 0:

@@ -121,3 +121,14 @@ def test_protocol_round_trips_and_rejects():
         ProtocolSpec(window=100)
     with pytest.raises(InputError, match="square"):
         ProtocolSpec(pooling="grid", latent_size=3)
+
+
+@pytest.mark.parametrize("field, value, wanted", [
+    ("patch_size", "4", "a positive integer"), ("max_frames", 0, "a positive integer"),
+    ("latent_size", 1.5, "a positive integer"), ("merge", True, "a positive integer"),
+    ("fps", float("nan"), "a positive number"), ("tokens_per_second", 0, "a positive number"),
+    ("image_mean", [0.5, 0.5], "three numbers"), ("image_std", [0.5, 0.0, 0.5], "three positive"),
+    ("system", None, "text"), ("min_pixels", 4096, "more than max_pixels = 1024")])  # fmt: skip
+def test_a_protocol_of_bad_values_names_its_file(field, value, wanted):
+    with pytest.raises(InputError, match=f"^protocol.json: .*{field}.*{wanted}"):
+        ProtocolSpec.from_json({**TINY.to_json(), field: value}, "protocol.json")

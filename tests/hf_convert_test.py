@@ -282,16 +282,53 @@ def test_a_header_that_is_none(directory, mesh):
 
 @pytest.mark.parametrize("change", [
     dict(data_offsets=[-64, 64]), dict(data_offsets=[128, 64]), dict(data_offsets=[0]),
-    dict(shape=["x"]), dict(shape=[1.5])])  # fmt: skip
+    dict(data_offsets=["0", "128"]), dict(data_offsets=[0.0, 128.0]), dict(shape=["x"]),
+    dict(shape=[1.5])])  # fmt: skip
 def test_a_header_that_makes_no_sense(directory, mesh, change):
+    rewrite_header(directory, lambda header: header["model.norm.weight"].update(change))
+    refused(directory, mesh, "model.safetensors", "header", "Copy the shard again")
+
+
+def rewrite_header(directory, change):
     file = directory / "model.safetensors"
     data = file.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    header["model.norm.weight"] |= change
+    change(header)
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
-    refused(directory, mesh, "model.safetensors", "header", "Copy the shard again")
+
+
+def test_tensors_that_share_bytes(directory, mesh):
+    names = [f"model.layers.{layer}.input_layernorm.weight" for layer in range(2)]
+
+    def share(header):
+        header[names[1]]["data_offsets"] = header[names[0]]["data_offsets"]
+
+    rewrite_header(directory, share)
+    refused(directory, mesh, "model.safetensors", *names, "share bytes", "Copy the shard again")
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F8_E4M3", None, ["F32"]])
+def test_a_dtype_that_is_not_read(directory, mesh, dtype):
+    def change(header):
+        header["model.norm.weight"]["dtype"] = dtype
+    rewrite_header(directory, change)
+    refused(directory, mesh, f"model.norm.weight: dtype {dtype} in model.safetensors, wanted one")
+
+
+def test_a_folder_called_like_the_weights(directory, mesh):
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors").mkdir()
+    refused(directory, mesh, "no safetensors files")
+
+
+@pytest.mark.parametrize("text", [
+    "{", "[]", b"\xff", '{"weight_map": {"a": 1}}', '{"weight_map": {"a": 1, "b": "c"}}',
+    '{"weight_map": ["a"]}', "[" * 100_000])  # fmt: skip
+def test_an_index_that_is_none(sharded, mesh, text):
+    (sharded / safetensors.INDEX).write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(sharded, mesh, safetensors.INDEX, "no index of shards")
 
 
 def test_files_of_two_models(sharded, directory, bundle, mesh):
@@ -341,6 +378,16 @@ def test_pickle(directory, mesh):
     (dict(rope_scaling=dict(type="yarn", mrope_section=[1, 1, 2])), "'yarn' is not supported"),
     (dict(text_config="large"), "text_config is no object"),
     (dict(use_sliding_window=True), "use_sliding_window"),
+    (dict(model_type=["qwen2_5_vl"]), "no known family"),
+    (dict(torch_dtype=["float32"]), "torch_dtype ['float32']"),
+    (dict(torch_dtype=None, text_config="large"), "text_config is no object"),
+    (dict(num_hidden_layers=True), "num_hidden_layers is True"),
+    (dict(max_position_embeddings="far"), "max_position_embeddings is 'far'"),
+    (dict(rms_norm_eps=float("nan")), "rms_norm_eps is nan, not a positive number"),
+    (dict(rope_theta=float("inf")), "rope_theta is inf, not a positive number"),
+    (dict(rope_scaling=dict(type="mrope", mrope_section=[-1, 2, 3])), "[-1, 2, 3], not a list"),
+    (dict(tie_word_embeddings="no"), "tie_word_embeddings is 'no'"),
+    (dict(num_key_value_heads=3), "config.json: ModelConfig.decoder.kv_heads: 3 does not"),
     (dict(num_hidden_layers=4), "model.layers.3.mlp.up_proj.weight: missing"),
     (dict(vocab_size=2000), "embed_tokens.weight: shape [1024, 32], wanted [2000, 32]"),
 ])  # fmt: skip
@@ -351,8 +398,9 @@ def test_config(directory, mesh, change, word):
 
 
 def test_config_absent_or_malformed(directory, mesh):
-    (directory / "config.json").write_text("{")
-    refused(directory, mesh, "malformed JSON")
+    for text in ("{", "[" * 100_000):
+        (directory / "config.json").write_text(text)
+        refused(directory, mesh, "config.json: malformed JSON")
     (directory / "config.json").unlink()
     refused(directory, mesh, "no such file")
 

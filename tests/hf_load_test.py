@@ -53,6 +53,31 @@ def spoil_tokenizer(directory):
         file.unlink()
 
 
+def without(directory):
+    """Its small files as transformers alone would write them."""
+    (directory / "tokenizer.model").unlink()
+    (directory / "protocol.json").unlink()
+
+
+def spoil_tokenizer_bytes(directory):
+    without(directory)
+    (directory / "tokenizer.json").write_bytes(b"\xff\xfe")
+
+
+def spoil_sizes(directory):
+    without(directory)
+    (directory / "preprocessor_config.json").write_text('{"size": [56, 112]}')
+
+
+def spoil_bounds(directory):
+    without(directory)
+    (directory / "preprocessor_config.json").write_text('{"min_pixels": 9000, "max_pixels": 100}')
+
+
+def spoil_protocol(directory):
+    (directory / "protocol.json").write_text('{"patch_size": "small"}')
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     directory = tmp_path_factory.mktemp("exported")
@@ -63,7 +88,12 @@ def exported(tmp_path_factory):
 @pytest.mark.parametrize("spoil, words", [
     (spoil_shard, "model.safetensors: truncated"), (spoil_family, "'llava' is no known family"),
     (spoil_kind, "pickle checkpoint"), (spoil_config, "out_hidden_size 32 is not"),
-    (spoil_tokenizer, "no tokenizer here")])  # fmt: skip
+    (spoil_tokenizer, "no tokenizer here"),
+    (spoil_tokenizer_bytes, "tokenizer.json: no tokenizer.json"),
+    (spoil_sizes, "preprocessor_config.json: 'size' is "),
+    (spoil_bounds, "preprocessor_config.json: ProtocolSpec.min_pixels: 9000 is more"),
+    (spoil_protocol, "protocol.json: patch_size is 'small', not a positive"),
+])  # fmt: skip
 def test_load_and_the_command_refuse_the_same(exported, tmp_path, capsys, spoil, words):
     directory = shutil.copytree(exported, tmp_path / "m")
     spoil(directory)
@@ -71,8 +101,23 @@ def test_load_and_the_command_refuse_the_same(exported, tmp_path, capsys, spoil,
         fourd4d.load(directory)
     assert convert.main([str(directory), str(tmp_path / "out")]) == 2
     printed = capsys.readouterr().err
-    assert words in printed and "Traceback" not in printed
+    assert words in printed and printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("line, words", [
+    ("{tmp}/file/x --to hf", "file/x: cannot be written to (Not a directory). Choose"),
+    ("{tmp}/file/x --to orbax", "file/x: cannot be opened (Not a directory). Choose"),
+    ("{tmp}/file", "file: exists and is not empty. Choose"),
+    ("{tmp}/out --step 3", "--step: applies to trainers' directories. Leave it out."),
+    ("{tmp}/out --dtype float16", "--dtype: applies to Hugging Face targets. Leave it out."),
+])  # fmt: skip
+def test_what_the_command_cannot_do(exported, tmp_path, capsys, line, words):
+    (tmp_path / "file").write_text("kept")
+    assert convert.main([str(exported), *line.format(tmp=tmp_path).split()]) == 2
+    printed = capsys.readouterr().err
+    assert words in printed and printed.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_importing_the_package_starts_nothing():

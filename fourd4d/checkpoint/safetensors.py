@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import mmap
@@ -70,11 +71,11 @@ def _header(file: Path) -> list[Tensor]:
         try:
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
-            found = [Tensor(key, file, item["dtype"], tuple(map(operator.index, item["shape"])),
-                            8 + length + item["data_offsets"][0],
-                            8 + length + item["data_offsets"][1])
+            found = [Tensor(key, file, str(item["dtype"]),
+                            tuple(map(operator.index, item["shape"])),
+                            *(8 + length + operator.index(at) for at in item["data_offsets"]))
                      for key, item in header.items()]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(file, "its header is no safetensors header",
                              "Copy the shard again") from error
     if any(not 8 + length <= tensor.start <= tensor.stop for tensor in found):
@@ -84,6 +85,11 @@ def _header(file: Path) -> list[Tensor]:
     if end > size:
         raise InputError(file, f"truncated: {size} bytes, its header speaks of {end}",
                          "Copy the shard again")
+    found.sort(key=lambda tensor: (tensor.start, tensor.stop))
+    for before, tensor in itertools.pairwise(found):
+        if tensor.start < before.stop:
+            raise InputError(file, f"tensors {before.key!r} and {tensor.key!r} share bytes",
+                             "Copy the shard again")
     for tensor in found:
         item = _DTYPES.get(tensor.dtype)
         if item is not None and tensor.stop - tensor.start != math.prod(
@@ -109,9 +115,9 @@ def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
         try:
             expected = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             names = sorted(set(expected.values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            outside = [name for name in names if Path(name).name != name]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(index, "no index of shards", "Copy it again") from error
-        outside = [name for name in names if Path(name).name != name]
         if outside:
             raise InputError(index, f"shards {outside} lie outside the directory",
                              "Name files beside the index")
@@ -126,7 +132,7 @@ def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
     elif (directory / SINGLE).is_file():
         files = [directory / SINGLE]
     else:
-        files = sorted(directory.glob("*.safetensors"))
+        files = sorted(file for file in directory.glob("*.safetensors") if file.is_file())
         if len(files) > 1:
             raise InputError(directory, f"{len(files)} safetensors files and no {INDEX}",
                              "Copy the index too")
@@ -211,8 +217,8 @@ def _mismatches(tensors: Mapping[str, Tensor], table: KeyTable,
             elif tensors[key].shape != wanted:
                 lines.append(f"{key}: shape {list(tensors[key].shape)}, wanted {list(wanted)}")
             elif tensors[key].dtype not in _DTYPES:
-                lines.append(f"{key}: dtype {tensors[key].dtype}, wanted one of "
-                             f"{', '.join(sorted(_DTYPES))}")
+                lines.append(f"{key}: dtype {tensors[key].dtype} in {tensors[key].file.name}, "
+                             f"wanted one of {', '.join(sorted(_DTYPES))}")
     lines += [f"{key}: unused, shape {list(tensors[key].shape)}"
               for key in tensors if key not in used]
     return sorted(lines)

@@ -62,7 +62,7 @@ def read_object(path: str | os.PathLike[str], remedy: str) -> dict[str, Any]:
         raise InputError(path, "no such file", remedy)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(path, f"malformed JSON ({error})", "Mend it") from error
     if not isinstance(value, dict):
         raise InputError(path, "no JSON object", "Mend it")

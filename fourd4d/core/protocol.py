@@ -7,10 +7,34 @@ A checkpoint carries it, so fine-tuning, reinforcement learning and evaluation c
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+import math
+from collections.abc import Callable
+from typing import Any, Final, Literal
 
 from fourd4d.core.errors import InputError
 
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_rate(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+def _is_colour(value: Any) -> bool:
+    return (isinstance(value, tuple) and len(value) == 3
+            and all(type(n) in (int, float) and math.isfinite(n) for n in value))
+
+
+_FIELDS: Final[tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...]] = (
+    (("patch_size", "temporal_patch", "merge", "window", "min_pixels", "max_pixels", "max_frames",
+      "latent_size"), _is_count, "a positive integer"),
+    (("fps", "tokens_per_second"), _is_rate, "a positive number"),
+    (("image_mean", "image_std"), _is_colour, "three numbers"),
+    (("image_std",), lambda std: min(std) > 0, "three positive numbers"),
+    (("system",), lambda text: isinstance(text, str), "text"),
+)  # fmt: skip
 
 @dataclasses.dataclass(frozen=True)
 class ProtocolSpec:
@@ -49,6 +73,9 @@ class ProtocolSpec:
     system: str = "You are a helpful assistant."
 
     def __post_init__(self) -> None:
+        if self.min_pixels > self.max_pixels:
+            raise InputError("ProtocolSpec.min_pixels", f"{self.min_pixels} is more than "
+                             f"max_pixels = {self.max_pixels}", "Mend either")
         if self.window % (self.patch_size * self.merge):
             raise InputError(
                 "ProtocolSpec.window",
@@ -81,11 +108,18 @@ class ProtocolSpec:
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: object = "protocol") -> ProtocolSpec:
-        """Raises InputError on unknown fields."""
+        """Raises InputError, with ``where``, on unknown fields and bad values."""
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(value) - known)
         if unknown:
             raise InputError(where, f"unknown fields {unknown}", f"Known: {sorted(known)}")
         kwargs: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-        return cls(**kwargs)
+        for names, good, wanted in _FIELDS:
+            for name in names:
+                if name in kwargs and not good(kwargs[name]):
+                    raise InputError(where, f"{name} is {value[name]!r}, not {wanted}", "Mend it")
+        try:
+            return cls(**kwargs)
+        except InputError as error:
+            raise InputError(where, f"{error.where}: {error.what}", error.remedy) from error

@@ -140,6 +140,8 @@ def read_protocol(directory: Path, unsaid: ProtocolSpec) -> ProtocolSpec:
     if not isinstance(own, dict):
         raise InputError(path, f"{_OURS!r} is {own!r}, no object", "Remove it")
     size = value.get("size") or {}
+    if not isinstance(size, dict):
+        raise InputError(path, f"'size' is {size!r}, no object", "Mend it")
     fields = {
         "patch_size": value.get("patch_size"),
         "temporal_patch": value.get("temporal_patch_size"),

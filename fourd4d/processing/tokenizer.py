@@ -264,7 +264,12 @@ class HFTokenizer:
         path = path / "tokenizer.json" if path.is_dir() else path
         if not path.is_file():
             raise InputError(path, "no such file", "Give a tokenizer.json")
-        self._load(path.read_text(encoding="utf-8"), str(path), add_imagery)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(path, f"no tokenizer.json ({error})",
+                             "Give a file of the tokenizers library") from error
+        self._load(text, str(path), add_imagery)
 
     @classmethod
     def from_json(cls, text: str, where: str = "tokenizer.json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fourd4d.core.errors import InputError
@@ -43,8 +44,11 @@ def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any)
     text = value.get("text_config") or {}
     if not isinstance(text, dict):
         raise InputError(where, "text_config is no object", "Mend the config")
-    # Writers put it at either place, and leave the other at its default.
-    tied = any(part.get("tie_word_embeddings") for part in (value, text))
+    ties = [part.get("tie_word_embeddings") for part in (value, text)]
+    if not {*map(type, ties)} <= {bool, type(None)}:
+        raise InputError(where, f"tie_word_embeddings is {ties[0] or ties[1]!r}",
+                         "Set it to true or false")
+    tied = any(ties)  # Writers put it at either place, and leave the other at its default.
     text = {**value, **text, "tie_word_embeddings": tied}
     if "in_chans" in vision:
         vision = {"in_channels": vision["in_chans"], **vision}
@@ -55,6 +59,14 @@ def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any)
     d = {name: text.get(name, default) for name, default in _DEFAULTS.items()}
     v = {name: vision.get(name, default) for name, default in _VISION_DEFAULTS.items()}
     head_dim = _check(d, v, where)
+    try:
+        return _model(d, v, head_dim, fields)
+    except InputError as error:  # It speaks of our field; theirs is in the file.
+        raise InputError(where, f"{error.where}: {error.what}", error.remedy) from error
+
+
+def _model(d: dict[str, Any], v: dict[str, Any], head_dim: int, fields: dict[str, Any]
+           ) -> ModelConfig:
     return ModelConfig(
         vision=VisionConfig(
             width=v["hidden_size"], layers=v["depth"], heads=v["num_heads"],
@@ -80,17 +92,20 @@ def _check(d: dict[str, Any], v: dict[str, Any], where: object) -> int:
     problems = []
     for name, kind in (("decoder", d), ("vision_config", v)):
         problems += [f"{name} {key} is {kind[key]!r}, not a positive integer"
-                     for key in kind if key.endswith(("_size", "_layers", "heads", "depth"))
+                     for key in kind
+                     if key.endswith(("_size", "_layers", "heads", "depth", "_channels",
+                                      "max_position_embeddings"))
                      and not (key == "num_key_value_heads" and kind[key] is None)
-                     and (not isinstance(kind[key], int) or kind[key] <= 0)]
+                     and (type(kind[key]) is not int or kind[key] <= 0)]
         problems += [f"{name} {key} is {kind[key]!r}, not a positive number"
                      for key in ("rms_norm_eps", "rope_theta", "tokens_per_second") if key in kind
-                     and (not isinstance(kind[key], int | float) or kind[key] <= 0)]
+                     and (type(kind[key]) not in (int, float) or not 0 < kind[key] < math.inf)]
     rope = d["rope_scaling"] if isinstance(d["rope_scaling"], dict) else {}
     for name, found in (("fullatt_block_indexes", v["fullatt_block_indexes"]),
                         ("mrope_section", rope.get("mrope_section", ()))):
-        if not isinstance(found, list | tuple) or not all(isinstance(n, int) for n in found):
-            problems.append(f"{name} is {found!r}, not a list of integers")
+        if not isinstance(found, list | tuple) or not all(
+                type(n) is int and n >= 0 for n in found):
+            problems.append(f"{name} is {found!r}, not a list of integers from 0")
     if problems:
         raise InputError(where, "; ".join(problems), "Mend the config")
     if d["hidden_size"] % d["num_attention_heads"]:
