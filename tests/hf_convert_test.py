@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import shutil
 
 import jax
@@ -120,6 +121,24 @@ def test_shards_and_untied_head(sharded, bundle, mesh, tmp_path):
         CONFIG, decoder=dataclasses.replace(CONFIG.decoder, tied=False)))
     hf.export_hf(untied, tmp_path / "untied")
     assert_same(hf.open_hf(tmp_path / "untied", mesh), untied)
+
+
+def test_the_small_files_say_what_is_beside_them(bundle, exported, sharded):
+    words = bundle.processor.tokenizer
+    end, pad = words.id("<|im_end|>"), words.id("<|endoftext|>")
+    said = json.loads((exported / "generation_config.json").read_text())
+    assert said["eos_token_id"] == [end, pad] and said["pad_token_id"] == pad
+    assert said["do_sample"] is False
+    value = json.loads((exported / "config.json").read_text())
+    assert value["torch_dtype"] == "float32" and value["eos_token_id"] == end
+    for name in ("image", "video", "vision"):
+        assert value[f"{name}_token_id"] == words.id(f"<|{name}_pad|>")
+    for name in ("start", "end"):
+        assert value[f"vision_{name}_token_id"] == words.id(f"<|vision_{name}|>")
+    index = json.loads((sharded / safetensors.INDEX).read_text())
+    tensors = safetensors.open_directory(sharded)
+    assert index["weight_map"] == {key: tensors[key].file.name for key in sorted(tensors)}
+    assert index["metadata"]["total_size"] == sum(t.stop - t.start for t in tensors.values())
 
 
 def test_export_over_another_layout_leaves_no_stale_shard(sharded, bundle, mesh):
@@ -275,6 +294,14 @@ def test_truncated_shard(sharded, mesh, keep):
     refused(sharded, mesh, victim.name, "Copy the shard again")
 
 
+@pytest.mark.parametrize("length, size", [(1 << 62, 100), (101 << 20, 102 << 20)])
+def test_a_header_too_long_to_be_one(directory, mesh, length, size):
+    file = directory / "model.safetensors"
+    file.write_bytes(length.to_bytes(8, "little") + b"{}")
+    os.truncate(file, size)  # Sparse.
+    refused(directory, mesh, "model.safetensors", "hold no whole header")
+
+
 def test_a_header_that_is_none(directory, mesh):
     (directory / "model.safetensors").write_bytes((20).to_bytes(8, "little") + b"[" * 40)
     refused(directory, mesh, "no safetensors header")
@@ -337,6 +364,66 @@ def test_files_of_two_models(sharded, directory, bundle, mesh):
     (sharded / safetensors.INDEX).unlink()  # What transformers reads, adapters beside it or not.
     shutil.copy(sharded / "model.safetensors", sharded / "adapter_model.safetensors")
     assert_same(hf.open_hf(sharded, mesh), bundle)
+
+
+def test_index_and_shards_of_two_models(sharded, mesh):
+    index, shards = sharded / safetensors.INDEX, sorted(sharded.glob("*.safetensors"))
+    value = json.loads(index.read_text())
+    right = value["weight_map"]["model.norm.weight"]
+    value["weight_map"]["model.norm.weight"] = next(
+        shard.name for shard in shards if shard.name != right)
+    index.write_text(json.dumps(value))
+    refused(sharded, mesh, safetensors.INDEX, "not where it says: model.norm.weight")
+
+
+def test_a_tensor_in_two_shards(sharded, mesh):
+    shards = sorted(sharded.glob("*.safetensors"))
+    shutil.copy(shards[0], shards[1])
+    refused(sharded, mesh, shards[1].name, "is in another shard too", "Remove one")
+
+
+def test_one_tensor_under_two_names(directory, mesh):
+    rewrite(directory, lambda tensors: tensors.update(
+        {"model.language_model.norm.weight": tensors["model.norm.weight"]}))
+    refused(directory, mesh, "model.norm.weight' and 'model.language_model.norm.weight",
+            "Keep the tensors of one naming")
+
+
+def test_prefixes_of_the_releases_between_and_buffers(mesh, tmp_path):
+    untied = bundle_of(dataclasses.replace(
+        CONFIG, decoder=dataclasses.replace(CONFIG.decoder, tied=False)))
+    hf.export_hf(untied, tmp_path)
+
+    def rename(tensors):
+        for key in list(tensors):
+            if not key.startswith("visual."):
+                tensors[f"language_model.{key}"] = tensors.pop(key)
+        tensors["visual.rotary_pos_emb.inv_freq"] = np.ones(4, np.float32)
+        tensors["language_model.model.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+
+    rewrite(tmp_path, rename)
+    assert_same(hf.open_hf(tmp_path, mesh), untied)
+
+
+def test_numbers_of_the_config_are_read_and_written(mesh, tmp_path):
+    decoder = dataclasses.replace(CONFIG.decoder, eps=3e-5, rope_theta=20_000.0, max_positions=777)
+    vision = dataclasses.replace(CONFIG.vision, full_layers=(0,), tokens_per_second=2.5)
+    bundle = bundle_of(dataclasses.replace(CONFIG, decoder=decoder, vision=vision))
+    hf.export_hf(bundle, tmp_path)
+    value = json.loads((tmp_path / "config.json").read_text())
+    assert (value["rms_norm_eps"], value["rope_theta"], value["max_position_embeddings"]) == (
+        3e-5, 20_000.0, 777)
+    assert (value["vision_config"]["fullatt_block_indexes"],
+            value["vision_config"]["tokens_per_second"]) == ([0], 2.5)
+    back = hf.hf_config(tmp_path)
+    assert back.vision == vision and back.decoder == decoder
+    value["vision_config"]["rope_parameters"] = {"rope_theta": 500.0}
+    del value["torch_dtype"], value["rms_norm_eps"]
+    value["text_config"] = {"torch_dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(value))
+    back = hf.hf_config(tmp_path)
+    assert back.vision.rope_theta == 500.0 and back.param_dtype == "bfloat16"
+    assert back.decoder.eps == 1e-5  # transformers' default, which its writers leave out.
 
 
 def test_all_that_does_not_fit_is_named_at_once(directory, mesh):
