@@ -265,7 +265,8 @@ def test_a_directory_that_transformers_wrote_opens_here(pair, tmp_path):
 
 def test_what_transformers_saves_again_keeps_the_protocol(tmp_path):
     """Its files have names for patches and pixels; ours for the rest travel with them."""
-    protocol = dataclasses.replace(TINY, suffix="released", latent_size=9, pooling="grid", fps=0.5,
+    plain = dataclasses.replace(TINY, image_mean=(0.5, 0.4, 0.3), image_std=(0.2, 0.3, 0.25))
+    protocol = dataclasses.replace(plain, suffix="released", latent_size=9, pooling="grid", fps=0.5,
                                    max_frames=7, system="Look closely.")
     Processor(small_bpe(), protocol).export(tmp_path / "ours", CLASSES)
     theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "ours")
@@ -281,4 +282,4 @@ def test_what_transformers_saves_again_keeps_the_protocol(tmp_path):
             load_processor(tmp_path / "saved", model)
     del value["fourd4d"]  # A stranger's directory: what it leaves open is the default.
     path.write_text(json.dumps(value))
-    assert load_processor(tmp_path / "saved", model).protocol == TINY
+    assert load_processor(tmp_path / "saved", model).protocol == plain

@@ -206,6 +206,7 @@ def test_saved_and_loaded(tmp_path, media, example):
     ([0, 0.5, 1.0, 1.5], [0, 2]), ([7, 7.5, 8.0, 8.5], [0, 2]), ([0, 1, 2, 3, 4], [0, 4, 8]),
     ([0, 0.1, 0.3, 2.0, 2.01], [0, 0, 4]), ([0], [0]), ([3.3], [0]), ([0, 9], [0]),
     ([0.1, 0.2, 1.1, 5.0, 5.1, 6.0], [0, 2, 10]),
+    ([1.8, 2.0, 2.3, 4.0], [0, 1]),  # 2.3 - 1.8 is a little less than half a second.
 ])
 def test_times_to_ids(times, expected):
     protocol = ProtocolSpec()
