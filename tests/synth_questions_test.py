@@ -349,12 +349,15 @@ def test_of_a_way_there_and_back_its_halves_are_asked():
     assert asked.frames[-1] - asked.frames[0] >= 4
 
 
-def test_speed_is_not_told_where_a_thing_turns_between_readings():
+def test_speed_is_not_told_where_a_thing_turns_or_is_cut():
     there = [(x, 0.0, 5.0) for x in (0, 1, 2, 3, 4, 5, 6, 7, 8)]
     back = [(x, 0.0, 5.0) for x in (0, 1, 2, 3, 2, 1, 2, 3, 4)]
     frames = (0, 2, 4, 6, 8)
     clip, track = followed(there, np.zeros(9))
     assert measure.sure_speed(clip, track, frames, Margins())[0] == "Constant speed"
+    clip, track = followed(there, [0] * 8 + [np.inf])  # The picture's edge cuts it at last.
+    with pytest.raises(Dropped, match="distance is not known"):
+        measure.sure_speed(clip, track, frames, Margins())
     clip, track = followed(back, np.zeros(9))
     with pytest.raises(Dropped, match="turns between"):
         measure.sure_speed(clip, track, frames, Margins(pace=1.01, steady=1.01))

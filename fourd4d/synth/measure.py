@@ -265,6 +265,9 @@ def sure_speed(clip: Clip, track: Track, frames: tuple[int, ...], margins: Margi
     """The change of speed over ``frames``, and its source; Dropped where errors could change it."""
     if np.diff(clip.timestamps[list(frames)]).min() < margins.interval - 1e-6:
         raise Dropped("speed: its readings are too close in time")
+    if track.depth_error is not None and not np.isfinite(
+            track.depth_error[:, list(frames)]).any(0).all():
+        raise Dropped("speed: its distance is not known")
     speeds, source = steps(clip, track, frames)
     answer = speed_answer(speeds, margins)
     for a, b in zip(frames, frames[1:], strict=False) if track.error is not None else ():
