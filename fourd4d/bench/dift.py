@@ -35,16 +35,7 @@ PEAKS: Final[Mapping[str, float]] = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", default="tiny", help="tiny, 3b, 7b, 32b or 72b")
-    parser.add_argument("--mesh", default="gpu-node", help="a preset, or fsdp=-1,tensor=2")
-    parser.add_argument("--rows", type=int, default=4, help="samples a step, all devices together")
-    parser.add_argument("--frames", type=int, default=16, help="video frames of a sample")
-    parser.add_argument("--overlays", type=int, default=4)
-    parser.add_argument("--text", type=int, default=768, help="text tokens of a sample")
-    parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--param_dtype", default="float32")
-    parser.add_argument("--remat", default="full", help="none, dots or full")
-    parser.add_argument("--attention", default="auto")
+    fit.step_arguments(parser, preset="tiny", mesh="gpu-node", rows=4)
     parser.add_argument("--self_feed_passes", type=int, default=0)
     parser.add_argument("--steps", type=int, default=5, help="steps timed; the median counts")
     parser.add_argument("--seed", type=int, default=0)

@@ -145,18 +145,24 @@ def budget(protocol: ProtocolSpec, rows: int, frames: int, overlays: int, text: 
                       windows=windows, overlays=overlays)
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", default="3b", help="3b, 7b, 32b or 72b")
-    parser.add_argument("--topology", default="v5p:2x2x1", help="CHIP:AxB[xC]")
-    parser.add_argument("--mesh", default="pod", help="a preset, or fsdp=-1,tensor=2")
-    parser.add_argument("--rows", type=int, default=8, help="samples a step, all devices together")
+def step_arguments(parser: argparse.ArgumentParser, preset: str, mesh: str, rows: int) -> None:
+    """Flags of the model, the mesh and the samples of a step, with some defaults."""
+    parser.add_argument("--preset", default=preset, help="tiny, 3b, 7b, 32b or 72b")
+    parser.add_argument("--mesh", default=mesh, help="a preset, or fsdp=-1,tensor=2")
+    parser.add_argument("--rows", type=int, default=rows,
+                        help="samples a step, all devices together")
     parser.add_argument("--frames", type=int, default=16, help="video frames of a sample")
     parser.add_argument("--overlays", type=int, default=4)
     parser.add_argument("--text", type=int, default=768, help="text tokens of a sample")
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--param_dtype", default="float32")
-    parser.add_argument("--remat", default="full")
+    parser.add_argument("--remat", default="full", help="none, dots or full")
     parser.add_argument("--attention", default="auto")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    step_arguments(parser, preset="3b", mesh="pod", rows=8)
+    parser.add_argument("--topology", default="v5p:2x2x1", help="CHIP:AxB[xC]")
     parser.add_argument("--replicable", nargs="*", default=("kv_heads",),
                         help="logical axes replicated where they do not divide")
 
