@@ -115,3 +115,16 @@ def test_a_sweep_finds_any_depth_and_no_depth_for_what_moves():
     evidence, _ = residual.evidence(np.stack(frames), times, np.arange(COUNT), camera(way))
     inside, outside = evidence[5, 20:50, 40:60], evidence[5, 64:, 30:100]
     assert np.mean(inside > 1) > 0.5 and np.mean(outside > 1) < 0.02
+
+
+@pytest.mark.parametrize("looks, told", [(COUNT, True), (8, False)])
+def test_what_shows_plainly_all_the_time_may_go_less_far(looks, told):
+    scene = texture(2)
+    frames = np.repeat(scene[None], COUNT, 0)
+    evidence = np.zeros((COUNT, HEIGHT, WIDTH), np.float32)
+    for m in range(COUNT):
+        x = 50 + 5 * min(m, looks) // looks  # 0.03 of the diagonal, not quite.
+        frames[m, 30:60, x : x + 30] = (200, 30, 30)
+        if m < looks:
+            evidence[m, 30:60, x : x + 30] = 3.0
+    assert len(find(frames, evidence, np.repeat(scene[None], COUNT, 0))) == told

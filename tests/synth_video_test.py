@@ -375,6 +375,15 @@ def test_smooth_things_are_followed_however_far_they_go_between_two_looks():
     assert strays(masks, following.own_flow(still, masks, rest)) > 20
 
 
+def test_masks_of_smooth_things_that_fly_past_are_kept(tmp_path):
+    scene = view(photo(4))
+    there = [14 + 9 * min(i % 22, 22 - i % 22) for i in range(33)]
+    frames = noisy([ball(scene, x, 50, colour=(40, 40, 40)) for x in there])
+    clip, = digest(write(tmp_path / "a.mp4", frames), SPEC)
+    assert clip.dynamic is not None and clip.dynamic.seen.mean() > 0.7
+    assert "not carried by the picture's motion" not in clip.provenance["masks_dropped"]
+
+
 def strays(masks, flow):
     return np.linalg.norm(following.stray(masks, flow), axis=1).max()
 

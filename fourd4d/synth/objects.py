@@ -24,6 +24,7 @@ from fourd4d.synth.features import CameraMotion
 _CODES = 6 * 16 * 16
 _ALIKE = 0.2  # How much more like (Bhattacharyya) one place's colours must be than another's.
 _HINT = 1.1  # Growth of regions from which masks may grow enough.
+_PLAIN = 2.0  # Mean evidence of what is no flicker.
 _KEPT = 0.5  # Least overlap (IoU) of a mask with the one carried there from its neighbour.
 
 
@@ -117,20 +118,24 @@ def find_moving(
         seconds = times[max(chain)] - times[min(chain)]
         if seconds < enough or not _lasts(np.array(list(chain)), spec):
             continue
-        travel, growth = _going(chain, chosen, motion)
+        way, growth = _going(chain, chosen, motion)
+        travel = way / diagonal
         area = np.median([r.area for r in chain.values()])
         strength = np.mean([min(r.strength, 4.0) for r in chain.values()])
         grows = growth >= _HINT and area >= 3 * spec.smallest and strength >= 1.2
-        if travel / diagonal < spec.travel and not grows:
+        # What shows strongly all the time may go less far.
+        plain = strength >= _PLAIN and len(chain) >= 0.8 * len(times)
+        least = (0.7 if plain else 1.0) * spec.travel
+        if travel < least and not grows:
             continue
         shadow = np.mean([_shade(frames[m], usual[m], r) for m, r in chain.items()])
         if shadow > 0.6:
             continue
-        score = len(chain) / len(times) * np.sqrt(area) * strength * (travel / diagonal + 0.1)
-        things.append((score, travel / diagonal, chain))
+        score = len(chain) / len(times) * np.sqrt(area) * strength * (travel + 0.1)
+        things.append((score, travel, travel >= least, chain))
     things.sort(key=lambda item: -item[0])
     out: list[Moving] = []
-    for score, travel, chain in things[: spec.keep]:
+    for score, travel, travels, chain in things[: spec.keep]:
         if score < 0.02 * things[0][0]:
             break
         likely = _likely(evidence, codes, usual_codes, chain)
@@ -139,7 +144,7 @@ def find_moving(
         masks = _followed(_cut_out(frames, shown, here, chain), frames, shown, here, flow)
         if any(_same(masks, thing.masks) for thing in out):
             continue
-        if travel < spec.travel and _growth(masks) < spec.growth:
+        if not travels and _growth(masks) < spec.growth:
             continue
         if _lasts(np.flatnonzero(masks.any((1, 2))), spec):
             strength = float(np.mean([r.strength for r in chain.values()]))

@@ -280,8 +280,8 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
         if not role:
             dropped["it may move or not"] += 1
             continue
-        good, reasons = consistency.check(frames, times, thing.masks, spec.consistency,
-                                          sight.flow)
+        own = following.own_flow(grey[chosen], thing.masks, sight.flow)
+        good, reasons = consistency.check(frames, times, thing.masks, spec.consistency, own)
         dropped.update(reasons)
         shown = out[good[out]]
         if len(shown) >= 3 and times[shown[-1]] - times[shown[0]] >= 1.0:
