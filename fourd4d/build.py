@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fourd4d import hf, settings
-from fourd4d.checkpoint.orbax import processor_dir, read_specs, restore_params
+from fourd4d.checkpoint.orbax import CheckpointManager, processor_dir, read_specs, restore_params
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import full_disk_told
@@ -32,7 +32,7 @@ from fourd4d.parallel import (
     use,
 )
 from fourd4d.processing import Processor, load_processor, load_tokenizer, tiny_tokenizer
-from fourd4d.train import NonFiniteError
+from fourd4d.train import NonFiniteError, TrainState, check_origin
 from fourd4d.train import state as train_state
 
 T = TypeVar("T")
@@ -191,6 +191,22 @@ def abstract(tree: Any) -> Any:
     """Shapes, dtypes and shardings of a tree of arrays: what a restore fills."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def resumed(checkpoints: CheckpointManager, state: TrainState, batches: Any,
+            about: Mapping[str, Any], where: object) -> tuple[int, TrainState]:
+    """(steps done, state): those of the newest checkpoint, ``batches`` put back where they were; or
+    0 and ``state`` where there is none. Raises InputError where the run began otherwise.
+
+    Args:
+      about: specs of this run, with its ``train.origin``.
+    """
+    first = checkpoints.latest() or 0
+    if first:
+        restored = checkpoints.restore(abstract(state), batches)
+        check_origin(restored.specs, about, where)
+        state = restored.state
+    return first, state
 
 
 def specs(config: Any, model: ModelConfig, processor: Processor,

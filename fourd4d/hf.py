@@ -29,6 +29,7 @@ from fourd4d.models.families import family
 from fourd4d.models.lora import merge_lora
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded
 from fourd4d.processing import Processor, Tokenizer, load_processor
+from fourd4d.train import state as train_state
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16),
            "bfloat16": np.dtype(ml_dtypes.bfloat16)}  # fmt: skip
@@ -53,8 +54,8 @@ class Bundle:
 
 
 def shapes(config: ModelConfig) -> Any:
-    """(graphdef, state of shapes). ``nnx.eval_shape`` takes logical names for mesh axes."""
-    return jax.eval_shape(lambda: nnx.split(Thinker(config, nnx.Rngs(0))))
+    """(graphdef, state of shapes)."""
+    return train_state.shapes(lambda rngs: Thinker(config, rngs))
 
 
 def is_hf(directory: str | os.PathLike[str]) -> bool:

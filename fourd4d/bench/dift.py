@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import jax
 
-from fourd4d.bench import fit, flops
+from fourd4d.bench import fit
 from fourd4d.bench.report import Result
 from fourd4d.core import metrics as metrics_lib
 from fourd4d.core.batch import Batch
@@ -53,10 +53,9 @@ def main(args: argparse.Namespace) -> Result:
 
     def operations(remat: Remat) -> float:
         plain = dataclasses.replace(config, remat=remat, attention="xla")  # Kernels hide theirs.
-        with use(mesh, rules):
-            return flops.count(*fit.step_of(plain, protocol, shape, mesh, **options))
+        return fit.operations(plain, protocol, shape, mesh, **options)
 
-    compiled, _ = fit.compile_step(config, protocol, shape, mesh, **options)
+    compiled = fit.compile_step(config, protocol, shape, mesh, **options)
     with use(mesh, rules):
         _, state = create_state(lambda rngs: Thinker(config, rngs), args.seed,
                                 make_optimizer(OptimizerSpec()), mesh, rules, fit.DECODER_ONLY)

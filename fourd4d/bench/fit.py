@@ -96,12 +96,19 @@ def step_of(
 
 
 def compile_step(config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, mesh: Mesh,
-                 rules: Rules = DEFAULT_RULES, **options: Any) -> tuple[Any, float]:
-    """(compiled DIFT step, its operations on all devices), from shapes alone; see ``step_of``."""
+                 rules: Rules = DEFAULT_RULES, **options: Any) -> Any:
+    """A compiled DIFT step, from shapes alone; see ``step_of``."""
     step, state, batch = step_of(config, protocol, shape, mesh, rules=rules, **options)
     with use(mesh, rules):
-        operations = flops.count(step, state, batch)
-        return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), operations
+        return jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+
+
+def operations(config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, mesh: Mesh,
+               rules: Rules = DEFAULT_RULES, **options: Any) -> float:
+    """Operations of a DIFT step on all devices; see ``step_of`` and ``flops.count``."""
+    parts = step_of(config, protocol, shape, mesh, rules=rules, **options)
+    with use(mesh, rules):
+        return flops.count(*parts)
 
 
 def measure(
@@ -114,13 +121,14 @@ def measure(
     used; then ``flops`` and ``estimated_step_seconds`` are absent.
     """
     try:
-        compiled, operations = compile_step(config, protocol, shape, mesh, **options)
+        compiled = compile_step(config, protocol, shape, mesh, **options)
     except jax.errors.JaxRuntimeError as error:
         found = _OVERFLOW.search(str(error))
         if not found:
             raise
         used, limit = (float(found[i]) * _UNITS[found[i + 1]] for i in (1, 3))
         return {"hbm_used_bytes": int(used), "hbm_limit_bytes": int(limit), "fits": 0}
+    count = operations(config, protocol, shape, mesh, **options)
     memory = compiled.memory_analysis()
     used = (memory.argument_size_in_bytes + memory.output_size_in_bytes
             - memory.alias_size_in_bytes + memory.temp_size_in_bytes
@@ -129,8 +137,8 @@ def measure(
         "hbm_used_bytes": int(used),
         "hbm_limit_bytes": chip.hbm_bytes,
         "fits": int(used <= chip.hbm_bytes),
-        "flops": operations,
-        "estimated_step_seconds": operations / (mesh.size * chip.peak_flops * _UTILISATION),
+        "flops": count,
+        "estimated_step_seconds": count / (mesh.size * chip.peak_flops * _UTILISATION),
     }
 
 

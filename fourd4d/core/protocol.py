@@ -36,6 +36,7 @@ _FIELDS: Final[tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...]] =
     (("system",), lambda text: isinstance(text, str), "text"),
 )  # fmt: skip
 
+
 @dataclasses.dataclass(frozen=True)
 class ProtocolSpec:
     """Numbers and wordings of the token protocol.

@@ -18,7 +18,6 @@ from fourd4d.train import (
     MetricWriter,
     OptimizerSpec,
     Outcome,
-    check_origin,
     make_optimizer,
     origin,
     run,
@@ -54,13 +53,9 @@ def train(config: Any) -> Outcome:
 
         with CheckpointManager(workdir / "checkpoints", keep=config.keep,
                                processor=bundle.processor.save) as checkpoints:
-            first = checkpoints.latest() or 0
             about = build.specs(config, bundle.config, bundle.processor, config.trainable) | origin(
                 state.params, config.seed)
-            if first:
-                restored = checkpoints.restore(build.abstract(state), batches)
-                check_origin(restored.specs, about, workdir)
-                state = restored.state
+            first, state = build.resumed(checkpoints, state, batches, about, workdir)
             writer = MetricWriter(workdir, first + 1)
 
             def held_out(at: int, now: Any) -> None:

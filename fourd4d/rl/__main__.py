@@ -19,7 +19,6 @@ from fourd4d.train import (
     MetricWriter,
     OptimizerSpec,
     Outcome,
-    check_origin,
     make_optimizer,
     origin,
     run,
@@ -50,11 +49,7 @@ def train(config: Any) -> Outcome:
 
         with CheckpointManager(workdir / "checkpoints", keep=config.keep,
                                processor=processor.save) as checkpoints:
-            first = checkpoints.latest() or 0
-            if first:
-                restored = checkpoints.restore(build.abstract(state), batches)
-                check_origin(restored.specs, about, workdir)
-                state = restored.state
+            first, state = build.resumed(checkpoints, state, batches, about, workdir)
             with MetricWriter(workdir, first + 1) as writer:
                 step = Step(Setting(
                     graphdef=bundle.graphdef, tx=tx, reference=reference, spec=spec,

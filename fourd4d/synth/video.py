@@ -11,6 +11,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -273,51 +274,45 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
     evidence, usual = residual.evidence(span.small, span.times, chosen, motion, spec.residual)
     sight = masks.Sight(frames, times, chosen, motion, evidence, usual, spec.objects)
     out = np.searchsorted(chosen, span.picked)
+    looks = grey[chosen]
     dropped: collections.Counter[str] = collections.Counter()
-    kept: list[masks.Found] = []
+    kept: list[tuple[masks.Found, dict[str, Any]]] = []  # Things, and where they are if they move.
     for thing in spec.masks.find(sight):
         role = thing.role or masks.role_of(sight, thing.masks)
         if not role:
             dropped["it may move or not"] += 1
             continue
-        own = following.own_flow(grey[chosen], thing.masks, sight.flow)
+        own = following.own_flow(looks, thing.masks, sight.flow)
         good, reasons = consistency.check(frames, times, thing.masks, spec.consistency, own)
         dropped.update(reasons)
         shown = out[good[out]]
         if len(shown) >= 3 and times[shown[-1]] - times[shown[0]] >= 1.0:
             believed = thing.masks & good[:, None, None]
-            kept.append(masks.Found(believed, thing.name, role))
+            place = {}
+            if role == "dynamic":
+                place = _place(believed, own, chosen, motion, path, out)
+                place["depth_within"] = spec.depth_within
+            kept.append((masks.Found(believed, thing.name, role), place))
     # Fainter evidence also hides a landmark, wherever it belongs to no thing.
     moving = evidence > 1.5
-    for thing in kept:
+    for thing, _ in kept:
         if thing.role == "dynamic":
             moving |= thing.masks
-    kept.sort(key=lambda thing: thing.role != "dynamic")
-    if all(thing.role == "dynamic" for thing in kept):
+    kept.sort(key=lambda item: item[0].role != "dynamic")
+    if all(thing.role == "dynamic" for thing, _ in kept):
         mark = landmarks.find_landmark(frames, chosen, motion, moving)
         if mark is not None and mark[out].any((1, 2)).sum() >= 2:
-            kept.append(masks.Found(mark, role="static"))
-    labels = naming.labels(frames, kept)
+            kept.append((masks.Found(mark, role="static"), {}))
+    labels = naming.labels(frames, [thing for thing, _ in kept])
     height, width = span.large.shape[1:3]
     made = []
-    for thing, label in zip(kept, labels):
+    for (thing, place), label in zip(kept, labels):
         shown = np.stack([_enlarge(thing.masks[m], height, width) for m in out])
         moves = thing.role == "dynamic"
-        track = Track(
+        made.append(Track(
             name=label, role="dynamic" if moves else "static", boxes=_boxes(shown), masks=shown,
-            source=spec.masks.name if moves or thing.name else "features",
-        )  # fmt: skip
-        if moves:
-            own = following.own_flow(grey[chosen], thing.masks, sight.flow)
-            sizes, grown = following.sizes(thing.masks)
-            flicker, drift = following.split_flicker(following.stray(thing.masks, own))
-            centres, depth = _centres(thing.masks, sizes, flicker, chosen, motion, path)
-            error = depth * np.linalg.norm(drift, axis=1) / motion.focal
-            swell = np.stack([following.swell(thing.masks, own, sizes), grown])
-            track = dataclasses.replace(track, centers=centres[out], depth=depth[out],
-                                        error=error[out], depth_error=swell[:, out],
-                                        depth_within=spec.depth_within)
-        made.append(track)
+            source=spec.masks.name if moves or thing.name else "features", **place,
+        ))  # fmt: skip
     return Clip(
         video_id=name, frames=span.large, timestamps=span.times[span.picked], tracks=tuple(made),
         camera=camera, poses=path.poses[span.picked],
@@ -355,6 +350,19 @@ def _boxes(masks: np.ndarray) -> np.ndarray:
         if len(xs):
             out[i] = (xs[0] / width, ys[0] / height, (xs[-1] + 1) / width, (ys[-1] + 1) / height)
     return out
+
+
+def _place(masks: np.ndarray, flow: np.ndarray, chosen: np.ndarray,
+           motion: features.CameraMotion, path: poses.CameraPath, out: np.ndarray
+           ) -> dict[str, Any]:
+    """Where a moving thing is in the looks ``out``, and how far off that may be: fields of
+    ``Track``. ``flow`` is its own, see ``following.own_flow``."""
+    sizes, grown = following.sizes(masks)
+    flicker, drift = following.split_flicker(following.stray(masks, flow))
+    centres, depth = _centres(masks, sizes, flicker, chosen, motion, path)
+    error = depth * np.linalg.norm(drift, axis=1) / motion.focal
+    swell = np.stack([following.swell(masks, flow, sizes), grown])
+    return dict(centers=centres[out], depth=depth[out], error=error[out], depth_error=swell[:, out])
 
 
 def _centres(masks: np.ndarray, sizes: np.ndarray, flicker: np.ndarray, chosen: np.ndarray,

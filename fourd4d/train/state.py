@@ -72,7 +72,7 @@ def _assemble(tree: Any, tx: optax.GradientTransformation, trainable: Sequence[s
     return TrainState(jnp.zeros((), jnp.int32), params, frozen, tx.init(params))
 
 
-def _shapes(make: Callable[[nnx.Rngs], nnx.Module]) -> Any:
+def shapes(make: Callable[[nnx.Rngs], nnx.Module]) -> Any:
     """(graphdef, state of shapes). ``nnx.eval_shape`` would take logical names for mesh axes."""
     return jax.eval_shape(lambda: nnx.split(make(nnx.Rngs(0))))
 
@@ -85,7 +85,7 @@ def abstract_state(
     trainable: Sequence[str] = EVERYTHING,
 ) -> tuple[Any, TrainState]:
     """(graphdef, state of ``jax.ShapeDtypeStruct`` with shardings); allocates nothing."""
-    graphdef, tree = _shapes(make)
+    graphdef, tree = shapes(make)
     state = jax.eval_shape(lambda tree: _assemble(tree, tx, trainable), tree)
     return graphdef, abstract_for(state, mesh, rules)
 
@@ -104,7 +104,7 @@ def create_state(
       make: builds the model.
       trainable: see ``split``.
     """
-    graphdef, _ = _shapes(make)
+    graphdef, _ = shapes(make)
 
     def init(key: Any) -> TrainState:
         return _assemble(nnx.split(make(nnx.Rngs(key)))[1], tx, trainable)
