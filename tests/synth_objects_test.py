@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fourd4d.synth import following, objects, residual
+from fourd4d.synth import bodies, following, objects, residual
 from fourd4d.synth.bundle import Solution
 from fourd4d.synth.features import CameraMotion
 from fourd4d.synth.tracking import PointTracks
@@ -48,9 +48,9 @@ def crossing(inside):
     return frames, evidence, np.repeat(scene[None], COUNT, 0), masks
 
 
-def find(frames, evidence, usual):
+def find(frames, evidence, usual, way=None):
     flow = following.backward_flow(np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]))
-    return objects.find_moving(frames, TIMES, np.arange(COUNT), evidence, usual, flow, camera())
+    return objects.find_moving(frames, TIMES, np.arange(COUNT), evidence, usual, flow, camera(way))
 
 
 def overlap(one, other):
@@ -127,3 +127,66 @@ def test_what_shows_plainly_all_the_time_may_go_less_far(strength, told):
         frames[m, 30:60, x : x + 30] = (200, 30, 30)
         evidence[m, 30:60, x : x + 30] = strength
     assert len(find(frames, evidence, np.repeat(scene[None], COUNT, 0))) == told
+
+
+def one_sided():
+    """A square that goes down and shows that it moves along its lower edge alone."""
+    frames = np.repeat(texture(5)[None], COUNT, 0)
+    evidence, masks = (np.zeros((COUNT, HEIGHT, WIDTH), d) for d in (np.float32, bool))
+    for m in range(COUNT):
+        y = 10 + 4 * m
+        masks[m, y : y + 30, 50:80] = True
+        frames[m][masks[m]] = (200, 30, 30)
+        evidence[m, y + 28 : y + 33, 50:80] = 3.0
+    return frames, evidence, masks
+
+
+def test_a_body_is_found_behind_one_edge_that_shows_its_motion():
+    frames, evidence, masks = one_sided()
+    (body,) = bodies.find_bodies(frames[3], evidence[3], 0.001, 0.15)
+    assert overlap(body, masks[3]) > 0.95
+
+
+def test_nothing_is_a_body_of_which_too_little_shows_or_that_is_too_large():
+    frames, evidence, _ = one_sided()
+    assert not bodies.find_bodies(frames[3], evidence[3], 0.001, 0.15, border=0.4)
+    assert not bodies.find_bodies(frames[3], evidence[3], 0.001, 0.05)
+
+
+def test_one_edge_finds_a_thing_where_the_camera_travels():
+    frames, evidence, masks = one_sided()
+    # The inside is as usual, and is not taken for a shadow of its own for that.
+    usual = np.where(evidence[..., None] > 0, texture(5), frames)
+    way = np.zeros((COUNT, 3))
+    way[:, 0] = 1e-3 * np.arange(COUNT)
+    (thing,) = find(frames, evidence, usual, way)
+    assert overlap(thing.masks, masks) > 0.9
+    # Elsewhere motion shows all over a thing, and an edge of one colour is no more than that.
+    assert not any(overlap(other.masks, masks) > 0.5 for other in find(frames, evidence, usual))
+
+
+def test_a_soft_shadow_is_no_thing():
+    scene = texture(6)
+    frames, usual = np.repeat(scene[None], COUNT, 0), np.repeat(scene[None], COUNT, 0)
+    evidence = np.zeros((COUNT, HEIGHT, WIDTH), np.float32)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    for m in range(COUNT):
+        dark = 0.35 * np.exp(-(((columns - 25 - 6 * m) / 14) ** 4) - ((rows - 48) / 14) ** 4)
+        frames[m] = (1 - dark)[..., None] * scene
+        evidence[m] = dark / 0.1
+    assert not find(frames, evidence, usual)
+    frames[evidence > 1] = (200, 30, 30)
+    assert len(find(frames, evidence, usual)) == 1
+
+
+def test_what_a_thing_uncovers_is_no_thing():
+    # Bars of the scene that come free one after the other, where most frames show the thing.
+    scene = texture(6)
+    frames = np.repeat(scene[None], COUNT, 0)
+    usual, evidence = frames.copy(), np.zeros((COUNT, HEIGHT, WIDTH), np.float32)
+    for m in range(COUNT):
+        x = 20 + 6 * m
+        usual[m, 30:60, x : x + 12] = (200, 30, 30)
+        evidence[m, 30:60, x : x + 12] = 3.0
+    assert not find(frames, evidence, usual)
+    assert find(usual, evidence, frames)  # The thing itself.

@@ -19,11 +19,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import gaussian_filter
 
 from fourd4d.synth import following
+from fourd4d.synth.bodies import find_bodies
 from fourd4d.synth.features import CameraMotion
 
 _CODES = 6 * 16 * 16
 _ALIKE = 0.2  # How much more like (Bhattacharyya) one place's colours must be than another's.
 _HINT = 1.1  # Growth of regions from which masks may grow enough.
+_SHADOW = 0.5  # Share of it under another light that makes a shadow; of things it is below 0.4.
 _PLAIN = 2.0  # Mean evidence of what is no flicker.
 _KEPT = 0.5  # Least overlap (IoU) of a mask with the one carried there from its neighbour.
 
@@ -35,6 +37,7 @@ class ObjectSpec:
     Attributes:
       keep: most moving things of a clip.
       smallest, largest: area of a region.
+      body: largest area of one that shows its motion at its edges only.
       gap: distance across which fragments are one region.
       lost: seconds a thing may go unseen.
       lasting: least share of the frames between its ends in which a thing is found.
@@ -46,6 +49,7 @@ class ObjectSpec:
     keep: int = 6
     smallest: float = 0.0012
     largest: float = 0.5
+    body: float = 0.15
     gap: float = 0.012
     lost: float = 0.7
     lasting: float = 0.5
@@ -84,6 +88,7 @@ class _Region:
     box: tuple[int, int, int, int]
     centre: np.ndarray
     area: float
+    own: np.ndarray  # Where it surely is the thing, and not what it came from.
     colours: np.ndarray
     strength: float
 
@@ -109,7 +114,10 @@ def find_moving(
     """
     spec = spec or ObjectSpec()
     codes, usual_codes = (np.stack([_codes(f) for f in pictures]) for pictures in (frames, usual))
-    regions = [_regions(c, e, spec) for c, e in zip(codes, evidence)]
+    # Where the camera travels, a thing's inside fits some depth, and its edges alone show.
+    whole = [find_bodies(f, e, spec.smallest, spec.body) if motion.kind == "moving" else []
+             for f, e in zip(frames, evidence)]
+    regions = [_regions(c, e, b, spec) for c, e, b in zip(codes, evidence, whole)]
     chains = _link(regions, times, chosen, motion, spec)
     diagonal = float(np.hypot(*frames.shape[1:3]))
     enough = min(spec.seconds, 0.6 * float(times[-1] - times[0]))
@@ -128,8 +136,10 @@ def find_moving(
         least = (0.7 if plain else 1.0) * spec.travel
         if travel < least and not grows:
             continue
-        shadow = np.mean([_shade(frames[m], usual[m], r) for m, r in chain.items()])
-        if shadow > 0.6:
+        shadow = np.mean([_shade(frames[m], usual[m], evidence[m], r) for m, r in chain.items()])
+        ghost = np.mean([_uncovered(codes[m], usual_codes[m], evidence[m], r)
+                         for m, r in chain.items()])
+        if shadow > _SHADOW or ghost > _ALIKE:
             continue
         score = len(chain) / len(times) * np.sqrt(area) * strength * (travel + 0.1)
         things.append((score, travel, travel >= least, chain))
@@ -157,7 +167,9 @@ def _lasts(found: np.ndarray, spec: ObjectSpec) -> bool:
     return len(found) >= 4 and len(found) >= spec.lasting * float(np.ptp(found) + 1)
 
 
-def _regions(codes: np.ndarray, evidence: np.ndarray, spec: ObjectSpec) -> list[_Region]:
+def _regions(codes: np.ndarray, evidence: np.ndarray, bodies: list[np.ndarray], spec: ObjectSpec
+             ) -> list[_Region]:
+    """Regions of evidence, the largest first; ``bodies`` take the place of their edges."""
     height, width = evidence.shape
     diagonal = np.hypot(height, width)
     size = max(1, round(spec.gap * diagonal))
@@ -171,21 +183,36 @@ def _regions(codes: np.ndarray, evidence: np.ndarray, spec: ObjectSpec) -> list[
     contours, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     pieces = [_outlined(c, evidence, codes) for c in contours
               if cv2.contourArea(c) >= 0.5 * spec.smallest * height * width]
+    pieces = _joined(sorted(pieces, key=lambda p: -p.mask.sum())[:12], evidence, codes)
     out = []
-    for piece in _joined(sorted(pieces, key=lambda p: -p.mask.sum())[:12], evidence, codes):
-        inside = piece.mask
+    for inside, own in _whole(pieces, bodies, evidence):
         area = float(inside.mean())
         if not spec.smallest <= area <= spec.largest:
             continue
         ys, xs = np.nonzero(inside)
         box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
         out.append(_Region(inside, box, np.array([xs.mean(), ys.mean()]), area,
-                           _histogram(codes[inside & (evidence > 1)]),
+                           own, _histogram(codes[own]),
                            float(np.minimum(evidence[inside], 6).mean())))
     return sorted(out, key=lambda r: -r.area)
 
 
-@dataclasses.dataclass
+def _whole(pieces: list[_Piece], bodies: list[np.ndarray], evidence: np.ndarray
+           ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Masks, and where in them surely is the thing: bodies instead of the edges about them, and the
+    other pieces."""
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for body in bodies:
+        near = cv2.dilate(body.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        edges = [p for p in pieces if (p.own & near).sum() >= 0.7 * p.own.sum()
+                 and (p.mask & body).sum() < 0.7 * body.sum()]
+        if edges and not any((body & other).any() for other, _ in found):
+            found.append((body, body))
+            pieces = [p for p in pieces if p not in edges]
+    return found + [(p.mask, p.mask & (evidence > 1)) for p in pieces]
+
+
+@dataclasses.dataclass(eq=False)
 class _Piece:
     """Connected evidence: its outline's points, what it fills, and the box around it."""
 
@@ -361,8 +388,8 @@ def _spread(areas: Sequence[float] | np.ndarray) -> float:
     return float(sides.max() / sides.min())
 
 
-def _shade(frame: np.ndarray, usual: np.ndarray, region: _Region) -> float:
-    """Share of a region that is its usual self under another light: a shadow comes or goes.
+def _shade(frame: np.ndarray, usual: np.ndarray, evidence: np.ndarray, region: _Region) -> float:
+    """Share of what shows at a region that is its usual self under another light: a shadow's.
 
     The light changes all colours alike, and smoothly: what the ground shows stays visible.
     """
@@ -373,7 +400,24 @@ def _shade(frame: np.ndarray, usual: np.ndarray, region: _Region) -> float:
     light = ratio.mean(-1)
     even = np.abs(cv2.blur(ratio - light[..., None], (3, 3))).max(-1) < 0.06
     smooth = cv2.blur(light * light, (7, 7)) - cv2.blur(light, (7, 7)) ** 2 < 0.09**2
-    return float(np.mean((even & smooth & (np.abs(light) < 0.9))[region.mask[area]]))
+    near = cv2.dilate(region.mask[area].astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    shows = near & (evidence[area] > 1)
+    return float(np.mean((even & smooth & (np.abs(light) < 0.9))[shows])) if shows.any() else 0.0
+
+
+def _uncovered(codes: np.ndarray, usual: np.ndarray, evidence: np.ndarray, region: _Region
+               ) -> float:
+    """How much more a region is like what is around it than it usually is: a thing left it."""
+    around = _ring(region, evidence)
+    now, before = (float(np.sqrt(_histogram(c[region.own]) * _histogram(codes[around])).sum())
+                   for c in (codes, usual))
+    return now - before
+
+
+def _ring(region: _Region, evidence: np.ndarray) -> np.ndarray:
+    wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (15, 15))
+    near = cv2.dilate(region.mask.astype(np.uint8), wide) > 0
+    return near & ~region.mask & (evidence < 0.5)
 
 
 def _likely(evidence: np.ndarray, codes: np.ndarray, usual: np.ndarray, chain: dict[int, _Region]
@@ -382,16 +426,14 @@ def _likely(evidence: np.ndarray, codes: np.ndarray, usual: np.ndarray, chain: d
 
     ``codes`` and ``usual`` are the colour classes of the frames and of what they usually show.
     """
-    wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (15, 15))
     likely = np.zeros(_CODES, np.float32)
     for _ in range(2):
         own, around = np.zeros(_CODES, np.float32), np.zeros(_CODES, np.float32)
         for m, region in chain.items():
             # Where the usual picture looks more like the thing than this one, the thing has left.
             left = likely[usual[m]] - likely[codes[m]] > 0.5
-            own += _histogram(codes[m][region.mask & (evidence[m] > 1) & ~left])
-            ring = (cv2.dilate(region.mask.astype(np.uint8), wide) > 0) & ~region.mask
-            around += _histogram(codes[m][ring & (evidence[m] < 0.5)])
+            own += _histogram(codes[m][region.own & ~left])
+            around += _histogram(codes[m][_ring(region, evidence[m])])
         likely = np.log((own / max(own.sum(), 1e-9) + 1e-4)
                         / (around / max(around.sum(), 1e-9) + 1e-4))
     return likely
