@@ -126,14 +126,14 @@ class Scores:
         self.seconds += other.seconds
         return self
 
-    def camera(self, poses: str) -> dict[str, float]:
+    def camera(self, poses: str) -> dict[str, float | int]:
         f1 = {move: _f1(self.hits[move], self.false[move], self.missed[move]) for move in MOVES}
         shown = [f1[m] for m in MOVES if self.hits[m] + self.missed[m]]
         out = {f"camera_macro_f1_{poses}": float(np.mean(shown)) if shown else 0.0}
         out |= {f"camera_f1_{poses}_{m.lower().replace(' ', '_')}": v for m, v in f1.items()}
         return out | {f"camera_told_share_{poses}": _mean(self.told)}
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | int]:
         found, same = SAME
         out = {"object_found": _mean([iou >= found for iou in self.ious]),
                "mask_iou_median": float(np.median(self.ious)) if self.ious else 0.0,
@@ -301,7 +301,7 @@ def _count_moves(scores: Scores, truth: Clip, seen: Clip, step: float = 0.1) -> 
         scores.missed.update(real - told)
 
 
-def speed(batches: int) -> dict[str, float]:
+def speed(batches: int) -> dict[str, float | int]:
     """Frames a second of the renderer, drawing and labels left out, at two sizes.
 
     ``plain`` scenes are those of the quickstart, ``rich`` ones those of this benchmark.
@@ -321,7 +321,7 @@ def speed(batches: int) -> dict[str, float]:
     return out
 
 
-def endurance(count: int, first: int = 100) -> dict[str, float]:
+def endurance(count: int, first: int = 100) -> dict[str, float | int]:
     """Clips a minute from drawing to questions, and peak memory after ``first`` and all clips.
 
     Clips are those of the quickstart; nothing is stored.
@@ -357,7 +357,7 @@ def _questions(clip: Clip) -> Iterator[tuple[str, Question]]:
         yield kind, question
 
 
-def guessers(count: int, scenes: SceneSpec | None = None) -> dict[str, float]:
+def guessers(count: int, scenes: SceneSpec | None = None) -> dict[str, float | int]:
     """Accuracy of answering ``count`` questions from their options, or their letters, alone.
 
     Each guesser learns how often every option (or letter) was right on one half of the questions
