@@ -2,8 +2,10 @@
 
 import collections
 import dataclasses
+import gc
 import itertools
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -370,3 +372,24 @@ def test_speed_is_not_told_from_within_a_step():
     with pytest.raises(Dropped, match="too close in time"):
         measure.sure_speed(clip, track, (0, 1, 2, 3), Margins())
     assert measure.sure_speed(clip, track, (0, 2, 4, 6, 8), Margins())[0] == "Constant speed"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_that_was_asked_about_is_freed_at_once(kind):
+    # Left to the garbage collector, hundreds of them pile up first.
+    spec = dataclasses.replace(SPEC, parts=3)
+    refused, alive = 0, []
+    gc.collect()
+    gc.disable()
+    try:
+        for number, clip in enumerate(clips(SceneSpec(), seed=6, start=0, count=16)):
+            try:
+                ask(clip, kind, np.random.default_rng(number), spec)
+            except Dropped:
+                refused += 1
+            alive.append(weakref.ref(clip))
+        del clip
+        assert refused or kind == "camera"
+        assert not [ref for ref in alive if ref() is not None]
+    finally:
+        gc.enable()

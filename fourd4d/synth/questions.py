@@ -130,13 +130,13 @@ def ask(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec,
         raise Dropped(f"{kind}: nothing moves")
     if kind not in KINDS:
         raise InputError("question kind", f"unknown value {kind!r}", f"Use one of {KINDS}")
-    refused: list[Dropped] = []
+    reason = ""  # Not the exception, which would hold on to this frame, and so to the clip.
     for first, last in _windows(track, kind, spec):
         try:
             return _about(clip, kind, rng, spec, track, first, last)
         except Dropped as why:
-            refused.append(why)
-    raise refused[0]
+            reason = reason or str(why)
+    raise Dropped(reason)
 
 
 def _windows(track: Track, kind: str, spec: QuestionSpec) -> Iterator[tuple[int, int]]:
