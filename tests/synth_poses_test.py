@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import cv2
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -11,7 +12,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.synth import colmap, poses
 from fourd4d.synth.bundle import Solution
 from fourd4d.synth.clip import CameraSegment
-from fourd4d.synth.features import CameraMotion, NoMotion, explain
+from fourd4d.synth.features import CameraMotion, NoMotion, estimate, explain
 from fourd4d.synth.poses import (
     GivenPoses,
     SpatialVidPoses,
@@ -196,6 +197,36 @@ def test_a_thing_that_owns_most_points_is_no_scene_and_far_things_at_rest_are_no
     assert explain(seen(poses, points[60:]), (120, 160)).kind == "moving"
     with pytest.raises(NoMotion, match="the ground moves"):
         explain(seen(poses, points), (120, 160))
+
+
+def fish(seed, corners, number=8):
+    """A still camera above darting fish; of the tank's frame some corners show."""
+    rng = np.random.default_rng(seed)
+    at, turn = rng.uniform([30, 30], [170, 162], (number, 2)), rng.uniform(0, 2 * np.pi, number)
+    out = []
+    for _ in range(50):
+        picture = np.full((192, 240), 175, np.float32)
+        for x, y in corners:
+            cv2.rectangle(picture, (x, y), (x + 9, y + 9), 200, 1)
+        for k in range(number):
+            turn[k] += rng.normal(0, 0.5)
+            ahead = np.array([np.cos(turn[k]), np.sin(turn[k])])
+            place = at[k] + ahead * 9 * rng.uniform(0.2, 1.6)
+            at[k] = place.clip((15, 15), (175, 177))
+            turn[k] += np.pi / 2 * (place != at[k]).sum()
+            ends = np.round(at[k] + np.outer([-6, 6], ahead)).astype(int)
+            cv2.line(picture, *ends.tolist(), 70, 2, cv2.LINE_AA)
+        picture += rng.normal(0, 1.5, picture.shape)
+        out.append(cv2.GaussianBlur(picture, (0, 0), 0.8).clip(0, 255).astype(np.uint8))
+    return np.stack(out)
+
+
+def test_what_flits_about_before_a_plain_ground_is_no_camera_motion():
+    # What lives for two frames or three fits any camera.
+    frame = [(200, 20), (200, 60), (215, 40), (215, 80)]
+    assert estimate(fish(1, frame, number=14)).kind == "still"
+    with pytest.raises(NoMotion, match="flits about"):
+        estimate(fish(1, [(200, 50)]))
 
 
 def test_too_few_points_tell_nothing():

@@ -56,6 +56,8 @@ class FeatureSpec:
       empty: share of all sightings below which a side of the picture tells nothing.
       sides: least number of the picture's four sides at which points follow a camera that moves:
         the scene is all about, a thing is not.
+      slight: how far what is followed for long goes at most if it does not show such a camera, and
+      shown: the least share of it that must.
     """
 
     points: int = 240
@@ -74,6 +76,8 @@ class FeatureSpec:
     rests: float = 0.25
     empty: float = 0.05
     sides: int = 3
+    slight: float = 1.5
+    shown: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +207,13 @@ def explain(
         ground = _shares(tracks, static, size, spec)[3]
         if kind != "still" and ground is not None and ground < spec.rests:
             raise NoMotion("the ground moves otherwise")
+        if kind != "still" and not _shown(tracks.take(static), spec, pixel):
+            kind, fine = "still", _refine(tracks, size, _identity(frames, 0, focal),
+                                          np.arange(frames), "still", pixel)
+            static = _errors(fine) < spec.inlier * pixel
+            share = float(np.average(static, weights=_length(fine)))
+            if share < spec.resting:
+                raise NoMotion("what can be followed for long rests, and most flits about")
     if kind == "moving":
         depth = _scene_depth(tracks, fine, np.array([size[1] - 1, size[0] - 1]) / 2, static)
     else:
@@ -222,14 +233,31 @@ def keeps_place(tracks: PointTracks, size: tuple[int, int],
     A point rests if it stays within a shake of its usual place while it is seen, for a while.
     """
     spec = spec or FeatureSpec()
-    length = tracks.seen.sum(1)
-    usual = np.nanmedian(tracks.xy, axis=1)
-    away = np.nanpercentile(np.linalg.norm(tracks.xy - usual[:, None], axis=2), 90, axis=1)
-    rests = away <= spec.shake * max(size) / 320
-    telling = ~rests | (length >= spec.brief)
+    rests = _away(tracks) <= spec.shake * max(size) / 320
+    telling = ~rests | (tracks.seen.sum(1) >= spec.brief)
     shares = _shares(tracks.take(telling), rests[telling], size, spec)
     moving = [share is not None and share < spec.rests for share in shares]
     return bool(sum(moving) <= 1 and not moving[3] and shares.count(None) < 4 - sum(moving))
+
+
+def _away(tracks: PointTracks) -> Float[np.ndarray, "N"]:
+    """How far a point usually is from its usual place at most, pixels."""
+    usual = np.nanmedian(tracks.xy, axis=1)
+    return np.nanpercentile(np.linalg.norm(tracks.xy - usual[:, None], axis=2), 90, axis=1)
+
+
+def _shown(static: PointTracks, spec: FeatureSpec, pixel: float) -> bool:
+    """Whether points of the scene that are followed for long move at all.
+
+    Where those that can be followed rest, what a camera seems to do it does between the lives of
+    points that last for a frame or two: things that flit about before a plain ground.
+    """
+    length = static.seen.sum(1)
+    long = length >= min(spec.brief, static.xy.shape[1])
+    if long.sum() < 4:
+        return True
+    moves = _away(static.take(long)) > spec.slight * pixel
+    return float(np.average(moves, weights=length[long])) >= spec.shown
 
 
 def _shares(tracks: PointTracks, which: np.ndarray, size: tuple[int, int], spec: FeatureSpec
