@@ -1,5 +1,7 @@
 """Moving things from evidence: edges that belong together, growth, what is far away."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -190,3 +192,27 @@ def test_what_a_thing_uncovers_is_no_thing():
         evidence[m, 30:60, x : x + 12] = 3.0
     assert not find(frames, evidence, usual)
     assert find(usual, evidence, frames)  # The thing itself.
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_caption_is_no_moving_thing(step):
+    """It keeps its place in the picture while the camera turns; what hardly does is a thing."""
+    wide, usual = texture(7, width=2 * WIDTH), []
+    frames, evidence = [], np.zeros((COUNT, HEIGHT, WIDTH), np.float32)
+    for m in range(COUNT):
+        usual.append(wide[:, 4 * m : 4 * m + WIDTH])
+        frames.append(usual[-1].copy())
+        x = 50 + step * m // 2
+        frames[-1][40:56, x : x + 40] = (240, 240, 240)
+        evidence[m, 40:56, x : x + 40] = 3.0
+    poses = np.tile(np.eye(4), (COUNT, 1, 1))
+    turn = np.arctan(4 * np.arange(COUNT) / 120.0)
+    poses[:, 0, 0] = poses[:, 2, 2] = np.cos(turn)
+    poses[:, 0, 2], poses[:, 2, 0] = np.sin(turn), -np.sin(turn)
+    still = camera()
+    turning = dataclasses.replace(still, kind="turning", poses=poses, solution=dataclasses.replace(
+        still.solution, rotation=poses[:, :3, :3]))
+    grey = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames])
+    found = objects.find_moving(np.stack(frames), TIMES, np.arange(COUNT), evidence,
+                                np.stack(usual), following.backward_flow(grey), turning)
+    assert len(found) == step

@@ -57,11 +57,11 @@ def own_flow(grey: UInt8[np.ndarray, "M H W"], masks: Bool[np.ndarray, "M H W"],
     solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     height, width = masks.shape[1:]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    centres = _centres(masks)
+    middle = centres(masks)
     out = flow.copy()
-    for before in np.flatnonzero(np.isfinite(centres[:-1, 0] + centres[1:, 0])):
+    for before in np.flatnonzero(np.isfinite(middle[:-1, 0] + middle[1:, 0])):
         now = before + 1
-        way = centres[now] - centres[before]
+        way = middle[now] - middle[before]
         area = _around(masks[now])
         matrix = np.array([[1, 0, way[0]], [0, 1, way[1]]])
         shifted = cv2.warpAffine(grey[before], matrix, (width, height),
@@ -89,12 +89,12 @@ def _around(mask: np.ndarray, least: int = 48) -> tuple[slice, slice]:
     return out[0], out[1]
 
 
-def _centres(masks: np.ndarray) -> np.ndarray:
-    """Centres (x, y) of masks, NaN where they are empty."""
-    centres = np.full((len(masks), 2), np.nan)
+def centres(masks: Bool[np.ndarray, "M H W"]) -> Float[np.ndarray, "M 2"]:
+    """Centres (x, y) of masks, pixels; NaN where they are empty."""
+    out = np.full((len(masks), 2), np.nan)
     for m in np.flatnonzero(masks.any((1, 2))):
-        centres[m] = np.mean(np.nonzero(masks[m])[::-1], axis=1)
-    return centres
+        out[m] = np.mean(np.nonzero(masks[m])[::-1], axis=1)
+    return out
 
 
 def cut_by_edge(masks: Bool[np.ndarray, "M H W"]) -> Bool[np.ndarray, "M"]:
@@ -121,7 +121,7 @@ def stray(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
     The pixels' way is summed over the looks in which the mask is seen and held where it is not, and
     is laid over the centre's way such that most looks agree.
     """
-    return _apart(masks, _centres(masks), lambda before, now: -np.median(
+    return _apart(masks, centres(masks), lambda before, now: -np.median(
         flow[before][masks[now]], axis=0))
 
 

@@ -26,6 +26,7 @@ _CODES = 6 * 16 * 16
 _ALIKE = 0.2  # How much more like (Bhattacharyya) one place's colours must be than another's.
 _HINT = 1.1  # Growth of regions from which masks may grow enough.
 _SHADOW = 0.5  # Share of it under another light that makes a shadow; of things it is below 0.4.
+_PINNED = 0.004  # Share of the diagonal that what is fixed to the picture may go.
 _PLAIN = 2.0  # Mean evidence of what is no flicker.
 _KEPT = 0.5  # Least overlap (IoU) of a mask with the one carried there from its neighbour.
 
@@ -155,6 +156,8 @@ def find_moving(
         if any(_same(masks, thing.masks) for thing in out):
             continue
         if not travels and _growth(masks) < spec.growth:
+            continue
+        if motion.kind != "still" and travel > 2 * spec.travel and _pinned(masks):
             continue
         if _lasts(np.flatnonzero(masks.any((1, 2))), spec):
             strength = float(np.mean([r.strength for r in chain.values()]))
@@ -369,6 +372,15 @@ def _going(chain: dict[int, _Region], chosen: np.ndarray, motion: CameraMotion
                             1 / motion.depth(int(chosen[first])))
         ways.append(np.linalg.norm(region.centre - home))
     return float(np.percentile(ways, 90)), _spread([chain[m].area for m in sorted(chain)])
+
+
+def _pinned(masks: np.ndarray) -> bool:
+    """Whether masks keep their place in the picture, as a caption does before a moving scene."""
+    middle = following.centres(masks)
+    middle = middle[np.isfinite(middle[:, 0])]
+    away = np.linalg.norm(middle - np.median(middle, axis=0), axis=1)
+    # While it fades in or out, parts of it stand for the whole.
+    return bool(np.percentile(away, 75) < _PINNED * np.hypot(*masks.shape[1:]))
 
 
 def _growth(masks: np.ndarray) -> float:
