@@ -25,6 +25,7 @@ from scipy.sparse import csr_matrix
 from fourd4d.core.errors import InputError
 from fourd4d.synth import following, objects, residual
 from fourd4d.synth.features import CameraMotion
+from fourd4d.synth.letterbox import WHOLE, Window
 from fourd4d.synth.objects import ObjectSpec
 from fourd4d.synth.poses import SPATIALVID_STEP
 
@@ -41,6 +42,9 @@ class Sight:
       chosen: numbers of the frames among those that ``motion`` was estimated from.
       evidence: above 1 where something moves by itself.
       usual: what most other frames show in each pixel's place.
+      whole: height and width of the file's frames at this scale, black bars included; None where
+        there are no bars.
+      window: which part of them these frames are.
     """
 
     frames: UInt8[np.ndarray, "M H W 3"]
@@ -50,6 +54,8 @@ class Sight:
     evidence: Float[np.ndarray, "M H W"]
     usual: UInt8[np.ndarray, "M H W 3"]
     spec: ObjectSpec = ObjectSpec()
+    whole: tuple[int, int] | None = None
+    window: Window = WHOLE
 
     @functools.cached_property
     def flow(self) -> Float[np.ndarray, "L H W 2"]:
@@ -245,13 +251,17 @@ class GivenMasks:
                              "Give masks of the whole video")
         labels = stored.labels[pick]
         labels[away > 0.5 * step + 1e-3] = 0
-        size = (sight.frames.shape[1], sight.frames.shape[2])
+        size = sight.whole or (sight.frames.shape[1], sight.frames.shape[2])
+
+        def shown(masks: np.ndarray) -> np.ndarray:
+            return sight.window.crop(fitted(masks, size, self.path))
+
         if not stored.apart:
-            return [Found(m) for m in split(fitted(labels > 0, size, self.path), sight)]
+            return [Found(m) for m in split(shown(labels > 0), sight)]
         out = []
         for number in np.unique(labels[labels > 0]):
             name = stored.names[number - 1] if number <= len(stored.names) else ""
-            masks = fitted(labels == number, size, self.path)
+            masks = shown(labels == number)
             if masks.any():
                 out.append(Found(masks, name))
         return sorted(out, key=lambda found: -int(found.masks.sum()))

@@ -27,6 +27,7 @@ from fourd4d.synth import (
     features,
     following,
     landmarks,
+    letterbox,
     masks,
     naming,
     objects,
@@ -254,7 +255,12 @@ def _shrink(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def look(span: Span, name: str, spec: DigestSpec) -> Clip:
-    """A clip of a span. Raises Refused with the reason where nothing can be told."""
+    """A clip of a span, without the picture's black bars. Raises Refused with the reason where
+    nothing can be told."""
+    window, whole = letterbox.window(span.small), span.small.shape[1:3]
+    if window != letterbox.WHOLE:
+        span = dataclasses.replace(span, small=window.crop(span.small),
+                                   large=window.crop(span.large))
     seconds = float(span.times[-1] - span.times[0])
     if len(span.large) < 4 or seconds < spec.shortest:
         raise Refused(f"shorter than {spec.shortest:g} s")
@@ -272,7 +278,8 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
     chosen = _looks(span, spec.looks)
     frames, times = span.small[chosen], span.times[chosen]
     evidence, usual = residual.evidence(span.small, span.times, chosen, motion, spec.residual)
-    sight = masks.Sight(frames, times, chosen, motion, evidence, usual, spec.objects)
+    sight = masks.Sight(frames, times, chosen, motion, evidence, usual, spec.objects, whole,
+                        window)
     out = np.searchsorted(chosen, span.picked)
     looks = grey[chosen]
     dropped: collections.Counter[str] = collections.Counter()
@@ -319,7 +326,8 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
         provenance={"source": "video", "camera": path.source, "objects": spec.masks.name,
                     "scale": path.scale, "camera_model": motion.kind,
                     "camera_support": round(motion.support, 3), "distance": "scale change",
-                    "masks_dropped": dict(dropped)},
+                    "masks_dropped": dict(dropped)}
+        | ({} if window == letterbox.WHOLE else {"window": dataclasses.asdict(window)}),
     )  # fmt: skip
 
 
