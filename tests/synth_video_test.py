@@ -10,7 +10,7 @@ import pytest
 from fourd4d.core.errors import InputError
 from fourd4d.synth import consistency, following, naming, video
 from fourd4d.synth.clip import CameraSegment
-from fourd4d.synth.shots import CutDetector, gradual
+from fourd4d.synth.shots import CutDetector, ShotSpec, gradual
 from fourd4d.synth.video import DigestSpec, digest, iterate
 
 HEIGHT, WIDTH, FPS = 96, 128, 12
@@ -327,6 +327,17 @@ def test_dissolves_and_fades_end_a_shot(tmp_path, to_black):
         first, last = 24 / FPS, (24 + len(between)) / FPS
         assert all(t[-1] < first + 0.3 or t[0] > last - 0.3 for t in times if len(t) >= 4)
         assert min(t[0] for t in times) == 0 and max(t[-1] for t in times) > last + 1.5
+
+
+def test_faded_ends_are_left_out_though_no_blend_was_seen():
+    # In the dark no point can be followed, and the whole shot would be refused.
+    light = [0.0, 0.3, 0.6, 0.9, *[1.0] * 12, 0.7, 0.4, 0.1, 0.0]
+    frames = [(s * view(photo(6), x=3 * i)).astype(np.uint8) for i, s in enumerate(light)]
+    times = [i / FPS for i in range(len(light))]
+    reel = video._Reel(frames, times, frames[::2], list(range(0, len(light), 2)))
+    (span,) = reel.pieces(video._Reel(), video._Reel(), ShotSpec(dissolve=0.0))
+    assert (span.times[0], span.times[-1]) == (times[2], times[16])
+    assert len(span.large) == 8 and (span.small[span.picked[0]] == span.large[0]).all()
 
 
 @pytest.mark.parametrize("shape", ["bar", "iris"])

@@ -26,6 +26,8 @@ class ShotSpec:
       dip: largest share of its detail that the middle of a dissolve keeps: blended textures cancel.
       blended: largest difference of the frames within a dissolve from a blend of its ends, as a
         share of the ends' difference.
+      clear: least contrast of a shot's first and last frame, as a share of its usual one: the rest
+        fades in or out.
       either: least share of a wipe's places that show the one shot or the other, not a blend.
     """
 
@@ -36,6 +38,7 @@ class ShotSpec:
     dissolve: float = 2.5
     blended: float = 0.28
     dip: float = 0.85
+    clear: float = 0.5
     either: float = 0.7
 
 

@@ -167,7 +167,7 @@ class _Reel:
         return _Reel(self.small[first:], self.times[first:])
 
     def pieces(self, before: _Reel, after: _Reel, shots: ShotSpec) -> Iterator[Span]:
-        """Spans without dissolves and fades; each starts with a frame of the clip.
+        """Spans without dissolves and faded ends; each starts with a frame of the clip.
 
         ``before`` and ``after`` are neighbours in the same shot, where a dissolve may begin or end.
         """
@@ -179,7 +179,10 @@ class _Reel:
         good = good[len(before.small) :][: len(self.small)]
         edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(int)))
         picked = np.array(self.picked)
+        contrast = np.array([frame.std() for frame in self.small])
         for a, b in edges.reshape(-1, 2):
+            clear = a + np.flatnonzero(contrast[a:b] >= shots.clear * np.median(contrast[a:b]))
+            a, b = clear[0], clear[-1] + 1
             inside = np.flatnonzero((picked >= a) & (picked < b))
             if len(inside):
                 start = picked[inside[0]]
