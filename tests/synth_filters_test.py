@@ -47,5 +47,16 @@ def test_hashes_survive_scaling_and_recompression_only():
     assert filters.near_duplicates({}) == {}
 
 
+def test_a_hash_does_not_see_black_bars():
+    rng = np.random.default_rng(1)
+    rough = rng.integers(60, 255, (2, 6, 6, 3), dtype=np.uint8)
+    one, other = (cv2.resize(r, (96, 72), interpolation=cv2.INTER_CUBIC) for r in rough)
+    barred = [np.pad(picture, ((20, 20), (0, 0), (0, 0))) for picture in (one, other)]
+    whole, framed = filters.clip_hash([one, other]), filters.clip_hash(barred)
+    assert filters.hash_distance(whole, framed) <= 8
+    # Frames of several sizes have no common picture, and are taken as they are.
+    assert len(filters.clip_hash([one, barred[0]])) == 4
+
+
 def test_overlap_counts_training_samples_of_benchmark_videos():
     assert filters.overlap(["a", "b", "a", "c"], ["a", "d"]) == {"a": 2}

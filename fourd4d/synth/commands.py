@@ -153,7 +153,7 @@ def hash_of(sample: Sample, root: Path) -> tuple[int, ...]:
             images = [decode_image(path.read_bytes(), path).pixels for path in paths]
         except OSError as error:
             raise InputError(where, f"a frame cannot be read ({error})", "Give --root") from error
-        return tuple(filters.perceptual_hash(image) for image in images)
+        return filters.clip_hash(images, MOMENTS)
     return _hash_file(jsonl.inside(root, sample.video, where))
 
 
@@ -180,7 +180,7 @@ def hashes_at(path: str | os.PathLike[str], root: str | os.PathLike[str] | None 
 
 def _hash_record(record: Record) -> tuple[int, ...]:
     picked = np.linspace(0, len(record.frames) - 1, MOMENTS).round().astype(int)
-    return tuple(filters.perceptual_hash(decode_image(record.frames[i]).pixels) for i in picked)
+    return filters.clip_hash([decode_image(record.frames[i]).pixels for i in picked], MOMENTS)
 
 
 def dedup(args: argparse.Namespace) -> str:

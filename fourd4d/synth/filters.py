@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import LETTERS, Sample
+from fourd4d.synth import letterbox
 
 Answer = Callable[[Sequence[Sample], int], Sequence[Sequence[str | None]]]
 """Maps samples and a number of tries k to k letters each (None where an answer has none)."""
@@ -70,10 +71,14 @@ def perceptual_hash(frame: UInt8[np.ndarray, "H W 3"], side: int = 8) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def clip_hash(frames: UInt8[np.ndarray, "T H W 3"], moments: int = 4) -> tuple[int, ...]:
-    """Hashes of evenly spaced frames."""
-    picked = np.linspace(0, len(frames) - 1, moments).round().astype(int)
-    return tuple(perceptual_hash(frames[i]) for i in picked)
+def clip_hash(frames: Sequence[UInt8[np.ndarray, "H W 3"]] | UInt8[np.ndarray, "T h w 3"],
+              moments: int = 4) -> tuple[int, ...]:
+    """Hashes of evenly spaced frames, without the black bars around their picture."""
+    picked = [frames[i] for i in np.linspace(0, len(frames) - 1, moments).round().astype(int)]
+    if len({frame.shape for frame in picked}) == 1:
+        pictures = np.stack(picked)
+        picked = list(letterbox.window(pictures).crop(pictures))
+    return tuple(perceptual_hash(frame) for frame in picked)
 
 
 def hash_distance(one: Sequence[int], other: Sequence[int]) -> float:
