@@ -71,7 +71,7 @@ def perceptual_hash(frame: UInt8[np.ndarray, "H W 3"], side: int = 8) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def clip_hash(frames: Sequence[UInt8[np.ndarray, "H W 3"]] | UInt8[np.ndarray, "T h w 3"],
+def clip_hash(frames: Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "T H W 3"],
               moments: int = 4) -> tuple[int, ...]:
     """Hashes of evenly spaced frames, without the black bars around their picture."""
     picked = [frames[i] for i in np.linspace(0, len(frames) - 1, moments).round().astype(int)]
