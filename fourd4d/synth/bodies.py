@@ -28,8 +28,7 @@ def find_bodies(frame: UInt8[np.ndarray, "H W 3"], evidence: Float[np.ndarray, "
       evidence: above 1 where something moves by itself.
       smallest, largest: area, shares of the frame.
     """
-    strong = cv2.morphologyEx((evidence > 1).astype(np.uint8), cv2.MORPH_OPEN,
-                              np.ones((2, 2), np.uint8))
+    strong = above(evidence, 1.0)
     five, nine = np.ones((5, 5), np.uint8), np.ones((9, 9), np.uint8)
     near = cv2.dilate(strong, five) > 0
     _, labels, stats, _ = cv2.connectedComponentsWithStats(
@@ -50,7 +49,7 @@ def find_bodies(frame: UInt8[np.ndarray, "H W 3"], evidence: Float[np.ndarray, "
                 continue
             alike = _flood(soft, int(xs[i]), int(ys[i]))
             tried |= alike
-            body = _outlined(alike)
+            body = _largest_piece(alike)
             if not smallest <= body.mean() <= largest:
                 continue
             outside = (cv2.dilate(body, five) > 0) & (body == 0)
@@ -58,6 +57,12 @@ def find_bodies(frame: UInt8[np.ndarray, "H W 3"], evidence: Float[np.ndarray, "
             if share >= border:
                 out.append((share, body > 0))
     return [body for _, body in sorted(out, key=lambda item: -item[0])]
+
+
+def above(evidence: Float[np.ndarray, "H W"], level: float) -> UInt8[np.ndarray, "H W"]:
+    """1 where evidence exceeds a level over two pixels by two at least, else 0."""
+    return cv2.morphologyEx((evidence > level).astype(np.uint8), cv2.MORPH_OPEN,
+                            np.ones((2, 2), np.uint8))
 
 
 def _flood(soft: np.ndarray, x: int, y: int) -> np.ndarray:
@@ -68,8 +73,8 @@ def _flood(soft: np.ndarray, x: int, y: int) -> np.ndarray:
     return mask[1:-1, 1:-1] > 0
 
 
-def _outlined(alike: np.ndarray) -> np.ndarray:
-    """The largest piece without its holes and hairs."""
+def _largest_piece(alike: np.ndarray) -> np.ndarray:
+    """Without its holes and hairs."""
     thick = cv2.morphologyEx(alike.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     contours, _ = cv2.findContours(thick, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     out = np.zeros(alike.shape, np.uint8)

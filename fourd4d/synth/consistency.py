@@ -126,7 +126,7 @@ def _jumps(times: np.ndarray, masks: np.ndarray, area: np.ndarray, good: np.ndar
     seen = np.flatnonzero(good)
     if len(seen) < 3:
         return []
-    centre = np.array([np.array(np.nonzero(masks[t])).mean(1) for t in seen])
+    centre = following.centres(masks)[seen]
     side = np.sqrt(area[seen] * masks[0].size)
     out: dict[int, str] = {}
     for i, t in enumerate(seen):

@@ -211,7 +211,7 @@ def explain(
             kind, fine = "still", _refine(tracks, size, _identity(frames, 0, focal),
                                           np.arange(frames), "still", pixel)
             static = _errors(fine) < spec.inlier * pixel
-            share = float(np.average(static, weights=_length(fine)))
+            share = _support(fine, spec, pixel)
             if share < spec.resting:
                 raise NoMotion("what can be followed for long rests, and most flits about")
     if kind == "moving":

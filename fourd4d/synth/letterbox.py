@@ -41,9 +41,7 @@ def window(frames: UInt8[np.ndarray, "T H W 3"]) -> Window:
     top, bottom = _between(black.mean((0, 2)) >= _SHARE)
     if bottom - top < _LEFT:
         return WHOLE
-    height, width = black.shape[1:]
-    inside = black[:, int(np.ceil(top * height)) : int(bottom * height)]
-    left, right = _between(inside.mean((0, 1)) >= _SHARE)
+    left, right = _between(Window(top, bottom).crop(black).mean((0, 1)) >= _SHARE)
     return Window(top, bottom, left, right) if right - left >= _LEFT else WHOLE
 
 

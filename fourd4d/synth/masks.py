@@ -43,7 +43,7 @@ class Sight:
       evidence: above 1 where something moves by itself.
       usual: what most other frames show in each pixel's place.
       whole: height and width of the file's frames at this scale, black bars included; None where
-        there are no bars.
+        they are these frames' own.
       window: which part of them these frames are.
     """
 
@@ -149,7 +149,7 @@ def role_of(sight: Sight, masks: Bool[np.ndarray, "M H W"]) -> Literal["dynamic"
     whole = seen[~following.cut_by_edge(masks[seen])]
     seen = whole if len(whole) >= 2 else seen
     first = int(seen[0])
-    centre = [np.array(np.nonzero(masks[m])[::-1], float).mean(1) for m in seen]
+    centre = following.centres(masks)[seen]
     ys, xs = np.nonzero(masks[first])
     depth = residual.inverse_depth_map(sight.motion, int(sight.chosen[first]))
     inverse = float(np.median(depth[ys, xs]))
@@ -415,7 +415,7 @@ def _carried(track: dict[int, np.ndarray], now: int, sight: Sight) -> np.ndarray
     inverse = 1 / sight.motion.depth(int(sight.chosen[last]))
 
     def centre(m: int) -> np.ndarray:
-        return np.array(np.nonzero(track[m])[::-1], float).mean(1)
+        return following.centres(track[m][None])[0]
 
     here = centre(last)
     there = sight.motion.place(int(sight.chosen[last]), int(sight.chosen[now]), here, inverse)

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import gaussian_filter
 
 from fourd4d.synth import following
-from fourd4d.synth.bodies import find_bodies
+from fourd4d.synth.bodies import above, find_bodies
 from fourd4d.synth.features import CameraMotion
 
 _CODES = 6 * 16 * 16
@@ -138,9 +138,11 @@ def find_moving(
         if travel < least and not grows:
             continue
         shadow = np.mean([_shade(frames[m], usual[m], evidence[m], r) for m, r in chain.items()])
+        if shadow > _SHADOW:
+            continue
         ghost = np.mean([_uncovered(codes[m], usual_codes[m], evidence[m], r)
                          for m, r in chain.items()])
-        if shadow > _SHADOW or ghost > _ALIKE:
+        if ghost > _ALIKE:
             continue
         score = len(chain) / len(times) * np.sqrt(area) * strength * (travel + 0.1)
         things.append((score, travel, travel >= least, chain))
@@ -177,9 +179,7 @@ def _regions(codes: np.ndarray, evidence: np.ndarray, bodies: list[np.ndarray], 
     diagonal = np.hypot(height, width)
     size = max(1, round(spec.gap * diagonal))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * size + 1,) * 2)
-    square = np.ones((2, 2), np.uint8)
-    strong = cv2.morphologyEx((evidence > 1).astype(np.uint8), cv2.MORPH_OPEN, square)
-    weak = cv2.morphologyEx((evidence > 0.5).astype(np.uint8), cv2.MORPH_OPEN, square)
+    strong, weak = above(evidence, 1.0), above(evidence, 0.5)
     _, labels = cv2.connectedComponents(weak)
     weak = np.isin(labels, np.unique(labels[strong > 0])[1:] if strong.any() else []) & (labels > 0)
     closed = cv2.morphologyEx((weak | (strong > 0)).astype(np.uint8), cv2.MORPH_CLOSE, disc)
@@ -438,14 +438,15 @@ def _likely(evidence: np.ndarray, codes: np.ndarray, usual: np.ndarray, chain: d
 
     ``codes`` and ``usual`` are the colour classes of the frames and of what they usually show.
     """
-    likely = np.zeros(_CODES, np.float32)
+    likely, around = np.zeros(_CODES, np.float32), np.zeros(_CODES, np.float32)
+    for m, region in chain.items():
+        around += _histogram(codes[m][_ring(region, evidence[m])])
     for _ in range(2):
-        own, around = np.zeros(_CODES, np.float32), np.zeros(_CODES, np.float32)
+        own = np.zeros(_CODES, np.float32)
         for m, region in chain.items():
             # Where the usual picture looks more like the thing than this one, the thing has left.
             left = likely[usual[m]] - likely[codes[m]] > 0.5
             own += _histogram(codes[m][region.own & ~left])
-            around += _histogram(codes[m][_ring(region, evidence[m])])
         likely = np.log((own / max(own.sum(), 1e-9) + 1e-4)
                         / (around / max(around.sum(), 1e-9) + 1e-4))
     return likely

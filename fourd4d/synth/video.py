@@ -261,9 +261,7 @@ def look(span: Span, name: str, spec: DigestSpec) -> Clip:
     """A clip of a span, without the picture's black bars. Raises Refused with the reason where
     nothing can be told."""
     window, whole = letterbox.window(span.small), span.small.shape[1:3]
-    if window != letterbox.WHOLE:
-        span = dataclasses.replace(span, small=window.crop(span.small),
-                                   large=window.crop(span.large))
+    span = dataclasses.replace(span, small=window.crop(span.small), large=window.crop(span.large))
     seconds = float(span.times[-1] - span.times[0])
     if len(span.large) < 4 or seconds < spec.shortest:
         raise Refused(f"shorter than {spec.shortest:g} s")
@@ -404,10 +402,9 @@ def _centres(masks: np.ndarray, sizes: np.ndarray, flicker: np.ndarray, chosen: 
     depth *= around / depth[first]
     start = np.linalg.inv(path.poses[0])
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
+    places = following.centres(masks) - flicker
     for m in seen:
-        ys, xs = np.nonzero(masks[m])
-        place = np.array([xs.mean(), ys.mean()]) - flicker[m]
-        ray = np.append((place - middle) / motion.focal, 1.0)
+        ray = np.append((places[m] - middle) / motion.focal, 1.0)
         pose = start @ path.poses[chosen[m]]
         centres[m] = pose[:3, :3] @ (ray * depth[m]) + pose[:3, 3]
     return centres, depth
