@@ -24,5 +24,5 @@ def get_config() -> ml_collections.ConfigDict:
         "moving_camera": 0.15, "combos": 0.0,
         "weights": {"direction": 0.40, "camera": 0.25, "distance": 0.15, "speed": 0.10,
                     "box_direction": 0.10},
-    })  # fmt: skip
+    })
     return config

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from fourd4d.api import Answerer
+
 if TYPE_CHECKING:
-    from fourd4d.answering import Answerer
+    from fourd4d.api import Answerer
 
 __version__ = "0.1.0"
 
@@ -20,6 +22,6 @@ def load(directory: str | os.PathLike[str], **options: Any) -> Answerer:
 
     See ``fourd4d.answering.load``; nothing heavy is imported before the first call.
     """
-    from fourd4d import answering
+    from fourd4d import api
 
-    return answering.load(directory, **options)
+    return api.load(directory, **options)

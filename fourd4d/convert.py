@@ -14,13 +14,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fourd4d import build, hf
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.core.errors import InputError
 from fourd4d.parallel import make_mesh, use
+from fourd4d.pretrained.bundle import DTYPES, ModelBundle
+from fourd4d.pretrained.huggingface import export_hf, is_hf, open_hf
+from fourd4d.pretrained.open import open_checkpoint
 
 
-def export_orbax(bundle: hf.Bundle, directory: str | os.PathLike[str]) -> None:
+def export_orbax(bundle: ModelBundle, directory: str | os.PathLike[str]) -> None:
     """Writes the model as step 0 of a checkpoint directory that the stages open."""
     specs = {"model": bundle.config.to_json(), "trainable": [".*"], "config": {},
              "protocol": bundle.processor.protocol.to_json()}
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("target", help="directory to write; must be empty or absent")
     parser.add_argument("--to", choices=("hf", "orbax"),
                         help="kind of the target; by default the other than the source's")
-    parser.add_argument("--dtype", choices=sorted(hf.DTYPES), help="of the exported tensors")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the exported tensors")
     parser.add_argument("--new-tokens", choices=("refuse", "mean"), default="refuse",
                         help="what to do when the tokenizer lacks the imagery tokens")
     parser.add_argument("--step", type=int, help="of a trainer's directory; the newest by default")
@@ -47,14 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(target, "exists and is not empty", "Choose another directory")
         mesh = make_mesh(args.mesh)
         with use(mesh):
-            if hf.is_hf(args.source):
+            if is_hf(args.source):
                 if args.step is not None:
                     raise InputError("--step", "applies to trainers' directories", "Leave it out")
-                bundle = hf.open_hf(args.source, mesh, new_tokens=args.new_tokens)
+                bundle = open_hf(args.source, mesh, new_tokens=args.new_tokens)
             else:
-                bundle = build.open_checkpoint(args.source, mesh, step=args.step)
-            if (args.to or ("orbax" if hf.is_hf(args.source) else "hf")) == "hf":
-                hf.export_hf(bundle, target, dtype=args.dtype)
+                bundle = open_checkpoint(args.source, mesh, step=args.step)
+            if (args.to or ("orbax" if is_hf(args.source) else "hf")) == "hf":
+                export_hf(bundle, target, dtype=args.dtype)
             elif args.dtype:
                 raise InputError("--dtype", "applies to Hugging Face targets", "Leave it out")
             else:

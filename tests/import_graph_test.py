@@ -139,7 +139,7 @@ def test_a_clean_house_passes(tmp_path):
         "bench/__init__.py": "", "bench/fit.py": "from fourd4d.bench import table\n",
         "bench/table.py": "from fourd4d.dift import step\n",
         "processing/__init__.py": "import numpy\nfrom fourd4d.core.sample import Sample\n",
-    })  # fmt: skip
+    })
     assert breaches(root) == []
 
 
@@ -161,7 +161,7 @@ def test_every_kind_of_breach_is_named_with_file_and_line(tmp_path):
         "processing/__init__.py": "import flax\nfrom fourd4d.core.batch import Batch\n",
         "quickstart.py": "", "utils/__init__.py": "x = 1\n",
         "build.py": "from fourd4d import hf\n", "hf.py": "from fourd4d import build\n",
-    })  # fmt: skip
+    })
     found = "\n".join(breaches(root))
     for where in (
         "fourd4d/core/up.py:2", "fourd4d/core/jsonl.py:3", "fourd4d/models/config.py:1",
@@ -169,7 +169,7 @@ def test_every_kind_of_breach_is_named_with_file_and_line(tmp_path):
         "fourd4d/sampling/loop.py:1", "fourd4d/dift/step.py:1", "fourd4d/dift/entry.py:1",
         "fourd4d/processing/__init__.py:1", "fourd4d/processing/__init__.py:2", "fourd4d/utils",
         "fourd4d/hf.py:1",
-    ):  # fmt: skip
+    ):
         assert where in found, f"{where} not in\n{found}"
     assert len(found.splitlines()) == 13, found
 

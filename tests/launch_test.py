@@ -21,7 +21,6 @@ if "scp" in sys.argv:
 sys.exit(int(os.environ.get("FAIL", 0)))
 """
 
-
 bundles = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="bundles a git checkout")
 
 
@@ -37,7 +36,7 @@ def launch(tmp_path):
         done = subprocess.run(
             [ROOT / "launch" / "tpu_train.sh", *args], capture_output=True, text=True,
             env=os.environ | {"PATH": f"{stand_in.parent}:{os.environ['PATH']}",
-                              "SEEN": str(seen)} | environment)  # fmt: skip
+                              "SEEN": str(seen)} | environment)
         noted = seen.read_text().splitlines() if seen.is_file() else []
         return done, [json.loads(line) for line in noted]
 

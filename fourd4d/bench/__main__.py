@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from fourd4d.bench.report import show, write
+from fourd4d.bench.common.result import show, write
 from fourd4d.core.errors import InputError
 
 BENCHES: Final = ("data", "dift", "fit", "parity", "replay", "rollout", "synthesis", "update")

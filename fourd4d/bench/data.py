@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from fourd4d.bench.report import Result
+from fourd4d.bench.common.result import Result
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.records import encode_sample, write_shards
 from fourd4d.core.sample import IMAGE_MARK, Sample

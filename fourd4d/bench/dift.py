@@ -13,25 +13,20 @@ import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import jax
 
 from fourd4d.bench import fit
-from fourd4d.bench.report import Result
+from fourd4d.bench.common.accelerators import PEAKS
+from fourd4d.bench.common.result import Result
 from fourd4d.core import metrics as metrics_lib
 from fourd4d.core.batch import Batch
-from fourd4d.dift.train import DiftSpec
+from fourd4d.dift.step import DiftSpec
 from fourd4d.models import Thinker, preset, preset_protocol
 from fourd4d.models.config import Remat
 from fourd4d.parallel import DEFAULT_RULES, host_to_global, make_mesh, use
 from fourd4d.train import OptimizerSpec, create_state, make_optimizer
-
-# Dense bfloat16 operations a second, as published, by what a device calls itself.
-PEAKS: Final[Mapping[str, float]] = {
-    "H100": 989e12, "H200": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v5p": 459e12,
-    "TPU v5 lite": 197e12, "TPU v6 lite": 918e12}  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

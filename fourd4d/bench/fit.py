@@ -14,42 +14,25 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
 from typing import Any, Final
 
 import jax
 from jax.sharding import Mesh
 
-from fourd4d.bench import flops
-from fourd4d.bench.report import Result
+from fourd4d.bench.common import flops
+from fourd4d.bench.common.accelerators import CHIPS, Chip
+from fourd4d.bench.common.result import Result
 from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
-from fourd4d.dift.train import DiftSpec, update
+from fourd4d.dift.step import DiftSpec, update
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.parallel import DEFAULT_RULES, Rules, make_mesh, use
 from fourd4d.parallel.hosts import batch_shardings
 from fourd4d.train import OptimizerSpec, abstract_state, make_optimizer
 
-GIB: Final = 1 << 30
 DECODER_ONLY: Final = (r"(?!vision/).*",)
 
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One device of a topology: usable memory, and dense bfloat16 operations a second."""
-
-    hbm_bytes: int
-    peak_flops: float
-
-
-# Memory as the compiler grants it; operations as published.
-CHIPS: Final[Mapping[str, Chip]] = {
-    "v4": Chip(int(30.75 * GIB) // 2, 275e12 / 2),  # Its topology lists the two cores of a chip.
-    "v5e": Chip(int(15.75 * GIB), 197e12),
-    "v5p": Chip(int(95.74 * GIB), 459e12),
-    "v6e": Chip(int(31.25 * GIB), 918e12),
-}
 _UTILISATION: Final = 0.4  # Share of the peak that well-tuned training of this kind reaches.
 _OVERFLOW = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -190,5 +173,5 @@ def main(args: argparse.Namespace) -> Result:
         "mesh": dict(mesh.shape), "batch": dataclasses.asdict(shape),
         "compile_seconds": round(time.perf_counter() - started, 1),
         "assumed_utilisation": _UTILISATION,
-    }  # fmt: skip
+    }
     return Result("fit", metrics, context)

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fourd4d.bench.report import Result, show, write
+from fourd4d.bench.common.result import Result, show, write
 from fourd4d.core.errors import InputError
 
 STEPS = ("write", "theirs", "theirs32", "ours", "ours32", "export")
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 def _row() -> Any:
     """A question about a video with an odd number of frames, whose grid windows do not divide."""
-    from fourd4d.bench.official import Row
+    from fourd4d.bench.hf_parity.reference import Row
     from fourd4d.processing.media import Video
 
     frames = np.random.default_rng(0).integers(0, 256, (5, 150, 200, 3), dtype=np.uint8)
@@ -76,15 +76,15 @@ def write_model(size: str, folder: Path) -> dict[str, Any]:
     import torch
     from transformers.modeling_utils import no_init_weights
 
-    from fourd4d.bench import official
+    from fourd4d.bench.hf_parity import reference
     from fourd4d.models import preset
     from fourd4d.models.families import family
 
     config = preset(size)
-    processor = official.make_processor(config)
+    processor = reference.make_processor(config)
     torch.set_default_dtype(torch.bfloat16)
     with no_init_weights():  # A pool is much quicker than drawing every number.
-        model = official.make_model(config, "bfloat16", processor)
+        model = reference.make_model(config, "bfloat16", processor)
     model.tie_weights()  # Which belongs to the drawing that was left out.
     torch.manual_seed(0)
     pool, at = torch.randn(_POOL).mul(0.02), 0
@@ -122,10 +122,10 @@ def _their_logits(model: Any, folder: Path) -> np.ndarray:
     import torch
     import transformers
 
-    from fourd4d.bench import official
+    from fourd4d.bench.hf_parity import reference
     from fourd4d.processing import load_processor
 
-    inputs = official.their_inputs(
+    inputs = reference.their_inputs(
         transformers.AutoProcessor.from_pretrained(folder / "hf"),
         load_processor(folder / "hf").protocol, [_row()])
     with torch.no_grad():
@@ -173,10 +173,10 @@ def theirs32(size: str, folder: Path) -> dict[str, Any]:
 
 
 def _ours(folder: Path, dtype: str) -> tuple[Any, dict[str, float]]:
-    from fourd4d.bench import official
+    from fourd4d.bench.hf_parity import reference
 
     _forget(folder / "hf")
-    return _measured(lambda: official.open_ours(
+    return _measured(lambda: reference.open_ours(
         folder / "hf", dtype=dtype, param_dtype="bfloat16"), "load")
 
 
@@ -226,12 +226,12 @@ def ours32(size: str, folder: Path) -> dict[str, Any]:
 
 def export(size: str, folder: Path) -> dict[str, Any]:
     """We write it back; every tensor's bytes must be those that came in."""
-    from fourd4d import hf
     from fourd4d.checkpoint.safetensors import open_directory
     from fourd4d.models.families import family
+    from fourd4d.pretrained import huggingface
 
     bundle, _ = _ours(folder, "bfloat16")
-    _, found = _measured(lambda: hf.export_hf(bundle, folder / "back"), "save")
+    _, found = _measured(lambda: huggingface.export_hf(bundle, folder / "back"), "save")
     table = family(bundle.config.family, folder).key_table(bundle.config)
     before, after = open_directory(folder / "hf"), open_directory(folder / "back")
     names = {table.rename(key): tensor for key, tensor in before.items()}

@@ -14,17 +14,17 @@ import dataclasses
 import jax
 import numpy as np
 
-from fourd4d.bench import toy
-from fourd4d.bench.report import Result
+from fourd4d.bench.common import tiny_rollout
+from fourd4d.bench.common.result import Result
 from fourd4d.sampling import replay, row_keys, sample
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    toy.arguments(parser, prompts=6, tokens=48)
+    tiny_rollout.arguments(parser, prompts=6, tokens=48)
 
 
 def main(args: argparse.Namespace) -> Result:
-    made = toy.make(args)
+    made = tiny_rollout.make(args)
     few = 2 * made.spec.latent_size
     settings = [dataclasses.replace(made.spec, **changes) for changes in (
         {}, {"temperature": 0.7}, {"temperature": 0.0}, {"imagery": False}, {"max_latents": few})]
@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> Result:
     rng = jax.random.key(args.seed)
     worst, counts = 0.0, np.zeros(0, np.int64)
     for spec in settings:
-        for batch in (made.prompts, toy.left_padded(made.prompts)):
+        for batch in (made.prompts, tiny_rollout.left_padded(made.prompts)):
             rollout = sample(made.model, batch, rng, spec, args.group)
             again = recompute(made.model, batch, rollout, spec, args.group)
             worst = max(worst, float(np.abs(np.asarray(again - rollout.log_probs)).max()))
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> Result:
     together = sample(made.model, made.prompts, keys, made.spec)
     mismatches = 0
     for number in range(args.prompts):
-        alone = sample(made.model, toy.row(made.prompts, number), keys[number : number + 1],
+        alone = sample(made.model, tiny_rollout.row(made.prompts, number), keys[number : number + 1],
                        made.spec)
         same = all(np.array_equal(getattr(alone, name)[0], getattr(together, name)[number])
                    for name in ("tokens", "mask", "latent_index", "truncated"))

@@ -17,25 +17,25 @@ import jax
 import numpy as np
 from flax import nnx
 
-from fourd4d.bench import toy
-from fourd4d.bench.report import Result
+from fourd4d.bench.common import tiny_rollout
+from fourd4d.bench.common.result import Result
 from fourd4d.models import ModelConfig
 from fourd4d.models.families import family
 from fourd4d.sampling import generate
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    toy.arguments(parser, prompts=16, tokens=112)
+    tiny_rollout.arguments(parser, prompts=16, tokens=112)
     parser.add_argument("--torch", action=argparse.BooleanOptionalAction, default=True,
                         help="time transformers too, on the CPU")
     parser.set_defaults(slots=0)
 
 
 def main(args: argparse.Namespace) -> Result:
-    made = toy.make(args, endless=True)
+    made = tiny_rollout.make(args, endless=True)
     graphdef, state = nnx.split(made.model)
     rng = jax.random.key(args.seed)
-    ours = toy.seconds(
+    ours = tiny_rollout.seconds(
         lambda: generate(graphdef, (state,), made.prompts, rng, made.spec, args.group).tokens,
         args.repeats)
     tokens = args.prompts * args.group * args.tokens
@@ -70,4 +70,4 @@ def torch_seconds(config: ModelConfig, prompts: np.ndarray, args: argparse.Names
                 num_return_sequences=args.group, max_new_tokens=args.tokens,
                 min_new_tokens=args.tokens, pad_token_id=0)
 
-    return toy.seconds(once, args.repeats)
+    return tiny_rollout.seconds(once, args.repeats)

@@ -26,33 +26,35 @@ from typing import Any, Final
 import numpy as np
 from rich.progress import track as progress
 
-from fourd4d.bench.report import Result
+from fourd4d.bench.common.result import Result
 from fourd4d.core.errors import InputError
-from fourd4d.synth import full, measure, pipeline
+from fourd4d.synth.annotate import AnnotateSpec, digester
 from fourd4d.synth.clip import MOVES, Clip, Track
-from fourd4d.synth.measure import Dropped, Margins
-from fourd4d.synth.questions import KINDS, Question, QuestionSpec, ask
-from fourd4d.synth.scenes import source
-from fourd4d.synth.scenes.codec import encode_video
-from fourd4d.synth.scenes.render import render
-from fourd4d.synth.scenes.spec import SceneSpec
-from fourd4d.synth.video import DigestSpec, digester
+from fourd4d.synth.dataset import build
+from fourd4d.synth.questions import geometry, reasoning_full
+from fourd4d.synth.questions.ask import KINDS, Question, QuestionSpec, ask
+from fourd4d.synth.questions.margins import Ambiguous, Margins
+from fourd4d.synth.simulator import clips
+from fourd4d.synth.simulator.clips import simulate_clips
+from fourd4d.synth.simulator.codec import encode_video
+from fourd4d.synth.simulator.render import render
+from fourd4d.synth.simulator.spec import SceneSpec
 
 SEED: Final = 990_001
 SCENES: Final = SceneSpec(
     height=256, width=256, frames=32, fps=8.0, fine=1, things=6, movers=2, occlusion=True,
     combos=0.25, moving_camera=0.35, shake=0.2, detail=1.0, fog=0.35, blur=0.5, blur_steps=2,
     noise=5.0, weights=(0.4, 0.25, 0.15, 0.1, 0.1),
-)  # fmt: skip
+)
 CRF: Final = 24
-DIGEST: Final = DigestSpec(fps=4.0)  # The clips last four seconds only.
+DIGEST: Final = AnnotateSpec(fps=4.0)  # The clips last four seconds only.
 # What configs/synth_video.py asks.
 QUESTIONS: Final = QuestionSpec(
     style="full", varying=True, parts=3,
     overlays={"camera": 2, "direction": 4, "distance": 4, "speed": 5, "box_direction": 3})
 # Borders themselves, without a margin: the truth always answers.
 FORCED: Final = Margins(angle=0.0, still=0.06, moving=0.06, same=1.2, changed=1.2, steady=1.45,
-                        pace=1.45, straight=0.0)  # fmt: skip
+                        pace=1.45, straight=0.0)
 SMALLEST: Final = 0.0012  # Share of the frame below which nothing is looked for.
 SAME: Final = 0.5, 0.3  # Overlap with the truth that finds a thing; that makes it the thing.
 Digest = Callable[[Path], Clip]
@@ -186,7 +188,7 @@ def digest_part(poses: str, start: int, count: int, scenes: SceneSpec = SCENES) 
     """Scores of the simulated clips number ``start`` … ``start + count - 1``."""
     scores, take = Scores(), digester(poses, DIGEST)
     with tempfile.TemporaryDirectory() as folder:
-        for truth in source.clips(scenes, SEED, start, count, "bench"):
+        for truth in clips.simulate_clips(scenes, SEED, start, count, "bench"):
             path = Path(folder) / f"{truth.video_id}.mp4"
             path.write_bytes(encode_video(truth.frames, scenes.fps, CRF))
             begin = time.perf_counter()
@@ -211,12 +213,12 @@ def add(scores: Scores, truth: Clip, seen: Clip) -> None:
     scores.followed += [overlap for overlap, _ in overlaps.values()]
     if any(_goes_somewhere(t, truth) and _in_view(t) for t in truth.tracks):
         scores.ious.append(overlaps[id(seen.dynamic)][0] if seen.dynamic is not None else 0.0)
-    rng, kept = pipeline.seeded(SEED, truth.video_id), False
-    for kind, segment, track in pipeline.subjects(seen, KINDS):
+    rng, kept = build.seeded(SEED, truth.video_id), False
+    for kind, segment, track in build.subjects(seen, KINDS):
         try:
             question = ask(seen, kind, rng, QUESTIONS, segment, track)
-            full.reasoning(seen, question, rng)
-        except Dropped as why:
+            reasoning_full.reasoning(seen, question, rng)
+        except Ambiguous as why:
             scores.dropped[str(why)] += 1
             continue
         kept = True
@@ -240,21 +242,21 @@ def _true_answer(truth: Clip, seen: Clip, question: Question,
         return ""
     try:
         if question.kind == "distance":
-            values, _ = measure.distance(truth, twin)
-            return measure.distance_answer(values[frames[0] : frames[-1] + 1], FORCED)
+            values, _ = geometry.distance(truth, twin)
+            return geometry.distance_answer(values[frames[0] : frames[-1] + 1], FORCED)
         if question.kind == "speed":
-            return measure.speed_answer(measure.steps(truth, twin, frames)[0], FORCED)
-        move, _ = measure.displacement(truth, twin, frames[0], frames[-1])
-        return measure.direction(move, FORCED)
-    except Dropped:
+            return geometry.speed_answer(geometry.steps(truth, twin, frames)[0], FORCED)
+        move, _ = geometry.displacement(truth, twin, frames[0], frames[-1])
+        return geometry.direction(move, FORCED)
+    except Ambiguous:
         return ""
 
 
 def _goes_somewhere(track: Track, clip: Clip) -> bool:
     if track.role != "dynamic":
         return False
-    away, _ = measure.displacement(clip, track, 0, len(clip.frames) - 1)
-    middle, _ = measure.displacement(clip, track, 0, len(clip.frames) // 2)
+    away, _ = geometry.displacement(clip, track, 0, len(clip.frames) - 1)
+    middle, _ = geometry.displacement(clip, track, 0, len(clip.frames) // 2)
     return bool(max(np.linalg.norm(away), np.linalg.norm(middle)) > FORCED.moving)
 
 
@@ -310,8 +312,8 @@ def speed(batches: int) -> dict[str, float | int]:
     for side, kind in itertools.product((128, 448), ("plain", "rich")):
         base = SceneSpec() if kind == "plain" else SCENES
         spec = dataclasses.replace(base, height=side, width=side, fine=1, frames=8, blur=0.0)
-        count = source.batch_size(spec)
-        scenes = [source.scene(spec, SEED, number) for number in range(count)]
+        count = clips.batch_size(spec)
+        scenes = [clips.scene(spec, SEED, number) for number in range(count)]
         render(scenes, side, side, spec.fine)  # Compiles.
         start = time.perf_counter()
         for _ in range(batches):
@@ -326,7 +328,7 @@ def endurance(count: int, first: int = 100) -> dict[str, float | int]:
 
     Clips are those of the quickstart; nothing is stored.
     """
-    clips = source.clips(SceneSpec(), SEED + 2, 0, count, "endurance")
+    clips = simulate_clips(SceneSpec(), SEED + 2, 0, count, "endurance")
     memory, start, asked = {}, time.perf_counter(), 0
     for number, clip in enumerate(progress(clips, "rendered", total=count), 1):
         asked += sum(1 for _ in _questions(clip))
@@ -347,12 +349,12 @@ def _peak() -> int:
 
 def _questions(clip: Clip) -> Iterator[tuple[str, Question]]:
     """Questions that are asked about a simulated clip, with their kinds."""
-    rng = pipeline.seeded(SEED, clip.video_id)
-    for kind in pipeline.shown(clip, KINDS):
+    rng = build.seeded(SEED, clip.video_id)
+    for kind in build.shown(clip, KINDS):
         try:
             question = ask(clip, kind, rng, QUESTIONS)
-            full.reasoning(clip, question, rng)
-        except Dropped:
+            reasoning_full.reasoning(clip, question, rng)
+        except Ambiguous:
             continue
         yield kind, question
 
@@ -368,7 +370,7 @@ def guessers(count: int, scenes: SceneSpec | None = None) -> dict[str, float | i
     for number in progress(itertools.count(), "questions", total=count):
         if len(asked) >= count:
             break
-        clip = source.outline(scenes, SEED + 1, number)
+        clip = clips.outline(scenes, SEED + 1, number)
         asked += [(kind, q.options, q.answer) for kind, q in _questions(clip)]
     one, other = asked[0::2], asked[1::2]
     features: dict[str, Callable[[str, str, str], object]] = {

@@ -14,18 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fourd4d.bench import toy
-from fourd4d.bench.report import Result
+from fourd4d.bench.common import tiny_rollout
+from fourd4d.bench.common.result import Result
 from fourd4d.sampling import sample
 from fourd4d.sampling.replay import joined_hidden, response_hidden, score_hidden
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    toy.arguments(parser, prompts=8, tokens=112)
+    tiny_rollout.arguments(parser, prompts=8, tokens=112)
 
 
 def main(args: argparse.Namespace) -> Result:
-    made = toy.make(args, endless=True)
+    made = tiny_rollout.make(args, endless=True)
     rollout = sample(made.model, made.prompts, jax.random.key(args.seed), made.spec, args.group)
     advantages = np.random.default_rng(args.seed).standard_normal(
         (args.prompts * args.group, 1)).astype(np.float32)
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> Result:
         compiled = jax.jit(functools.partial(gradient, hidden_of)).lower(params, rollout).compile()
         memory: Any = compiled.memory_analysis()
         found[name] = (compiled(params, rollout),
-                       toy.seconds(functools.partial(compiled, params, rollout), args.repeats),
+                       tiny_rollout.seconds(functools.partial(compiled, params, rollout), args.repeats),
                        memory.temp_size_in_bytes)
     difference = max(float(np.abs(np.asarray(a - b)).max()) for a, b in zip(
         jax.tree.leaves(found["shared"][0]), jax.tree.leaves(found["naive"][0]), strict=True))

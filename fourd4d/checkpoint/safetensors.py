@@ -33,14 +33,14 @@ from jax.experimental import multihost_utils
 from fourd4d.checkpoint.copying import WORKERS, ahead, bits, blocks, copy, empty, finite
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
-from fourd4d.core.keys import Entry, KeyTable
+from fourd4d.core.weight_map import Entry, KeyTable
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _DTYPES: Mapping[str, Any] = {
     "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
-}  # fmt: skip
+}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HEADER_LIMIT = 100 << 20

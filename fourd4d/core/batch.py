@@ -77,7 +77,7 @@ class Batch:
             s((b, l)), s((3, b, l)), s((b, l)), s((b, l), np.float32), s((b, l)), s((b, l)),
             s((b, f, w, m, c), np.float32), s((b, f, w, m, 2)), s((b, f, w, m), np.bool_),
             s((b, o)), s((b, o, r, u), np.float32),
-        ]  # fmt: skip
+        ]
         return jax.tree.unflatten(jax.tree.structure(_SKELETON), leaves)
 
     @staticmethod

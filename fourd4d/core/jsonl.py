@@ -125,7 +125,7 @@ def _parse_dift(row: Mapping[str, Any], where: object) -> Sample:
         overlays=_list(row, "image_output", str, where),
         overlay_timestamps=_list(row, "image_output_timestamps", float, where),
         masks=_list(row, "masks", str, where), **_common(row, where),
-    )  # fmt: skip
+    )
 
 
 def _parse_rl(row: Mapping[str, Any], where: object) -> Sample:
@@ -142,7 +142,7 @@ def _parse_rl(row: Mapping[str, Any], where: object) -> Sample:
         id=_get(row, "id", str, where, f"{name}:{question}"), question=question,
         options=tuple(options), answer=_get(row, "Correct", str, where).strip(),
         video=video, frames=_list(row, "frame_paths", str, where), **common,
-    )  # fmt: skip
+    )
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[Sample]:

@@ -34,7 +34,7 @@ _FIELDS: Final[tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...]] =
     (("image_mean", "image_std"), _is_colour, "three numbers"),
     (("image_std",), lambda std: min(std) > 0, "three positive numbers"),
     (("system",), lambda text: isinstance(text, str), "text"),
-)  # fmt: skip
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Rollout:
             sampled=s((rows, tokens), jnp.bool_), log_probs=s((rows, tokens), jnp.float32),
             latents=s((rows, latents, width), dtype), latent_index=s((rows, tokens), jnp.int32),
             truncated=s((rows,), jnp.bool_),
-        )  # fmt: skip
+        )
         for name, leaf in fields.items():
             object.__setattr__(value, name, leaf)
         return value

@@ -77,7 +77,7 @@ class Sample:
             overlays=(f"clip{seed}/o0.png", f"clip{seed}/o3.png"),
             overlay_timestamps=(times[0], times[-1]),
             provenance={"source": "fake"},
-        )  # fmt: skip
+        )
 
 
 def check(sample: Sample, where: object) -> None:

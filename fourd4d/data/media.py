@@ -13,7 +13,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.records import Record
 from fourd4d.core.sample import Sample
-from fourd4d.data.cache import ImageCache
+from fourd4d.data.image_cache import ImageCache
 from fourd4d.data.source import Row
 from fourd4d.processing.media import Image, MediumShape, Video, decode_image, image_size
 from fourd4d.processing.video import pick_frames, read_video

@@ -21,14 +21,13 @@ from fourd4d.core.example import Example
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data import media
-from fourd4d.data.cache import ImageCache
 from fourd4d.data.collate import Size, check_size, collate, shape_of_sizes
+from fourd4d.data.image_cache import ImageCache
 from fourd4d.data.packing import PackedBatches
 from fourd4d.data.source import Row, Source
 
 Sources: TypeAlias = Source | Sequence[tuple[Source, float]]
 """One source, or several with weights."""
-
 
 @runtime_checkable
 class Preparer(Protocol):

@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 
-from fourd4d import build
 from fourd4d.checkpoint.orbax import CheckpointManager
+from fourd4d.config.build import frozen
+from fourd4d.config.launch import launch
 from fourd4d.data import Reading, Shard, dift_pipeline, measure, open_source
-from fourd4d.dift.train import DiftSpec, evaluate, update
+from fourd4d.dift.step import DiftSpec, evaluate, update
 from fourd4d.parallel import host_to_global
+from fourd4d.pretrained.open import packed_rows, specs, training
 from fourd4d.train import (
     Every,
     MetricWriter,
@@ -23,12 +25,13 @@ from fourd4d.train import (
     run,
     state_from,
 )
+from fourd4d.train.resume import resumed
 
 
 def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/dift_tiny.py``."""
     workdir = Path(config.workdir)
-    with build.training(config) as (mesh, bundle):
+    with training(config) as (mesh, bundle):
         source = open_source(config.data.path, config.data.root or None)
         read = functools.partial(
             dift_pipeline, processor=bundle.processor, imagery=config.imagery,
@@ -38,14 +41,14 @@ def train(config: Any) -> Outcome:
                         imagery=config.imagery, examples=config.data.measure or None,
                         round_to=config.data.round_to,
                         assumed_fps=config.data.assumed_fps or None)
-        rows = build.packed_rows(shape, config.data.pack)
+        rows = packed_rows(shape, config.data.pack)
         batches = iter(read(source, shape=rows, seed=config.seed, epochs=config.epochs or None,
-                            pack=bool(config.data.pack), reading=build.frozen(
+                            pack=bool(config.data.pack), reading=frozen(
                                 Reading, config.reading, "reading")))
 
-        spec = build.frozen(DiftSpec, config.dift, "dift")
-        tx = make_optimizer(build.frozen(OptimizerSpec, config.optimizer, "optimizer",
-                                         total_steps=config.steps))
+        spec = frozen(DiftSpec, config.dift, "dift")
+        tx = make_optimizer(frozen(OptimizerSpec, config.optimizer, "optimizer",
+                                   total_steps=config.steps))
         state = state_from(bundle.tree, tx, mesh, trainable=config.trainable)
         step = jax.jit(functools.partial(
             update, graphdef=bundle.graphdef, tx=tx, spec=spec, accumulate=config.accumulate),
@@ -53,9 +56,9 @@ def train(config: Any) -> Outcome:
 
         with CheckpointManager(workdir / "checkpoints", keep=config.keep,
                                processor=bundle.processor.save) as checkpoints:
-            about = build.specs(config, bundle.config, bundle.processor, config.trainable) | origin(
+            about = specs(config, bundle.config, bundle.processor, config.trainable) | origin(
                 state.params, config.seed)
-            first, state = build.resumed(checkpoints, state, batches, about, workdir)
+            first, state = resumed(checkpoints, state, batches, about, workdir)
             writer = MetricWriter(workdir, first + 1)
 
             def held_out(at: int, now: Any) -> None:
@@ -83,4 +86,4 @@ def main(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    build.launch(main)
+    launch(main)

@@ -1,10 +1,10 @@
 """Floor 5: evaluation. Benchmark items in; statistics, a per-item log and a page out."""
 
 from fourd4d.eval.items import Item, ItemLog, read_items
-from fourd4d.eval.run import EvalSpec, Subject, evaluate
-from fourd4d.eval.score import paired_bootstrap, wilson
+from fourd4d.eval.runner import EvalSpec, Subject, evaluate
+from fourd4d.eval.statistics import paired_bootstrap, wilson
 
 __all__ = [
     "EvalSpec", "Item", "ItemLog", "Subject", "evaluate", "paired_bootstrap", "read_items",
     "wilson",
-]  # fmt: skip
+]

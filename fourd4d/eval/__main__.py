@@ -14,16 +14,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fourd4d import build
+from fourd4d.config.build import frozen
+from fourd4d.config.launch import launch
 from fourd4d.core.environment import environment
 from fourd4d.core.errors import InputError
 from fourd4d.data.source import Source, open_source
 from fourd4d.eval import report
+from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, ItemLog, Record, read_items, read_log, shard, spread
-from fourd4d.eval.maps import MapStore
-from fourd4d.eval.run import EvalSpec, Subject, run
+from fourd4d.eval.runner import EvalSpec, Subject, run
 from fourd4d.pages import Page
 from fourd4d.parallel import make_mesh, start, use
+from fourd4d.pretrained.open import open_checkpoint
 
 
 def evaluate(config: Any) -> dict[str, Any] | None:
@@ -37,12 +39,12 @@ def evaluate(config: Any) -> dict[str, Any] | None:
             raise InputError(f"config.{field}", "nothing given", f"Give --config.{field}=…")
     start()
     mesh = make_mesh(config.mesh, jax.local_devices())
-    spec = build.frozen(EvalSpec, config.eval, "eval")
+    spec = frozen(EvalSpec, config.eval, "eval")
     source = open_source(config.data, config.root or None)
     items = read_items(source, config.limit)
     with use(mesh):
-        bundle = build.open_checkpoint(config.checkpoint, mesh, step=config.step or None,
-                                       **config.model.to_dict())
+        bundle = open_checkpoint(config.checkpoint, mesh, step=config.step or None,
+                                 **config.model.to_dict())
     subject = Subject(bundle.graphdef, (bundle.tree,), bundle.processor, config.checkpoint, mesh)
     header = report.header(spec.answers_json(), bundle.tree, bundle.processor.protocol, source,
                            items)
@@ -65,7 +67,7 @@ def evaluate(config: Any) -> dict[str, Any] | None:
     result = {
         "model": config.checkpoint, **header, **report.summarise(items, records),
         "benchmark": config.data, "config": config.to_dict(), **environment(),
-    }  # fmt: skip
+    }
     report.write_json(out / "result.json", result)
     lead = (f"{len(items)} items of {config.data}, answered by {config.checkpoint} "
             f"{'greedily' if not spec.temperature else f'at temperature {spec.temperature:g}'}.")
@@ -128,4 +130,4 @@ def main(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    build.launch(main)
+    launch(main)

@@ -18,9 +18,9 @@ from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data.media import row_media
 from fourd4d.data.source import Source
+from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, Record
-from fourd4d.eval.maps import MapStore
-from fourd4d.eval.score import tally, tally_by_type
+from fourd4d.eval.statistics import tally, tally_by_type
 from fourd4d.pages import Card, Interval, MentalImage, Number, Page, Real
 from fourd4d.processing.media import Video
 
@@ -49,7 +49,7 @@ def header(settings: Mapping[str, Any], params: Any, protocol: ProtocolSpec, sou
     value = {
         "evaluation": dict(settings), "weights": weights_digest(params),
         "protocol": protocol.to_json(), "data": digest(source, items), "items": len(items),
-    }  # fmt: skip
+    }
     return json.loads(json.dumps(value))
 
 
@@ -124,7 +124,7 @@ def _card(sample: Sample, record: Record, media: Sequence[Any], overlays: Sequen
         answer=sample.answer, response=record["response"], chosen=record["chosen"] or "",
         frames=frames, timestamps=medium.timestamps if video else (),
         slot_frames=tuple(range(0, len(frames), step)), images=images, facts=tuple(facts),
-    )  # fmt: skip
+    )
 
 
 def percent(value: Real) -> str:

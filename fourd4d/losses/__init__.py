@@ -17,4 +17,4 @@ __all__ = [
     "PolicySpec", "clipped_surrogate", "cosine_loss", "group_advantages", "informative_groups",
     "k3", "latent_log_probs", "norm_loss", "norm_ratio", "policy_loss", "response_mean",
     "text_loss", "token_log_probs_and_entropy",
-]  # fmt: skip
+]

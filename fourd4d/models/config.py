@@ -209,7 +209,7 @@ class ModelConfig:
 
 
 _PARTS = {"vision": VisionConfig, "decoder": DecoderConfig, "imagery": ImageryConfig,
-          "lora": LoraConfig}  # fmt: skip
+          "lora": LoraConfig}
 
 
 def _build(cls: Any, value: Any, where: object) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.keys import KeyTable
+from fourd4d.core.weight_map import KeyTable
 from fourd4d.models import qwen2_5_vl
 from fourd4d.models.config import ModelConfig
 from fourd4d.processing.hf_files import ProcessorClasses

@@ -37,7 +37,7 @@ _PRESETS = {
     "7b": _published(3584, 28, 28, 4, 18_944, 152_064, 3420),
     "32b": _published(5120, 64, 40, 8, 27_648, 152_064, 3456),
     "72b": _published(8192, 80, 64, 8, 29_568, 152_064, 3456),
-}  # fmt: skip
+}
 
 
 def preset(name: str) -> ModelConfig:

@@ -11,12 +11,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from fourd4d.core.batch import Batch, OverlayInput, VisionInput
-from fourd4d.core.cache import KVCache
+from fourd4d.core.kv_cache import KVCache
 from fourd4d.models.config import ModelConfig
-from fourd4d.models.imagery import ImageryHead, pool_overlays
-from fourd4d.models.language import Decoder
+from fourd4d.models.decoder import Decoder
+from fourd4d.models.imagery_head import ImageryHead, pool_overlays
 from fourd4d.models.layers import normal, param
-from fourd4d.models.vision import VisionEncoder
+from fourd4d.models.vision_encoder import VisionEncoder
 from fourd4d.parallel import constrain
 
 AnyArray = Array | np.ndarray

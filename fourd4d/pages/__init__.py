@@ -7,4 +7,4 @@ from fourd4d.pages.page import Number, Page, read_curves
 __all__ = [
     "Bar", "Bars", "Card", "Interval", "Lines", "MentalImage", "Number", "Page", "Paths", "Real",
     "Reals", "Series", "read_curves",
-]  # fmt: skip
+]

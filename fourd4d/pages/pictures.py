@@ -13,7 +13,7 @@ from PIL import Image
 # Nine anchors of a perceptually even black-red-yellow scale.
 _SCALE = np.array(
     [(0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51),
-     (249, 140, 10), (249, 201, 50), (252, 255, 164)], np.float32)  # fmt: skip
+     (249, 140, 10), (249, 201, 50), (252, 255, 164)], np.float32)
 
 
 def colour(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:

@@ -9,4 +9,4 @@ __all__ = [
     "DEFAULT_RULES", "Rules", "abstract_for", "batch_axes", "born_sharded", "constrain",
     "host_to_global", "is_main", "make_mesh", "partition", "platform", "shardings_for", "start",
     "to_host", "use",
-]  # fmt: skip
+]

@@ -17,4 +17,4 @@ __all__ = [
     "SPECIAL_TOKENS", "HFTokenizer", "Image", "Processor", "SentencePieceTokenizer", "Tokenizer",
     "Video", "lenient_answer", "load_processor", "load_tokenizer", "parse_answer", "read_image",
     "read_video", "strip_latents", "tiny_tokenizer", "well_formed",
-]  # fmt: skip
+]

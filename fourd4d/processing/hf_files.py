@@ -10,7 +10,7 @@ from typing import Any
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import read_object
 from fourd4d.core.protocol import ProtocolSpec
-from fourd4d.processing import template
+from fourd4d.processing import chat_template
 from fourd4d.processing.tokenizer import END_OF_TEXT, TURN_END, HFTokenizer, write_file
 
 _PREPROCESSOR = "preprocessor_config.json"
@@ -19,7 +19,6 @@ _OURS = "fourd4d"
 _UNNAMED = ("max_frames", "fps", "latent_size", "pooling", "suffix", "system")
 """Fields of the protocol for which transformers' files have no name; they are kept under ``_OURS``,
 which an image processor carries along when transformers saves it again."""
-
 
 @dataclasses.dataclass(frozen=True)
 class ProcessorClasses:
@@ -52,7 +51,7 @@ def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec,
     files = {
         "tokenizer_config.json": _tokenizer_config(tokenizer, protocol, classes),
         _PREPROCESSOR: _preprocessor_config(protocol, classes),
-        "chat_template.json": {"chat_template": template.jinja(protocol)},
+        "chat_template.json": {"chat_template": chat_template.jinja(protocol)},
     }
     for name, value in files.items():
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
@@ -78,7 +77,7 @@ def _tokenizer_config(tokenizer: HFTokenizer, protocol: ProtocolSpec, classes: P
             if token.special and token.content != END_OF_TEXT
         ],
         "bos_token": None,
-        "chat_template": template.jinja(protocol),
+        "chat_template": chat_template.jinja(protocol),
         "clean_up_tokenization_spaces": False,
         "eos_token": TURN_END,
         "errors": "replace",

@@ -16,9 +16,16 @@ from fourd4d.core.example import Example, VisionSlots
 from fourd4d.core.files import read_object
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import IMAGE_MARK
-from fourd4d.processing import hf_files, imagery, template
+from fourd4d.processing import chat_template, hf_files, latent_spans
 from fourd4d.processing.media import Image, MediumShape, Video
-from fourd4d.processing.positions import VisionSpan, mrope_ids, slot_times
+from fourd4d.processing.mrope import VisionSpan, mrope_ids, slot_times
+from fourd4d.processing.patches import (
+    Grid,
+    frames_to_slots,
+    join_slots,
+    smart_resize,
+    token_offsets,
+)
 from fourd4d.processing.sentencepiece_export import to_tokenizer_json
 from fourd4d.processing.tokenizer import (
     IMAGE_PAD,
@@ -31,13 +38,6 @@ from fourd4d.processing.tokenizer import (
     check_plain,
     load_tokenizer,
     write_file,
-)
-from fourd4d.processing.vision import (
-    Grid,
-    frames_to_slots,
-    join_slots,
-    smart_resize,
-    token_offsets,
 )
 
 
@@ -57,7 +57,7 @@ class Processor:
 
     def prompt_text(self, question: str, media: Sequence[Video | Image]) -> str:
         """The prompt as text, with one pad token per medium."""
-        return template.chat(question, [medium.kind for medium in media], self.protocol)
+        return chat_template.chat(question, [medium.kind for medium in media], self.protocol)
 
     def prompt(self, question: str, media: Sequence[Video | Image]) -> Example:
         """User turn (media, question, suffix) and the assistant turn's head.
@@ -114,7 +114,7 @@ class Processor:
         """
         protocol = self.protocol
         overlays = overlays if imagery else ()
-        text = template.chat(question, [medium.kind for medium in media], protocol)
+        text = chat_template.chat(question, [medium.kind for medium in media], protocol)
         length, slots, windows = len(self.tokenizer.encode(text)) - len(media), 0, 0
         if response is not None:
             length += len(self._response_ids(response, imagery))
@@ -165,7 +165,7 @@ class Processor:
         for _, group in itertools.groupby(pictures, key=np.shape):
             slots, grid = frames_to_slots(np.stack(list(group)), protocol, stills=True)
             parts.append(slots)
-            pools += [imagery.pooling_weights(grid.rows, grid.columns, protocol)] * grid.slots
+            pools += [latent_spans.pooling_weights(grid.rows, grid.columns, protocol)] * grid.slots
         overlay_slot = np.arange(len(pictures), dtype=np.int32) + media_slots
         joined = join_slots(parts, protocol)
         return Example(
@@ -182,8 +182,8 @@ class Processor:
 
     def _response_ids(self, response: str, use_imagery: bool) -> list[int]:
         check_plain(response, "response")
-        text = (imagery.insert_spans(response, self.protocol.latent_size) if use_imagery
-                else imagery.remove_marks(response))
+        text = (latent_spans.insert_spans(response, self.protocol.latent_size) if use_imagery
+                else latent_spans.remove_marks(response))
         return self.tokenizer.encode(text + TURN_END)
 
     def _expand(

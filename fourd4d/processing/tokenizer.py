@@ -34,7 +34,7 @@ LATENT_END: Final = "<|latent_end|>"
 
 BASE_TOKENS: Final = (
     END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, VISION_PAD, IMAGE_PAD, VIDEO_PAD,
-)  # fmt: skip
+)
 IMAGERY_TOKENS: Final = (LATENT_PAD, LATENT_START, LATENT_END)
 """The added tokens, in the order in which ids are given to them."""
 SPECIAL_TOKENS: Final = BASE_TOKENS + IMAGERY_TOKENS

@@ -64,7 +64,7 @@ def train(lines: Iterable[str], vocab_size: int = 1024) -> bytes:
         max_sentence_length=1 << 20,
         num_threads=1,
         minloglevel=2,
-    )  # fmt: skip
+    )
     return _share_letters(model.getvalue())
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from fourd4d.core.errors import InputError
 from fourd4d.processing.color import to_rgb
 from fourd4d.processing.media import Video, existing_file
-from fourd4d.processing.vision import resize
+from fourd4d.processing.patches import resize
 
 FrameSize = Callable[[int, int], tuple[int, int]]
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import jax
 
-from fourd4d import build
 from fourd4d.checkpoint.orbax import CheckpointManager
+from fourd4d.config.build import frozen
+from fourd4d.config.launch import launch
 from fourd4d.data import Reading, Shard, open_source, prompt_pipeline
+from fourd4d.pretrained.open import specs, training
 from fourd4d.rewards import AnswerReward, FormatReward
+from fourd4d.rl.grpo import RLSpec
 from fourd4d.rl.setup import policy_spec, prompt_shape, trains_vision
-from fourd4d.rl.step import Setting, Step, copied
-from fourd4d.rl.train import RLSpec
+from fourd4d.rl.trainer import Setting, Step, copied
 from fourd4d.sampling import SamplingSpec
 from fourd4d.train import (
     MetricWriter,
@@ -24,32 +26,33 @@ from fourd4d.train import (
     run,
     state_from,
 )
+from fourd4d.train.resume import resumed
 
 
 def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/rl_tiny.py``."""
     workdir = Path(config.workdir)
-    with build.training(config) as (mesh, bundle):
+    with training(config) as (mesh, bundle):
         processor, fps = bundle.processor, config.data.assumed_fps or None
         source = open_source(config.data.path, config.data.root or None)
         rows = config.prompts // jax.process_count()
         batches = iter(prompt_pipeline(
             source, processor, rows, seed=config.seed, epochs=config.epochs or None,
             shard=Shard(jax.process_index(), jax.process_count()), assumed_fps=fps,
-            reading=build.frozen(Reading, config.reading, "reading")))
+            reading=frozen(Reading, config.reading, "reading")))
 
-        spec = build.frozen(RLSpec, config.rl, "rl")
-        tx = make_optimizer(build.frozen(
+        spec = frozen(RLSpec, config.rl, "rl")
+        tx = make_optimizer(frozen(
             OptimizerSpec, config.optimizer, "optimizer",
             total_steps=config.steps * spec.epochs * spec.minibatches))
         state = state_from(bundle.tree, tx, mesh, trainable=config.trainable)
         reference = copied(state.params)
-        about = build.specs(config, bundle.config, processor, config.trainable) | origin(
+        about = specs(config, bundle.config, processor, config.trainable) | origin(
             reference, config.seed)
 
         with CheckpointManager(workdir / "checkpoints", keep=config.keep,
                                processor=processor.save) as checkpoints:
-            first, state = build.resumed(checkpoints, state, batches, about, workdir)
+            first, state = resumed(checkpoints, state, batches, about, workdir)
             with MetricWriter(workdir, first + 1) as writer:
                 step = Step(Setting(
                     graphdef=bundle.graphdef, tx=tx, reference=reference, spec=spec,
@@ -77,4 +80,4 @@ def main(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    build.launch(main)
+    launch(main)

@@ -7,4 +7,4 @@ from fourd4d.sampling.text import texts
 
 __all__ = [
     "Imagined", "Intervention", "SamplingSpec", "generate", "replay", "row_keys", "sample", "texts",
-]  # fmt: skip
+]

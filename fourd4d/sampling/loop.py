@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from fourd4d.core.batch import Batch
-from fourd4d.core.cache import KVCache
+from fourd4d.core.kv_cache import KVCache
 from fourd4d.core.rollout import Rollout
 from fourd4d.core.struct import pytree
 from fourd4d.sampling.distribution import draw
@@ -204,7 +204,7 @@ def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spe
             latents=jnp.zeros((rows, latents, hidden.shape[-1]), hidden.dtype),
             latent_index=jnp.full(shape, -1, jnp.int32), truncated=live,
         ),
-    )  # fmt: skip
+    )
     return jax.lax.while_loop(
         lambda s: (s.step < spec.max_tokens) & jnp.any(s.live),
         # Merged inside: a module belongs to the trace that made it.

@@ -12,9 +12,8 @@ from fourd4d.processing.tokenizer import Tokenizer
 NOT_SAMPLED = (
     "<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
     "<|video_pad|>", "<|latent_pad|>", "<|latent_end|>",
-)  # fmt: skip
+)
 """Control tokens that text mode never draws. ``<|latent_end|>`` is only ever forced."""
-
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSpec:
@@ -89,7 +88,7 @@ class SamplingSpec:
             ends=(name("<|im_end|>"), name("<|endoftext|>")),
             forbidden=tuple(sorted(special.values())), latent_size=protocol.latent_size,
             vocab=tokenizer.vocab_size,
-        )  # fmt: skip
+        )
         return cls(**{**fields, **options})
 
     @property

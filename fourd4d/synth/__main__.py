@@ -19,19 +19,30 @@ from typing import Any
 
 from rich.console import Console
 
-from fourd4d import build
+from fourd4d.config.build import frozen
+from fourd4d.config.launch import launch
 from fourd4d.core.errors import InputError
-from fourd4d.synth import base, commands, pipeline, sources, vlm
+from fourd4d.pretrained.open import SHIPPED
+from fourd4d.synth import annotate
+from fourd4d.synth.annotate import AnnotateSpec
+from fourd4d.synth.camera import pose_backends
 from fourd4d.synth.clip import Clip
-from fourd4d.synth.endpoint import Endpoint
-from fourd4d.synth.filters import Answer
-from fourd4d.synth.questions import QuestionSpec
-from fourd4d.synth.scenes.source import clips as scene_clips
-from fourd4d.synth.scenes.spec import SceneSpec
-from fourd4d.synth.sources import MaskSpec
-from fourd4d.synth.video import DigestSpec
-from fourd4d.synth.words import Asked, Template
-from fourd4d.synth.works import find_videos
+from fourd4d.synth.dataset import build, pretraining
+from fourd4d.synth.dataset.build import DatasetSpec, VideoJob, build_dataset, process_job
+from fourd4d.synth.objects import mask_backends
+from fourd4d.synth.objects.mask_backends import MaskSpec
+from fourd4d.synth.questions import pretraining_tasks
+from fourd4d.synth.questions.ask import QuestionSpec
+from fourd4d.synth.simulator.clips import simulate_clips as scene_clips
+from fourd4d.synth.simulator.spec import SceneSpec
+from fourd4d.synth.tools import cli
+from fourd4d.synth.tools.common import root_of
+from fourd4d.synth.tools.difficulty import Answer
+from fourd4d.synth.video.discover import find_videos
+from fourd4d.synth.vlm import client
+from fourd4d.synth.vlm.client import Prices
+from fourd4d.synth.vlm.openai_backend import Endpoint
+from fourd4d.synth.vlm.rewrite import Asked, Template
 
 
 def question_spec(config: Any) -> QuestionSpec:
@@ -45,24 +56,24 @@ def scene_spec(config: Any) -> SceneSpec:
     return SceneSpec(kinds=tuple(weights), weights=tuple(weights.values()), **values)
 
 
-def scene_works(config: Any) -> Iterator[pipeline.Work]:
+def scene_works(config: Any) -> Iterator[build.VideoJob]:
     """Scenes as work, rendered in order, a batch at a time."""
     spec = scene_spec(config)
     for clip in scene_clips(spec, config.seed, config.start, config.clips):
-        yield pipeline.Work(clip.video_id, lambda clip=clip: [clip])
+        yield build.VideoJob(clip.video_id, lambda clip=clip: [clip])
 
 
-def video_works(config: Any) -> list[pipeline.Work]:
+def video_works(config: Any) -> list[VideoJob]:
     """The video files of a folder, or one file, as work; names are unique."""
-    spec = build.frozen(DigestSpec, config.digest, "digest")
-    pose_of = sources.pose_sources(config.poses, config.poses_root)
-    mask_of = sources.mask_sources(build.frozen(MaskSpec, config.masks, "masks"))
-    return [pipeline.Work(name, functools.partial(sources.clips, path, name, spec, pose_of,
-                                                  mask_of))
+    spec = frozen(AnnotateSpec, config.digest, "digest")
+    pose_of = pose_backends.pose_backend_finder(config.poses, config.poses_root)
+    mask_of = mask_backends.mask_backend_finder(frozen(MaskSpec, config.masks, "masks"))
+    return [VideoJob(name, functools.partial(annotate.iter_clips_with_backends, path, name, spec, pose_of,
+                                             mask_of))
             for name, path in find_videos(config.input).items()]
 
 
-def client_of(config: Any) -> vlm.Client | None:
+def client_of(config: Any) -> client.Client | None:
     """Who finds the words besides the templates; None for nobody.
 
     Raises InputError on bad settings.
@@ -72,31 +83,31 @@ def client_of(config: Any) -> vlm.Client | None:
     section = config.vlm
     cache = section.cache or str(Path(config.output) / "vlm_cache")
     if config.words == "vlm":
-        backend: vlm.Backend = Endpoint(
+        backend: client.Backend = Endpoint(
             section.url, section.model, section.key_env, section.timeout, section.retries,
             section.wait, json_mode=section.json_mode, temperature=section.temperature)
-        return vlm.Client(backend, cache, concurrency=section.concurrency, tries=section.tries,
-                          dry=section.dry_run)
+        return client.Client(backend, cache, concurrency=section.concurrency, tries=section.tries,
+                             dry=section.dry_run)
     if config.words == "local":
-        return vlm.Client(_local(section.checkpoint), cache, concurrency=1, tries=section.tries,
-                          dry=section.dry_run)
+        return client.Client(_local(section.checkpoint), cache, concurrency=1, tries=section.tries,
+                             dry=section.dry_run)
     raise InputError("config.words", f"unknown value {config.words!r}",
                      "Use 'template', 'vlm' or 'local'")
 
 
-def _local(checkpoint: str) -> vlm.Local:
+def _local(checkpoint: str) -> client.Local:
     """A checkpoint of ours as a backend; loaded at the first request."""
     if not checkpoint:
         raise InputError("config.vlm.checkpoint", "nothing given", "Give a checkpoint directory")
 
     @functools.cache
     def thinker() -> Any:
-        from fourd4d import answering  # It starts JAX.
+        from fourd4d import api  # It starts JAX.
 
-        return answering.load(checkpoint)
+        return api.load(checkpoint)
 
-    return vlm.Local(f"{checkpoint} ({_fingerprint(checkpoint)})",
-                     lambda text, images, tokens: thinker().say(text, images, max_tokens=tokens))
+    return client.Local(f"{checkpoint} ({_fingerprint(checkpoint)})",
+                        lambda text, images, tokens: thinker().say(text, images, max_tokens=tokens))
 
 
 def _fingerprint(checkpoint: str) -> str:
@@ -104,7 +115,7 @@ def _fingerprint(checkpoint: str) -> str:
 
     Raises InputError where there is no such directory.
     """
-    folder = Path(build.SHIPPED.get(checkpoint, checkpoint))
+    folder = Path(SHIPPED.get(checkpoint, checkpoint))
     if not folder.is_dir():
         raise InputError(folder, "no such directory", "Give a checkpoint directory")
     files = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -123,12 +134,12 @@ def main(config: Any) -> None:
         def part(start: int, count: int) -> Iterator[Clip]:
             return scene_clips(spec, config.seed, config.start + start, count)
 
-        shards = pipeline.write_base(config.output, part, config.clips, spec.kinds,
-                                     question_spec(config), config.seed, config.quality,
-                                     build.frozen(base.Practice, config.practice, "practice"))
+        shards = pretraining.write_base(config.output, part, config.clips, spec.kinds,
+                                        question_spec(config), config.seed, config.quality,
+                                        frozen(pretraining_tasks.Practice, config.practice, "practice"))
         console.print(f"{shards} shards in {config.output}")
         return
-    works: Iterable[pipeline.Work]
+    works: Iterable[VideoJob]
     if config.source == "videos":
         works, kinds = video_works(config), tuple(config.kinds)
         total = len(works)
@@ -140,15 +151,15 @@ def main(config: Any) -> None:
     client = client_of(config) if "words" in config else None
     with contextlib.closing(client) if client else contextlib.nullcontext():
         words = Asked(client, tuple(config.vlm.uses)) if client else Template()
-        recipe = pipeline.Recipe(kinds, question_spec(config), config.seed, config.quality, words)
+        recipe = DatasetSpec(kinds, question_spec(config), config.seed, config.quality, words)
         if client and client.dry:
             for number, work in enumerate(works):
-                pipeline.make(work, number, recipe, lambda one: None)
+                process_job(work, number, recipe, lambda one: None)
         else:
             run = {k: v for k, v in config.to_dict().items()
                    if k not in ("output", "records", "retry_failed")}
-            entries = pipeline.run(config.output, works, total, recipe, run, config.records,
-                                   config.get("retry_failed", False))
+            entries = build_dataset(config.output, works, total, recipe, run, config.records,
+                                    config.get("retry_failed", False))
             states = [entry.status for entry in entries.values()]
             count = sum(len(entry.samples) for entry in entries.values())
             console.print(f"{len(entries)} videos: {states.count('done')} done, "
@@ -158,22 +169,22 @@ def main(config: Any) -> None:
                 console.print(f"Why: python -m fourd4d.synth report {config.output}",
                               highlight=False, soft_wrap=True)
         if client:
-            prices = vlm.Prices(config.vlm.input_price, config.vlm.output_price)
+            prices = Prices(config.vlm.input_price, config.vlm.output_price)
             console.print(f"{'Dry run: ' if client.dry else ''}{client.account(prices)}",
                           highlight=False, soft_wrap=True)
 
 
 def answerer(args: argparse.Namespace) -> Answer:
     """Tries of the checkpoint that the command line names."""
-    from fourd4d import answering  # It starts JAX.
+    from fourd4d import api  # It starts JAX.
 
-    thinker = answering.load(args.checkpoint)
+    thinker = api.load(args.checkpoint)
     return functools.partial(
-        thinker.tries, root=commands.root_of(args), max_tokens=args.max_tokens,
+        thinker.tries, root=root_of(args), max_tokens=args.max_tokens,
         temperature=args.temperature, seed=args.seed, assumed_fps=args.assumed_fps or None)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in commands.NAMES:
-        sys.exit(commands.main(sys.argv[1:], answerer))
-    build.launch(main)
+    if sys.argv[1:2] and sys.argv[1] in cli.NAMES:
+        sys.exit(cli.main(sys.argv[1:], answerer))
+    launch(main)

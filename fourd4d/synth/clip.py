@@ -23,7 +23,7 @@ from fourd4d.core.errors import InputError
 MOVES: Final = (
     "Pan Left", "Pan Right", "Tilt Up", "Tilt Down", "Roll CW", "Roll CCW", "Dolly In",
     "Dolly Out", "Truck Left", "Truck Right", "Pedestal Up", "Pedestal Down", "Static",
-)  # fmt: skip
+)
 OPPOSITE_MOVE: Final[Mapping[str, str]] = {
     a: b
     for pair in (MOVES[i : i + 2] for i in range(0, 12, 2))

@@ -17,13 +17,13 @@ _DEFAULTS: dict[str, Any] = dict(
     num_attention_heads=64, num_key_value_heads=8, hidden_act="silu",
     max_position_embeddings=32_768, rms_norm_eps=1e-5, rope_theta=1_000_000.0,
     use_sliding_window=False, tie_word_embeddings=False, rope_scaling=_MISSING,
-)  # fmt: skip
+)
 _VISION_DEFAULTS: dict[str, Any] = dict(
     depth=32, hidden_size=3584, hidden_act="silu", intermediate_size=3420, num_heads=16,
     in_channels=3, patch_size=14, spatial_merge_size=2, temporal_patch_size=2,
     tokens_per_second=4, window_size=112, out_hidden_size=3584,
     fullatt_block_indexes=[7, 15, 23, 31], rope_theta=10_000.0,
-)  # fmt: skip
+)
 
 
 def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any) -> ModelConfig:
@@ -84,7 +84,7 @@ def _model(d: dict[str, Any], v: dict[str, Any], head_dim: int, fields: dict[str
             tied=d["tie_word_embeddings"], max_positions=d["max_position_embeddings"],
         ),
         family=FAMILY, **fields,
-    )  # fmt: skip
+    )
 
 
 def _check(d: dict[str, Any], v: dict[str, Any], where: object) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fourd4d.core.keys import Entry, KeyTable, kernel, vector
+from fourd4d.core.weight_map import Entry, KeyTable, kernel, vector
 from fourd4d.models.config import ModelConfig, VisionConfig
 
 

@@ -24,14 +24,13 @@ SPECIAL: Final = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
     "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
     "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
-)  # fmt: skip
+)
 """Control tokens, in the order of their ids."""
 ADDED: Final = (
     "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
     "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
-)  # fmt: skip
+)
 """Tokens after them that count as ordinary text when decoding."""
-
 
 def tokenizer_from_tiktoken(path: str | os.PathLike[str]) -> HFTokenizer:
     """The published tokenizer from ``qwen.tiktoken``, with the imagery tokens after it.

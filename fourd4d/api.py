@@ -1,0 +1,167 @@
+"""A loaded model for notebooks and scripts: a video and a question in, an answer out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from fourd4d.core.errors import InputError
+from fourd4d.core.sample import LETTERS, Sample
+from fourd4d.data import collate, shape_for
+from fourd4d.data.media import load_media
+from fourd4d.parallel import host_to_global, make_mesh, use
+from fourd4d.pretrained.bundle import ModelBundle
+from fourd4d.pretrained.open import open_checkpoint
+from fourd4d.processing import Processor, parse_answer
+from fourd4d.processing.media import Image, Video, decode_image, read_image
+from fourd4d.processing.video import read_video
+from fourd4d.sampling import SamplingSpec, generate, sample, texts
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the model said.
+
+    Attributes:
+      text: the whole response, imagery tokens included.
+      letter: the option it chose; None without options, or when the answer is not well-formed.
+      latents: the vectors it imagined, in order.
+      truncated: the budget ended the response.
+    """
+
+    text: str
+    letter: str | None
+    latents: Float[np.ndarray, "Q D"]
+    truncated: bool
+
+
+class Answerer:
+    """A model and its processor; ``bundle`` holds both."""
+
+    def __init__(self, bundle: ModelBundle, mesh: Any):
+        self.bundle = bundle
+        self._mesh = mesh
+        self._sample = nnx.jit(sample, static_argnames=("spec",))
+        self._model = bundle.model
+
+    def answer(self, media: Any, question: str, options: Sequence[str] = (), *,
+               max_tokens: int = 512, temperature: float = 0.0, imagery: bool = True,
+               seed: int = 0) -> Answer:
+        """The model's response.
+
+        Args:
+          media: a video file, an image file, a ``Video``, an ``Image``, or a list of these.
+          question: without its options.
+          options: texts, lettered A, B, … in the prompt.
+          max_tokens: most tokens of the response, latents included.
+          temperature: 0 is greedy.
+          imagery: False never imagines.
+
+        Raises:
+          InputError: unreadable media, or more options than letters.
+        """
+        if len(options) > len(LETTERS):
+            raise InputError("options", f"{len(options)} of them", f"Give {len(LETTERS)} at most")
+        processor = self.bundle.processor
+        lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]
+        text = "\n\n".join([question, "\n".join(lines)]) if lines else question
+        items = media if isinstance(media, list | tuple) else [media]
+        example = processor.prompt(text, [self._read(item) for item in items])
+        batch = collate([example], shape_for([example], round_to=64), processor.protocol)
+        spec = SamplingSpec.of(processor.tokenizer, processor.protocol, max_tokens=max_tokens,
+                               temperature=temperature, imagery=imagery)
+        with use(self._mesh):
+            rollout = self._sample(self._model, host_to_global(batch, self._mesh),
+                                   jax.random.key(seed), spec=spec)
+        said = texts(rollout, processor.tokenizer, spec)[0]
+        count = int(np.max(np.asarray(rollout.latent_index[0]), initial=-1)) + 1
+        return Answer(said, parse_answer(said, list(options)) if options else None,
+                      np.asarray(rollout.latents[0, :count]), bool(rollout.truncated[0]))
+
+    def say(self, text: str, images: Sequence[bytes] = (), *, max_tokens: int = 512) -> str:
+        """The greedy response to a plain prompt about image files, without any mental image.
+
+        The prompt gets no suffix, so that it may ask for any form of reply. Of a response with
+        ``<answer>`` tags, what stands in the last is given.
+        """
+        protocol = dataclasses.replace(self.bundle.processor.protocol, suffix="none")
+        processor = Processor(self.bundle.processor.tokenizer, protocol)
+        example = processor.prompt(text, [decode_image(data) for data in images])
+        batch = collate([example], shape_for([example], round_to=64), protocol)
+        spec = SamplingSpec.of(processor.tokenizer, protocol, max_tokens=max_tokens,
+                               temperature=0.0, imagery=False)
+        with use(self._mesh):
+            rollout = self._sample(self._model, host_to_global(batch, self._mesh),
+                                   jax.random.key(0), spec=spec)
+        said = texts(rollout, processor.tokenizer, spec)[0]
+        answers = re.findall(r"<answer>(.*?)</answer>", said, re.DOTALL)
+        return answers[-1] if answers else said
+
+    def tries(self, samples: Sequence[Sample], count: int, *, root: str | os.PathLike[str],
+              max_tokens: int = 512, temperature: float = 1.0, seed: int = 0,
+              assumed_fps: float | None = None) -> list[list[str | None]]:
+        """The letters of ``count`` sampled responses to each question; None where there is none.
+
+        Each prompt is read once for all its responses. What is drawn depends on the question's id
+        and the seed, not on its company.
+
+        Raises:
+          InputError: unreadable media.
+        """
+        bundle = self.bundle
+        protocol = bundle.processor.protocol
+        examples = []
+        for one in samples:
+            media, _ = load_media(one, Path(root), protocol, assumed_fps=assumed_fps,
+                                  with_overlays=False)
+            examples.append(bundle.processor.prompt(one.text_input, media))
+        batch = collate(examples, shape_for(examples, round_to=64), protocol)
+        spec = SamplingSpec.of(bundle.processor.tokenizer, protocol, max_tokens=max_tokens,
+                               temperature=temperature)
+        keys = jax.vmap(jax.random.key)(np.array(
+            [zlib.crc32(f"{seed}/{n}/{one.id}".encode())
+             for one in samples for n in range(count)], np.uint32))
+        with use(self._mesh):
+            rollout = generate(bundle.graphdef, (bundle.tree,), host_to_global(batch, self._mesh),
+                               keys, spec, count)
+        said = texts(rollout, bundle.processor.tokenizer, spec)
+        return [[parse_answer(said[i * count + n], list(one.options)) for n in range(count)]
+                for i, one in enumerate(samples)]
+
+    def _read(self, item: Any) -> Video | Image:
+        if isinstance(item, Video | Image):
+            return item
+        if Path(item).suffix.lower() in _PICTURES:
+            return read_image(item)
+        protocol = self.bundle.processor.protocol
+        return read_video(item, protocol.fps, protocol.max_frames)
+
+
+def load(directory: str | os.PathLike[str], *, mesh: str = "single", step: int | None = None,
+         **model: Any) -> Answerer:
+    """A trainer's or a Hugging Face directory, ready to answer.
+
+    Args:
+      mesh: a mesh preset or axis sizes; see ``parallel.make_mesh``.
+      step: of a trainer's directory; the newest by default.
+      model: fields of ``ModelConfig`` set for this use (dtype, attention, …); for a Hugging Face
+        directory also ``hf.open_hf``'s own arguments (``new_tokens="mean"``).
+
+    Raises:
+      InputError: see ``build.open_checkpoint``.
+    """
+    where = make_mesh(mesh, jax.local_devices()[:1] if mesh == "single" else None)
+    with use(where):
+        return Answerer(open_checkpoint(directory, where, step=step, **model), where)

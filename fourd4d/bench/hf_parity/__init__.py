@@ -1,0 +1,1 @@
+"""Live comparison with the reference implementation."""

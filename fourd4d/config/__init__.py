@@ -1,0 +1,1 @@
+"""Configs: flags, dataclasses from sections, the body of an entry point."""

@@ -1,0 +1,38 @@
+"""The body of an entry point."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from fourd4d.config.flags import define, only_given, read_flags
+from fourd4d.core.errors import InputError
+from fourd4d.core.files import full_disk_told
+from fourd4d.train import NonFiniteError
+
+
+def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
+    """The body of an entry point: reads ``--config``, runs, and says bad input in one line.
+
+    A full disk and a diverged run are told so too.
+
+    Args:
+      run: takes the locked config.
+      default: config file when the command names none.
+    """
+    flag = define(flags.FLAGS)
+
+    def main(argv: Sequence[str]) -> None:
+        del argv
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # Orbax reports every array.
+        try:
+            with full_disk_told("output"):
+                run(only_given(flag.value))
+        except (InputError, NonFiniteError) as error:
+            sys.exit(str(error))
+
+    app.run(main, flags_parser=lambda argv: read_flags(argv, flags.FLAGS, default))

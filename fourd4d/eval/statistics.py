@@ -1,0 +1,161 @@
+"""Statistics of an evaluation, from sums: tallies add over shards, hosts and question types."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Z95 = 1.959963984540054
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """Counts over items; ``a + b`` is the tally of both.
+
+    Attributes:
+      items: all items of the benchmark, those that could not be run included.
+      strict, lenient: right answers under strict and under lenient parsing.
+      answered: items with an answer under strict parsing.
+      well_formed: responses of the taught form.
+      truncated: responses that the token budget ended.
+      failed: items that could not be run; they count as wrong.
+      blocks, tokens: mental images and tokens of all responses.
+      chance: sum over items of 1 / number of options.
+    """
+
+    items: int = 0
+    strict: int = 0
+    lenient: int = 0
+    answered: int = 0
+    well_formed: int = 0
+    truncated: int = 0
+    failed: int = 0
+    blocks: int = 0
+    tokens: int = 0
+    chance: float = 0.0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(a + b for a, b in zip(dataclasses.astuple(self),
+                                             dataclasses.astuple(other), strict=True)))
+
+    @staticmethod
+    def of(record: Mapping[str, Any]) -> Tally:
+        """One item's record, as in the log."""
+        return Tally(
+            items=1, strict=int(record["correct"]), lenient=int(record["lenient_correct"]),
+            answered=int(record["chosen"] is not None), well_formed=int(record["well_formed"]),
+            truncated=int(record["truncated"]), failed=int(record["status"] == "failed"),
+            blocks=record["blocks"], tokens=record["tokens"], chance=1.0 / record["options"],
+        )
+
+    def summary(self) -> dict[str, float | int]:
+        """Shares and their 95 % intervals by name. All zero without items.
+
+        Accuracies divide by all items; truncation and per-answer means by the items that were run.
+        """
+        run = max(self.items - self.failed, 1)
+        chance = self.chance / max(self.items, 1)
+        accuracy = self.strict / max(self.items, 1)
+        low, high = wilson(self.strict, self.items)
+        lenient_low, lenient_high = wilson(self.lenient, self.items)
+        return {
+            "items": self.items,
+            "accuracy": accuracy,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "lenient_accuracy": self.lenient / max(self.items, 1),
+            "lenient_accuracy_low": lenient_low,
+            "lenient_accuracy_high": lenient_high,
+            "chance": chance,
+            "chance_adjusted": chance_adjusted(accuracy, chance),
+            "chance_adjusted_low": chance_adjusted(low, chance),
+            "chance_adjusted_high": chance_adjusted(high, chance),
+            "answered_share": self.answered / max(self.items, 1),
+            "well_formed_share": self.well_formed / run,
+            "truncated_share": self.truncated / run,
+            "failed": self.failed,
+            "blocks_per_answer": self.blocks / run,
+            "tokens_per_answer": self.tokens / run,
+        }
+
+
+def tally(records: Iterable[Mapping[str, Any]]) -> Tally:
+    """Of all records."""
+    return sum(map(Tally.of, records), Tally())
+
+
+def tally_by_type(records: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
+    """Per question type, in alphabetical order."""
+    found: dict[str, Tally] = {}
+    for record in records:
+        kind = record["kind"]
+        found[kind] = found.get(kind, Tally()) + Tally.of(record)
+    return dict(sorted(found.items()))
+
+
+def wilson(right: int, items: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a share; (0, 0) without items.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    JASA 22 (1927).
+    """
+    if not items:
+        return 0.0, 0.0
+    p, zz = right / items, z * z / items
+    centre = (p + zz / 2) / (1 + zz)
+    half = z / (1 + zz) * math.sqrt(p * (1 - p) / items + zz / (4 * items))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def chance_adjusted(accuracy: float, chance: float) -> float:
+    """0 at chance, 1 when all is right, negative below chance."""
+    return (accuracy - chance) / (1 - chance) if chance < 1 else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Mean of paired differences ``b - a`` and its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_bootstrap(
+    a: Sequence[Any] | np.ndarray,
+    b: Sequence[Any] | np.ndarray,
+    groups: Sequence[object] | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> Difference:
+    """What ``b`` gains over ``a`` on the same items.
+
+    Args:
+      a, b: one value per item in the same order, e.g. 1 for right.
+      groups: resample these as wholes (questions on one video are not independent); by default
+        every item on its own.
+
+    Raises:
+      ValueError: no items, or lengths differ.
+    """
+    gain = np.asarray(b, np.float64) - np.asarray(a, np.float64)
+    if gain.ndim != 1 or not len(gain) or len(np.asarray(a)) != len(np.asarray(b)):
+        raise ValueError("paired_bootstrap: a and b need one value for each of the same items")
+    names = list(range(len(gain))) if groups is None else list(groups)
+    if len(names) != len(gain):
+        raise ValueError("paired_bootstrap: one group per item")
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    place = np.array([number[name] for name in names])
+    sums = np.bincount(place, gain)
+    sizes = np.bincount(place).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for i in range(draws):
+        drawn = rng.integers(0, len(sums), len(sums))
+        means[i] = sums[drawn].sum() / sizes[drawn].sum()
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Difference(float(gain.mean()), float(low), float(high))

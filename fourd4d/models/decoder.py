@@ -1,0 +1,111 @@
+"""Language decoder of Qwen2.5: grouped-query attention, M-RoPE, SwiGLU."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from fourd4d.core.kv_cache import KVCache
+from fourd4d.models.attention import attend
+from fourd4d.models.config import ModelConfig
+from fourd4d.models.layers import Linear, RMSNorm, residual, rotate, text_angles
+from fourd4d.models.prefix_attention import Part, attend_parts
+from fourd4d.models.scan import scan_blocks
+from fourd4d.parallel import constrain
+
+
+class DecoderBlock(nnx.Module):
+    """Pre-norm attention and gated MLP."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, stack: int | None = None):
+        d = config.decoder
+        shared: dict[str, Any] = dict(rngs=rngs, param_dtype=jnp.dtype(config.param_dtype),
+                                      stack=stack)
+        embed, mlp = {"embed": d.width}, {"mlp": d.mlp}
+        heads = {"heads": d.heads, "head_dim": d.head_dim}
+        kv_heads = {"kv_heads": d.kv_heads, "head_dim": d.head_dim}
+        out = 1 / math.sqrt(2 * d.layers)
+
+        def linear(name: str, inputs: Any, outputs: Any, **kwargs: Any) -> Linear:
+            lora = config.lora if config.lora and name in config.lora.targets else None
+            return Linear(inputs, outputs, lora=lora, **kwargs, **shared)
+
+        self.attention = config.attention
+        self.norm1 = RMSNorm(d.width, "embed", d.eps, **shared)
+        self.q = linear("q", embed, heads, bias=True)
+        self.k = linear("k", embed, kv_heads, bias=True)
+        self.v = linear("v", embed, kv_heads, bias=True)
+        self.o = linear("o", heads, embed, scale=out)
+        self.norm2 = RMSNorm(d.width, "embed", d.eps, **shared)
+        self.gate = linear("gate", embed, mlp)
+        self.up = linear("up", embed, mlp)
+        self.down = linear("down", mlp, embed, scale=out)
+
+    def __call__(self, x: Float[Array, "B L D"], past: tuple[tuple[Array, Array], ...],
+                 cos: Float[Array, "B L half"], sin: Float[Array, "B L half"],
+                 segments: Int[Array, "B L"], past_segments: tuple[Int[Array, "..."], ...],
+                 keep: bool) -> tuple[Array, tuple[Array, Array] | None]:
+        """Returns x and, to ``keep``, this block's new keys and values.
+
+        ``past`` holds keys and values of earlier tokens; see ``parts.Part``.
+        """
+        normed = self.norm1(x)
+        q = constrain(rotate(self.q(normed), cos, sin), "batch", "length", "heads", "head_dim")
+        k = constrain(rotate(self.k(normed), cos, sin), "batch", "length", "kv_heads", "head_dim")
+        v = constrain(self.v(normed), "batch", "length", "kv_heads", "head_dim")
+        if past:
+            parts = [Part(*kv, ids) for kv, ids in zip(past, past_segments, strict=True)]
+            mixed = attend_parts(q, k, v, segments, parts)
+        else:
+            mixed = attend(q, k, v, segments, segments, 0, self.attention)
+        wide = residual(x, self.o(mixed))
+        normed = self.norm2(wide).astype(x.dtype)
+        hidden = jax.nn.silu(self.gate(normed)) * self.up(normed)
+        hidden = constrain(hidden, "batch", "length", "mlp")
+        x = residual(wide, self.down(hidden)).astype(x.dtype)
+        return constrain(x, "batch", "length", "embed"), ((k, v) if keep else None)
+
+
+class Decoder(nnx.Module):
+    """Embeddings to hidden states after the final norm."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        d = config.decoder
+        self.config = config
+        self.blocks = DecoderBlock(config, stack=d.layers, rngs=rngs)
+        self.norm = RMSNorm(d.width, "embed", d.eps, rngs=rngs,
+                            param_dtype=jnp.dtype(config.param_dtype))
+
+    def __call__(self, x: Float[Array, "B L D"], positions: Int[Array, "3 B L"],
+                 segments: Int[Array, "B L"], cache: KVCache | None = None,
+                 prefix: KVCache | None = None, fill: bool = False
+                 ) -> tuple[Float[Array, "B L D"], KVCache | None]:
+        config, d = self.config, self.config.decoder
+        angles = text_angles(positions, d.head_dim, d.rope_theta, d.mrope_sections)
+        x = constrain(x.astype(config.dtype), "batch", "length", "embed")
+        segments = jnp.asarray(segments, jnp.int32)
+        past = [part for part in (prefix, cache) if part is not None]
+        keep = fill or cache is not None
+        x, new = scan_blocks(
+            self.blocks, x, (tuple((part.keys, part.values) for part in past),),
+            (jnp.cos(angles), jnp.sin(angles), segments,
+             tuple(part.segment_ids for part in past), keep),
+            remat=config.remat, unroll=config.unroll, outputs=True)
+        x = self.norm(x)
+        if not keep:
+            return x, None
+        keys, values = new
+        if cache is None:
+            return x, KVCache(keys, values, segments, jnp.asarray(segments.shape[1], jnp.int32))
+        write = jax.lax.dynamic_update_slice_in_dim
+        return x, KVCache(
+            keys=write(cache.keys, keys.astype(cache.keys.dtype), cache.used, 2),
+            values=write(cache.values, values.astype(cache.values.dtype), cache.used, 2),
+            segment_ids=write(cache.segment_ids, segments, cache.used, 1),
+            used=cache.used + segments.shape[1],
+        )

@@ -1,0 +1,1 @@
+"""Checkpoint directories of either kind, opened and exported."""

@@ -1,0 +1,191 @@
+"""Hugging Face directories in and out: a model, its processor, and both together.
+
+Older and newer layouts of a family are read; what is written, transformers opens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from fourd4d.checkpoint.safetensors import read_hf, write_hf
+from fourd4d.core.errors import InputError
+from fourd4d.core.files import read_object, replacing
+from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.models import ModelConfig, Thinker
+from fourd4d.models.families import family
+from fourd4d.models.lora import merge_lora
+from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded
+from fourd4d.pretrained.bundle import DTYPES, ModelBundle, shapes
+from fourd4d.processing import Processor, Tokenizer, load_processor
+
+
+def is_hf(directory: str | os.PathLike[str]) -> bool:
+    """Whether a directory has the ``config.json`` of a Hugging Face model."""
+    return (Path(directory) / "config.json").is_file()
+
+
+def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:
+    """The model that a Hugging Face directory holds.
+
+    Parameters keep the file's dtype; products are made in bfloat16 unless that is float32.
+
+    Args:
+      model: fields of ``ModelConfig`` set for this use.
+
+    Raises:
+      InputError: no config, an unknown family, or a contradiction.
+    """
+    path = Path(directory) / "config.json"
+    value = read_object(path, "Give a Hugging Face model directory")
+    text = value.get("text_config")
+    text = text if isinstance(text, dict) else {}
+    stored = value.get("torch_dtype") or value.get("dtype") or text.get("torch_dtype") or "float32"
+    if not isinstance(stored, str) or stored not in DTYPES:
+        raise InputError(path, f"torch_dtype {stored!r}", f"Use one of {sorted(DTYPES)}")
+    own = dict(param_dtype=stored, dtype="float32" if stored == "float32" else "bfloat16")
+    return family(value.get("model_type"), path).from_hf(value, path, **own).changed(**model)
+
+
+def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES, *,
+            new_tokens: str = "refuse", check_finite: bool = True, **model: Any) -> ModelBundle:
+    """A Hugging Face directory's model and processor, each parameter read onto its sharding.
+
+    Adapters and an imagery head asked for in ``model`` start fresh.
+
+    Args:
+      new_tokens: what to do when the tokenizer lacks the imagery tokens: ``refuse``, or ``mean``:
+        add them, their rows being the mean of the rows before them.
+      check_finite: refuse NaN and infinities.
+      model: fields of ``ModelConfig`` set for this use (dtype, param_dtype, lora, …).
+
+    Raises:
+      InputError: see ``checkpoint.safetensors.read_hf``, ``hf_config`` and ``load_processor``; or
+        a vocabulary larger than the embedding table.
+    """
+    directory = Path(directory)
+    config = hf_config(directory, **model)
+    processor = _processor(directory, config.protocol(), new_tokens)
+    size = processor.tokenizer.vocab_size
+    if size > config.decoder.vocab:
+        raise InputError(directory, f"{size} tokens, the embedding table has "
+                         f"{config.decoder.vocab} rows", "Enlarge the table with transformers' "
+                         "resize_token_embeddings, then convert again")
+    config = dataclasses.replace(
+        config, decoder=dataclasses.replace(config.decoder, valid_vocab=size))
+    config.check_protocol(processor.protocol, directory)
+    graphdef, abstract = shapes(config)
+    table = family(config.family, directory).key_table(config)
+    stored, fresh = nnx.split_state(abstract, lambda path, _: path in table.paths(), ...)
+    tree = read_hf(directory, table, abstract_for(stored, mesh, rules), check_finite=check_finite)
+    if jax.tree.leaves(fresh):
+        names = {path for path, _ in nnx.to_flat_state(fresh)}
+        new = born_sharded(
+            lambda key: nnx.split_state(nnx.state(Thinker(config, nnx.Rngs(key))),
+                                        lambda path, _: path in names, ...)[0], mesh, rules)
+        tree = nnx.merge_state(tree, new(jax.random.key(0)))
+    if processor.tokenizer.added:
+        tree = _mean_rows(tree, processor.tokenizer.added)
+    return ModelBundle(config, processor, graphdef, tree)
+
+
+def _processor(directory: Path, unsaid: ProtocolSpec, new_tokens: str) -> Processor:
+    if new_tokens not in ("refuse", "mean"):
+        raise InputError("new_tokens", f"unknown value {new_tokens!r}", "Use 'refuse' or 'mean'")
+    try:
+        return load_processor(directory, unsaid, add_imagery=new_tokens == "mean")
+    except InputError as error:
+        if "lacks <|latent" not in error.what:
+            raise
+        raise InputError(error.where, error.what, "Pass new_tokens='mean' (--new-tokens mean) "
+                         "to add them as means of the trained rows") from error
+
+
+def _mean_rows(tree: Any, ids: Sequence[int]) -> Any:
+    """Rows ``ids`` of table and head set to the mean of the rows before the first of them."""
+
+    def filled(value: jax.Array, axis: int) -> jax.Array:
+        def fill(value: jax.Array) -> jax.Array:
+            before = jax.lax.slice_in_dim(value, 0, min(ids), axis=axis).astype(jnp.float32)
+            mean = before.mean(axis, keepdims=True).astype(value.dtype)
+            at = (*(slice(None),) * axis, jnp.asarray(ids))
+            return value.at[at].set(mean)
+
+        return jax.jit(fill, out_shardings=value.sharding, donate_argnums=0)(value)
+
+    flat = dict(nnx.to_flat_state(tree))
+    for name, axis in (("embedding", 0), ("output", 1)):
+        if (name,) in flat:
+            leaf = flat[name,]
+            flat[name,] = leaf.replace(filled(leaf.get_value(), axis))
+    return nnx.from_flat_state(flat)
+
+
+def export_hf(bundle: ModelBundle, directory: str | os.PathLike[str], *,
+              dtype: str | None = None, shard_bytes: int = 5 << 30) -> list[Path]:
+    """Writes a directory that transformers' AutoModelForImageTextToText and AutoProcessor open.
+
+    Adapters are merged. Weights, config, generation config, tokenizer, preprocessor and chat
+    template are in it. ``config.json`` goes first and comes last: without it neither we nor
+    transformers take a directory for a model, so that one half written, or half overwritten, is
+    refused. Of several processes, all of which must call this, the first one writes.
+
+    Args:
+      dtype: of the tensors; the parameters' own by default.
+
+    Returns:
+      The files of tensors.
+
+    Raises:
+      InputError: an unknown dtype; an imagery head or a number that these files cannot hold; or
+        a directory that cannot be written to.
+    """
+    directory = Path(directory)
+    if bundle.config.imagery.head != "identity":
+        raise InputError(directory, f"the imagery head {bundle.config.imagery.head!r} has no place "
+                         "in a Hugging Face directory", "Keep the trainer's checkpoint")
+    dtype = dtype or bundle.config.param_dtype
+    if dtype not in DTYPES:
+        raise InputError("dtype", f"unknown value {dtype!r}", f"Use one of {sorted(DTYPES)}")
+    config, tree = merge_lora(bundle.config, bundle.tree)
+    kin, words = family(config.family, directory), bundle.processor.tokenizer
+    written = {
+        "generation_config.json": {
+            "bos_token_id": words.pad, "eos_token_id": [words.eos, words.pad],
+            "pad_token_id": words.pad, "do_sample": False},
+        "config.json": kin.to_hf(config, dtype, **token_ids(words)),
+    }
+    if jax.process_index() == 0:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "config.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(directory, f"cannot be written to ({error.strerror})",
+                             "Choose a directory that you may write to") from error
+    files = write_hf(directory, kin.key_table(config), tree, dtype=DTYPES[dtype],
+                     shard_bytes=shard_bytes)
+    if jax.process_index() == 0:
+        bundle.processor.export(directory, kin.CLASSES)
+        for name, value in written.items():
+            with replacing(directory / name) as temporary:
+                temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    multihost_utils.sync_global_devices("export_hf")
+    return files
+
+
+def token_ids(words: Tokenizer) -> dict[str, int]:
+    """The fields of ``config.json`` that name tokens."""
+    names = {"image": "<|image_pad|>", "video": "<|video_pad|>", "vision": "<|vision_pad|>",
+             "vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>",
+             "bos": "<|endoftext|>", "eos": "<|im_end|>", "pad": "<|endoftext|>"}
+    return {f"{name}_token_id": words.id(token) for name, token in names.items()}

@@ -1,0 +1,145 @@
+"""Floor 6: configs and checkpoint directories → the objects that the rooms take as arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from fourd4d.checkpoint.orbax import processor_dir, read_specs, restore_params
+from fourd4d.core.batch import BatchShape
+from fourd4d.core.errors import InputError
+from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
+from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded, make_mesh, start, use
+from fourd4d.pretrained.bundle import ModelBundle, shapes
+from fourd4d.pretrained.huggingface import open_hf
+from fourd4d.processing import Processor, load_processor, load_tokenizer, tiny_tokenizer
+from fourd4d.train import state as train_state
+
+SHIPPED: Final = {"tiny-base": Path(__file__).parent / "models" / "assets" / "tiny_base"}
+"""Checkpoints in the package, by the name that stands for their directory."""
+
+def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokenizer: str = "",
+          protocol: Mapping[str, Any] | None = None, **model: Any) -> ModelBundle:
+    """Random weights of a preset, born sharded.
+
+    Args:
+      name: a preset of ``models.presets``.
+      tokenizer: file or directory; the shipped SentencePiece model when empty.
+      protocol: fields that differ from the preset's protocol.
+      model: fields of ``ModelConfig`` that differ from the preset.
+    """
+    words = load_tokenizer(tokenizer) if tokenizer else tiny_tokenizer()
+    config = preset(name).changed(**model)
+    if words.vocab_size > config.decoder.vocab:
+        raise InputError("config.tokenizer", f"{words.vocab_size} tokens, the preset {name!r} "
+                         f"embeds {config.decoder.vocab}", "Choose a preset with a larger table")
+    config = dataclasses.replace(
+        config, decoder=dataclasses.replace(config.decoder, valid_vocab=words.vocab_size))
+    spec = dataclasses.replace(preset_protocol(name), **dict(protocol or {}))
+    config.check_protocol(spec, "config.protocol")
+    graphdef, _ = shapes(config)
+    tree = born_sharded(lambda key: nnx.split(Thinker(config, nnx.Rngs(key)))[1], mesh, rules)(
+        jax.random.key(seed))
+    return ModelBundle(config, Processor(words, spec), graphdef, tree)
+
+
+def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
+                 step: int | None = None, **model: Any) -> ModelBundle:
+    """The weights of a trainer's checkpoint directory, without its optimizer.
+
+    Args:
+      step: the newest by default.
+      model: fields of ``ModelConfig`` set for this use (dtype, attention, remat, …).
+
+    Raises:
+      InputError: no checkpoint, or one that does not fit its own specs.
+    """
+    specs = read_specs(directory, step)
+    for key in ("model", "trainable"):
+        if key not in specs:
+            raise InputError(directory, f"its specs lack {key!r}", "Use a trainer's directory")
+    config = ModelConfig.from_json(specs["model"], directory).changed(**model)
+    graphdef, tree = shapes(config)
+    tree = abstract_for(tree, mesh, rules)
+    parts = dict(zip(("params", "frozen"), train_state.split(tree, specs["trainable"]),
+                     strict=True))
+    parts = {name: restore_params(directory, part, name, step) if jax.tree.leaves(part) else part
+             for name, part in parts.items()}
+    return ModelBundle(config, load_processor(processor_dir(directory)), graphdef,
+                  nnx.merge_state(*parts.values()))
+
+
+def is_trained(directory: str | os.PathLike[str]) -> bool:
+    """Whether a trainer wrote this directory (otherwise it may be a Hugging Face one)."""
+    return (Path(directory) / "processor").is_dir()
+
+
+@contextlib.contextmanager
+def training(config: Any) -> Iterator[tuple[Mesh, ModelBundle]]:
+    """All hosts joined, ``config.mesh`` in use, and what a trainer starts from."""
+    start()
+    mesh = make_mesh(config.mesh)
+    with use(mesh):
+        yield mesh, start_from(config, mesh)
+
+
+def start_from(config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> ModelBundle:
+    """What a trainer starts from: ``config.init``, or ``config.preset`` at random.
+
+    ``config.protocol`` and ``config.model`` hold the fields to change.
+    """
+    model, protocol = config.model.to_dict(), config.protocol.to_dict()
+    if bool(config.init) == bool(config.preset):
+        raise InputError("config.init", f"init {config.init!r} and preset {config.preset!r}",
+                         "Give one of them: a checkpoint, or a preset to start at random")
+    if config.preset:
+        return fresh(config.preset, mesh, config.seed, rules, config.tokenizer, protocol, **model)
+    if config.tokenizer:
+        raise InputError("config.tokenizer", "a checkpoint brings its own tokenizer",
+                         "Leave it empty, or start from a preset")
+    bundle = open_checkpoint(config.init, mesh, rules, **model)
+    changed = dataclasses.replace(bundle.processor.protocol, **protocol)
+    bundle.config.check_protocol(changed, "config.protocol")
+    return dataclasses.replace(bundle, processor=Processor(bundle.processor.tokenizer, changed))
+
+
+def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
+                    step: int | None = None, **model: Any) -> ModelBundle:
+    """A trainer's directory (``open_trained``), a Hugging Face one (``hf.open_hf``), or the
+    name of a checkpoint in the package (``SHIPPED``).
+    """
+    directory = SHIPPED.get(os.fspath(directory), directory)
+    if not Path(directory).is_dir():
+        raise InputError(directory, "no such directory", "Give a checkpoint directory")
+    if not is_trained(directory) and step is None:
+        return open_hf(directory, mesh, rules, **model)
+    return open_trained(directory, mesh, rules, step, **model)
+
+
+def packed_rows(shape: BatchShape, examples: int) -> BatchShape:
+    """Rows with room for ``examples`` examples of the size ``shape`` holds; as many rows fewer.
+
+    0 packs nothing.
+    """
+    if not examples:
+        return shape
+    if shape.rows % examples:
+        raise InputError("config.data.pack", f"{examples} does not divide {shape.rows} rows",
+                         "Choose a divisor of the batch")
+    return BatchShape(shape.rows // examples, shape.length * examples, shape.slots * examples,
+                      shape.windows, shape.overlays * examples)
+
+
+def specs(config: Any, model: ModelConfig, processor: Processor,
+          trainable: Sequence[str]) -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    return {"model": model.to_json(), "protocol": processor.protocol.to_json(),
+            "trainable": list(trainable), "config": config.to_dict()}

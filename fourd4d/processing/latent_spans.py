@@ -1,0 +1,81 @@
+"""Mental images in text, and how an overlay's features become their target latents."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import numpy as np
+from jaxtyping import Float
+
+from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.core.sample import IMAGE_MARK
+from fourd4d.processing.patches import token_offsets
+from fourd4d.processing.tokenizer import LATENT_END, LATENT_PAD, LATENT_START
+
+_MARK_AT_START = re.compile(rf"(^|<think>)(?:[ \t]*{IMAGE_MARK})+[ \t]*", re.MULTILINE)
+_MARK = re.compile(rf"[ \t]*{IMAGE_MARK}")
+
+
+def span(latent_size: int) -> str:
+    """One mental image as text."""
+    return LATENT_START + LATENT_PAD * latent_size + LATENT_END
+
+
+def insert_spans(response: str, latent_size: int) -> str:
+    """The response with a span in place of every ``<output_image>``."""
+    return response.replace(IMAGE_MARK, span(latent_size))
+
+
+def remove_marks(response: str) -> str:
+    """The response without ``<output_image>``, for training on text alone.
+
+    A mark goes with the spaces before it, or with those after it at the start of a line or of the
+    thought, so that no double space remains.
+    """
+    return _MARK.sub("", _MARK_AT_START.sub(r"\1", response))
+
+
+def _bins(length: int, number: int) -> Float[np.ndarray, "number length"]:
+    """Adaptive average pooling in 1-D: bin i covers floor(i n / k) to ceil((i + 1) n / k)."""
+    weights = np.zeros((number, length))
+    for i in range(number):
+        start, end = i * length // number, -(-(i + 1) * length // number)
+        weights[i, start:end] = 1.0 / (end - start)
+    return weights
+
+
+def _strips(length: int, number: int) -> Float[np.ndarray, "number length"]:
+    """Contiguous groups that share no token; with fewer tokens than groups, tokens repeat."""
+    weights = np.zeros((number, length))
+    for i in range(number):
+        start = i * length // number
+        end = max(start + 1, (i + 1) * length // number)
+        weights[i, start:end] = 1.0 / (end - start)
+    return weights
+
+
+@functools.lru_cache(maxsize=256)
+def pooling_weights(rows: int, columns: int, protocol: ProtocolSpec) -> Float[np.ndarray, "R U"]:
+    """Matrix that pools the merged tokens of one still image into ``latent_size`` latents.
+
+    ``strips`` averages contiguous runs of the raster order, ``grid`` the bins of a 2-D adaptive
+    average pooling. Columns follow the window order of the frame slot; rows sum to 1.
+
+    Args:
+      rows, columns: the image's grid, patches.
+    """
+    height, width = rows // protocol.merge, columns // protocol.merge
+    if protocol.pooling == "strips":
+        raster = _strips(height * width, protocol.latent_size)
+    else:
+        side = round(protocol.latent_size**0.5)
+        raster = np.einsum("ah,bw->abhw", _bins(height, side), _bins(width, side))
+        raster = raster.reshape(protocol.latent_size, height * width)
+    offsets = token_offsets(rows, columns, protocol)
+    side = protocol.window // (protocol.patch_size * protocol.merge)
+    windows = -(-height // side) * -(-width // side)
+    weights = np.zeros((protocol.latent_size, windows * side**2), np.float32)
+    weights[:, offsets] = raster
+    weights.setflags(write=False)  # Cached: one array for all callers.
+    return weights

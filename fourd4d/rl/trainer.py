@@ -1,0 +1,190 @@
+"""One RL step on the host: sample, score the texts, gather the experience, update on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from fourd4d.core import metrics as metrics_lib
+from fourd4d.core.batch import Batch, BatchShape
+from fourd4d.core.errors import InputError
+from fourd4d.core.metrics import Mean
+from fourd4d.core.rollout import Rollout
+from fourd4d.core.sample import Sample
+from fourd4d.data import Prompt, collate
+from fourd4d.losses import PolicySpec
+from fourd4d.parallel import host_to_global, to_host
+from fourd4d.processing import Processor
+from fourd4d.rewards import DEFAULT, Reward, score
+from fourd4d.rl.grpo import RLSpec, gather, update
+from fourd4d.sampling import SamplingSpec, generate, texts
+from fourd4d.train import MetricWriter, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """The prompts of one step: this host's samples, and the batch of all hosts."""
+
+    samples: tuple[Sample, ...]
+    batch: Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What stays the same from step to step.
+
+    Attributes:
+      graphdef: of the model; weights are in the train state.
+      reference: the frozen reference's trainable weights.
+      shape: of this host's prompts.
+      seed: of the draws.
+      cache_features: encode each video once a step; for frozen vision encoders.
+      show_every: steps between written responses; 0 for never.
+    """
+
+    graphdef: Any
+    tx: optax.GradientTransformation
+    reference: Any
+    spec: RLSpec
+    policy: PolicySpec
+    sampling: SamplingSpec
+    processor: Processor
+    mesh: Mesh
+    shape: BatchShape
+    seed: int = 0
+    rewards: Sequence[Reward] = DEFAULT
+    cache_features: bool = True
+    show_every: int = 0
+    writer: MetricWriter | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampling.top_p < 1:
+            raise InputError("SamplingSpec.top_p", f"{self.sampling.top_p} in training",
+                             "Train with top_p=1: log-probs must be those of the whole softmax")
+        if self.sampling.temperature == 0:
+            raise InputError("SamplingSpec.temperature", "greedy decoding in training",
+                             "A group of equal responses teaches nothing; use 1")
+        parts = self.spec.minibatches * self.spec.accumulate
+        prompts = self.shape.rows * jax.process_count()
+        if prompts % parts:
+            raise InputError("RLSpec.minibatches", f"{prompts} prompts a step do not divide into "
+                             f"{self.spec.minibatches} minibatches of {self.spec.accumulate} parts",
+                             "Change one of the three")
+
+
+class Step:
+    """``state, metrics = step(state, questions)``; ``place`` makes the questions."""
+
+    def __init__(self, setting: Setting):
+        self.setting = s = setting
+        fixed = dict(graphdef=s.graphdef, spec=s.spec, policy=s.policy, sampling=s.sampling)
+        self._gather = jax.jit(functools.partial(gather, **fixed))
+        self._update = jax.jit(functools.partial(update, tx=s.tx, **fixed), donate_argnums=0)
+
+    def place(self, prompts: Sequence[Prompt]) -> Questions:
+        """This host's prompts → a batch of all hosts'."""
+        s = self.setting
+        batch = collate([p.example for p in prompts], s.shape, s.processor.protocol,
+                        names=[p.where for p in prompts])
+        return Questions(tuple(p.sample for p in prompts), host_to_global(batch, s.mesh))
+
+    def sample(self, state: TrainState, batch: Batch) -> tuple[Any, Rollout]:
+        """(features or None, responses). The keys depend on seed, update and row of the batch."""
+        s = self.setting
+        key = jax.random.fold_in(jax.random.key(s.seed), int(state.step))
+        states = state.params, state.frozen
+        features = encode(s.graphdef, states, batch) if s.cache_features else None
+        rollout = generate(s.graphdef, states, batch, key, s.sampling, s.spec.group,
+                           features=features)
+        return features, rollout
+
+    def score(self, questions: Questions, rollout: Rollout) -> tuple[np.ndarray, dict[str, Mean],
+                                                                     list[str]]:
+        """(rewards of all hosts' responses (P, G), means of the parts, this host's texts)."""
+        s, group = self.setting, self.setting.spec.group
+        said = dataclasses.replace(rollout, latents=np.zeros((rollout.tokens.shape[0], 0, 0)))
+        said = own_rows(to_host(said), jax.process_index(), jax.process_count())
+        responses = texts(said, s.processor.tokenizer, s.sampling)
+        filler = [{r.name: 0.0 for r in s.rewards} | {"reward": 0.0}] * group
+        parts = [score(sample, text, s.rewards) for i, sample in enumerate(questions.samples)
+                 for text in responses[i * group : (i + 1) * group]]
+        real = np.arange(s.shape.rows * group) < len(parts)
+        parts += filler * (s.shape.rows - len(questions.samples))
+        table = {name: np.array([p[name] for p in parts], np.float32) for name in parts[0]}
+        everyone = to_host(host_to_global({"real": real, **table}, s.mesh))
+        means = {f"reward/{name}".removesuffix("/reward"): Mean.of(everyone[name],
+                                                                   everyone["real"])
+                 for name in table}
+        return everyone["reward"].reshape(-1, group), means, responses
+
+    def __call__(self, state: TrainState, questions: Questions
+                 ) -> tuple[TrainState, dict[str, Mean]]:
+        s, began = self.setting, time.perf_counter()
+        number = int(state.step)
+        features, rollout = self.sample(state, questions.batch)
+        rewards, metrics, responses = self.score(questions, rollout)
+        sampled = time.perf_counter()
+        tokens = float(np.sum(to_host(rollout.mask)))
+        experience, found = self._gather(state.params, state.frozen, s.reference, questions.batch,
+                                         features, rollout, rewards)
+        metrics |= found
+        seen: dict[str, Mean] = {}
+        for at in range(s.spec.epochs * s.spec.minibatches):
+            state, learnt = self._update(state, experience, at % s.spec.minibatches)
+            # Only before the first update are the weights those that sampled.
+            gap = {k: learnt.pop(k) for k in ("logp_diff_mean", "logp_diff_max")}
+            if at == 0 and "logp_diff_max" not in metrics:
+                metrics |= gap
+            seen = metrics_lib.add(seen, learnt)
+        jax.block_until_ready(state.step)
+        ended = time.perf_counter()
+        self._show(number, questions, responses, rewards)
+        return state, {
+            **metrics, **seen,
+            "rollout_tokens_per_second": Mean(tokens, sampled - began),
+            "response_tokens_per_second": Mean(tokens, ended - began),
+        }
+
+    def _show(self, number: int, questions: Questions, responses: list[str],
+              rewards: np.ndarray) -> None:
+        s = self.setting
+        updates = s.spec.epochs * s.spec.minibatches
+        if s.writer is None or not s.show_every or (number // updates) % s.show_every:
+            return
+        first = jax.process_index() * s.shape.rows
+        s.writer.write_texts(number // updates + 1, {
+            "sample": questions.samples[0].id, "response": responses[0],
+            "response_reward": f"{float(rewards[first, 0]):g}"})
+
+
+def own_rows(tree: Any, process: int, processes: int) -> Any:
+    """A process's part of arrays that hold all processes' rows."""
+
+    def part(x: np.ndarray) -> np.ndarray:
+        rows = len(x) // processes
+        return x[process * rows : (process + 1) * rows]
+
+    return jax.tree.map(part, tree)
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def encode(graphdef: Any, states: tuple[Any, ...], batch: Batch) -> Any:
+    """Features of a batch's frames; None without frames."""
+    if not batch.vision.patches.shape[1]:
+        return None
+    return nnx.merge(graphdef, *states).encode(batch.vision)
+
+
+def copied(params: Any) -> Any:
+    """The weights in buffers of their own: the reference outlives donated train states."""
+    return jax.tree.map(jnp.copy, params)

@@ -1,0 +1,1 @@
+"""Camera motion of a span: point tracks, poses, motion labels."""

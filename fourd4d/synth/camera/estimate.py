@@ -1,0 +1,438 @@
+"""Camera motion from the pictures alone: tracked corners, explained by the simplest camera.
+
+Three cameras are fitted to the same point tracks, all robustly, so that what moves by itself is
+left out:
+
+  ``flat``      the picture slides, turns and scales as a whole (a virtual camera over a still);
+  ``turning``   a pinhole camera that only rotates;
+  ``moving``    a pinhole camera that rotates and travels, with a depth a point.
+
+The simplest one that explains the tracks wins. Sliding without parallax is therefore *pan* or
+*tilt*, never truck or pedestal: only parallax proves travel sideways. Scaling without parallax is
+*dolly*. Before that, a camera is held to be *still* where enough points spread over the picture
+keep their place. Travel is in units of the scene's typical depth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from scipy.spatial.transform import Rotation, Slerp
+
+from fourd4d.synth.camera.bundle_adjustment import BundleAdjuster, Solution
+from fourd4d.synth.camera.motion import CameraMotion, Kind, NoMotion
+from fourd4d.synth.camera.point_tracks import PointTracks, track_points
+
+
+@dataclasses.dataclass(frozen=True)
+class CameraEstimateSpec:
+    """Numbers of the estimate; lengths in pixels of a picture 320 wide, scaled with its width.
+
+    Attributes:
+      points: corners kept alive.
+      view: horizontal field of view that is assumed, degrees.
+      coarse: most frames of the first, global fit.
+      explained: median error up to which a simple camera may explain the tracks.
+      worse: and how much worse than the full camera's median a camera that keeps its place may be,
+        as a factor; one that travels alone may be ``straight`` times as bad. The full camera also
+        fits noise, with a depth a point; real travel is told by a factor of seven and more.
+      shaken: largest turn, degrees, that is shake of a camera that travels.
+      inlier: error below which a point belongs to the static scene.
+      support: least share of points that the winning camera must explain.
+      fewest: least number of points alive in a frame.
+      resting: least share of the picture's texture at rest under a still camera.
+      shake: how far a point may be from its usual place before a camera that keeps its own.
+      brief: frames; what is followed no longer does not tell rest.
+      rests: share of sightings at a side of the picture from which on it rests with its points.
+      empty: share of all sightings below which a side of the picture tells nothing.
+      sides: least number of the picture's four sides at which points follow a camera that moves:
+        the scene is all about, a thing is not.
+      slight: how far what is followed for long goes at most if it does not show such a camera, and
+      shown: the least share of it that must.
+    """
+
+    points: int = 240
+    view: float = 58.0
+    coarse: int = 14
+    explained: float = 0.8
+    worse: float = 2.5
+    straight: float = 1.5
+    shaken: float = 2.0
+    inlier: float = 2.0
+    support: float = 0.35
+    fewest: int = 12
+    resting: float = 0.25
+    shake: float = 3.5
+    brief: int = 9
+    rests: float = 0.25
+    empty: float = 0.05
+    sides: int = 3
+    slight: float = 1.5
+    shown: float = 0.1
+
+
+def estimate(
+    grey: UInt8[np.ndarray, "T H W"], spec: CameraEstimateSpec | None = None
+) -> CameraMotion:
+    """Camera motion of one shot. Raises NoMotion where the pictures do not tell it."""
+    spec = spec or CameraEstimateSpec()
+    return explain(track_points(grey, spec.points), (grey.shape[1], grey.shape[2]), spec,
+                   resting_share(grey))
+
+
+def explain(
+    tracks: PointTracks, size: tuple[int, int], spec: CameraEstimateSpec | None = None,
+    resting: float = 0.0,
+) -> CameraMotion:
+    """Camera motion behind point tracks of pictures of ``size`` (height, width).
+
+    ``resting`` is the share of the picture's texture that keeps its place (``resting_share``).
+    """
+    spec = spec or CameraEstimateSpec()
+    frames = tracks.xy.shape[1]
+    alive = tracks.seen.sum(0) if len(tracks.first) else np.zeros(frames)
+    if alive.min() < spec.fewest:
+        raise NoMotion(f"only {int(alive.min())} points could be followed")
+    pixel = max(size) / 320
+    focal = size[1] / 2 / np.tan(np.radians(spec.view) / 2)
+    step = max(1, int(np.ceil((frames - 1) / (spec.coarse - 1))))
+    chosen = np.unique(np.append(np.arange(0, frames, step), frames - 1))
+    coarse = _select(tracks, chosen)
+    if len(coarse.first) < spec.fewest:
+        coarse, chosen = tracks, np.arange(frames)
+    held = keeps_place(tracks, size, spec)
+    kind, fit = (_shaken if held else _choose)(coarse, size, focal, spec, pixel)
+    explained = _support(fit, spec, pixel)
+    # What is far away rests under a travelling camera too, so a good fit outweighs it.
+    poor = explained - resting < (0.3 if kind != "moving" else 0.1)
+    if _at_rest(fit, pixel) or resting >= spec.resting and poor:
+        kind, fit = "still", _identity(len(chosen), len(coarse.first), focal)
+    fine = _refine(tracks, size, fit, chosen, kind, pixel)
+    static = _errors(fine) < spec.inlier * pixel
+    share = float(np.average(static, weights=_length(fine)))
+    if kind == "still":
+        share = max(share, resting)
+    if not held:
+        if share < (spec.support if kind != "still" else min(spec.support, spec.resting)):
+            raise NoMotion(f"only {share:.0%} of the points agree on one camera")
+        if kind != "still" and _sides(tracks, static, size) < spec.sides:
+            raise NoMotion("what moves together lies in one part of the picture")
+        ground = _shares(tracks, static, size, spec)[3]
+        if kind != "still" and ground is not None and ground < spec.rests:
+            raise NoMotion("the ground moves otherwise")
+        if kind != "still" and not _shown(tracks.take(static), spec, pixel):
+            kind, fine = "still", _refine(tracks, size, _identity(frames, 0, focal),
+                                          np.arange(frames), "still", pixel)
+            static = _errors(fine) < spec.inlier * pixel
+            share = _support(fine, spec, pixel)
+            if share < spec.resting:
+                raise NoMotion("what can be followed for long rests, and most flits about")
+    if kind == "moving":
+        depth = _scene_depth(tracks, fine, np.array([size[1] - 1, size[0] - 1]) / 2, static)
+    else:
+        depth = np.ones(frames)
+    return CameraMotion(_as_turns(fine) if kind == "flat" else fine.poses(), depth, kind,
+                        fine.focal, tracks, static, fine.inverse_depth, fine.residual, share,
+                        fine, size)
+
+
+def keeps_place(tracks: PointTracks, size: tuple[int, int],
+                spec: CameraEstimateSpec | None = None) -> bool:
+    """Whether the camera keeps its place and at most shakes, whatever moves before it.
+
+    A thing close by may own most of the points, and move as a scene does before a camera that
+    travels; but it comes in from one side, and beside it points rest. Before a camera that turns or
+    travels hardly a point rests at most of the picture's sides, and none of the ground below.
+    A point rests if it stays within a shake of its usual place while it is seen, for a while.
+    """
+    spec = spec or CameraEstimateSpec()
+    rests = _away(tracks) <= spec.shake * max(size) / 320
+    telling = ~rests | (tracks.seen.sum(1) >= spec.brief)
+    shares = _shares(tracks.take(telling), rests[telling], size, spec)
+    moving = [share is not None and share < spec.rests for share in shares]
+    return bool(sum(moving) <= 1 and not moving[3] and shares.count(None) < 4 - sum(moving))
+
+
+def _away(tracks: PointTracks) -> Float[np.ndarray, "N"]:
+    """How far a point usually is from its usual place at most, pixels."""
+    usual = np.nanmedian(tracks.xy, axis=1)
+    return np.nanpercentile(np.linalg.norm(tracks.xy - usual[:, None], axis=2), 90, axis=1)
+
+
+def _shown(static: PointTracks, spec: CameraEstimateSpec, pixel: float) -> bool:
+    """Whether points of the scene that are followed for long move at all.
+
+    Where those that can be followed rest, what a camera seems to do it does between the lives of
+    points that last for a frame or two: things that flit about before a plain ground.
+    """
+    length = static.seen.sum(1)
+    long = length >= min(spec.brief, static.xy.shape[1])
+    if long.sum() < 4:
+        return True
+    moves = _away(static.take(long)) > spec.slight * pixel
+    return float(np.average(moves, weights=length[long])) >= spec.shown
+
+
+def _shares(tracks: PointTracks, which: np.ndarray, size: tuple[int, int], spec: CameraEstimateSpec
+            ) -> list[float | None]:
+    """Share that some points have in the sightings on the left, on the right, above and below.
+
+    Each side is a quarter of the picture deep. None where hardly a point is seen.
+    """
+    length = tracks.seen.sum(1)
+    across, down = (np.nanmedian(tracks.xy, axis=1) / (np.array(size[::-1]) - 1)).T
+    out: list[float | None] = []
+    for side in (across < 0.25, across > 0.75, down < 0.25, down > 0.75):
+        total = length[side].sum()
+        out.append(float(length[side & which].sum() / total)
+                   if total > spec.empty * length.sum() else None)
+    return out
+
+
+def _sides(tracks: PointTracks, static: np.ndarray, size: tuple[int, int]) -> int:
+    """At how many sides of the picture, a quarter of it deep, three static points are seen."""
+    xy = tracks.xy[static] / (np.array(size[::-1]) - 1)
+    with np.errstate(invalid="ignore"):
+        near = [xy[..., 0] < 0.25, xy[..., 0] > 0.75, xy[..., 1] < 0.25, xy[..., 1] > 0.75]
+    return sum(int(side.any(1).sum()) >= 3 for side in near)
+
+
+def _identity(frames: int, points: int, focal: float) -> Solution:
+    return Solution(np.tile(np.eye(3), (frames, 1, 1)), np.zeros((frames, 3)), np.ones(points),
+                    focal, np.zeros(0), 0.0)
+
+
+def _select(tracks: PointTracks, frames: np.ndarray) -> PointTracks:
+    xy = tracks.xy[:, frames]
+    seen = np.isfinite(xy[..., 0])
+    keep = seen.sum(1) >= 2
+    return PointTracks(xy[keep], seen[keep].argmax(1))
+
+
+def _shaken(
+    tracks: PointTracks, size: tuple[int, int], focal: float, spec: CameraEstimateSpec, pixel: float
+) -> tuple[Kind, Solution]:
+    """The shake of a camera that keeps its place; ``still`` where the points do not tell it."""
+    adjustment = BundleAdjuster(tracks, size)
+    zero = _identity(tracks.xy.shape[1], len(tracks.first), focal)
+    fit = adjustment.solve(zero, travel=False, scales=(2 * pixel, pixel), iterations=8)
+    if _turn(fit) <= np.radians(spec.shaken) and _support(fit, spec, pixel) >= spec.support:
+        return "turning", fit
+    return "still", adjustment.solve(zero, travel=False, scales=(pixel,), iterations=0)
+
+
+def _choose(
+    tracks: PointTracks, size: tuple[int, int], focal: float, spec: CameraEstimateSpec, pixel: float
+) -> tuple[Kind, Solution]:
+    """The simplest camera that explains tracks of a few frames."""
+    adjustment = BundleAdjuster(tracks, size)
+    zero = _identity(tracks.xy.shape[1], len(tracks.first), focal)
+    wide, fine = tuple(np.array([8.0, 3.0]) * pixel), tuple(np.array([8.0, 4.0, 2.0, 1.0]) * pixel)
+    roll = (False, False, True)
+    first = _similar(tracks, size, focal, pixel)
+    flat = adjustment.solve(first, turn=roll, plane=True, scales=fine, iterations=8)
+    turned = dataclasses.replace(zero, rotation=_as_turns(flat)[:, :3, :3])
+    turning = adjustment.solve(turned, travel=False, scales=fine, iterations=8)
+    turning = adjustment.solve(turning, travel=False, focal=True, scales=fine[-2:], iterations=8)
+    limit = spec.explained * max(pixel, 1.0)
+    simple: Kind = "turning" if _middle(turning) <= 1.1 * _middle(flat) else "flat"
+    best = {"turning": turning, "flat": flat}[simple]
+    if _middle(best) <= limit:
+        return simple, best
+    # Travel alone first: turning and travelling sideways look alike, so one must be needed.
+    none = (False, False, False)
+    start = adjustment.solve(zero, turn=none, plane=True, scales=wide, iterations=8)
+    straight = adjustment.solve(start, turn=none, scales=fine, iterations=12)
+    if _middle(straight) <= limit:
+        return "moving", straight
+    starts = [straight, adjustment.solve(flat, plane=True, scales=wide, iterations=10),
+              _grow(tracks, size, focal, fine)]
+    full = [adjustment.solve(start, scales=fine, iterations=12) for start in starts]
+    moving = min(full, key=lambda s: s.cost)
+    for factor in (0.75, 1.3):
+        other = dataclasses.replace(moving, focal=focal * factor)
+        other = adjustment.solve(other, scales=fine[1:], iterations=12)
+        moving = min(moving, other, key=lambda s: s.cost)
+    still = dataclasses.replace(moving, rotation=zero.rotation)
+    other = adjustment.solve(still, turn=none, scales=fine, iterations=12)
+    straight = min(straight, other, key=lambda s: s.cost)
+    if _middle(best) <= spec.worse * _middle(moving):
+        return simple, best
+    if _middle(straight) > spec.straight * _middle(moving):
+        return "moving", moving
+    shaken = adjustment.solve(straight, scales=fine[-2:], iterations=12)
+    return "moving", shaken if _turn(shaken) <= np.radians(spec.shaken) else straight
+
+
+def _similar(tracks: PointTracks, size: tuple[int, int], focal: float, pixel: float) -> Solution:
+    """The flat camera that similarities between neighbouring frames add up to, found by RANSAC."""
+    frames = tracks.xy.shape[1]
+    out = _identity(frames, len(tracks.first), focal)
+    middle = (np.array([size[1], size[0]]) - 1) / 2
+    whole = np.eye(3)
+    for t in range(1, frames):
+        both = tracks.seen[:, t - 1] & tracks.seen[:, t]
+        step = None
+        if both.sum() >= 4:
+            cv2.setRNGSeed(0)
+            before, now = (tracks.xy[both, k] - middle for k in (t - 1, t))
+            step, _ = cv2.estimateAffinePartial2D(before, now, ransacReprojThreshold=2 * pixel)
+        if step is not None:
+            whole = np.vstack([step, [0, 0, 1]]) @ whole
+        scale = np.sqrt(max(np.linalg.det(whole[:2, :2]), 1e-6))
+        back = (whole[:2, :2] / scale).T
+        out.rotation[t, :2, :2] = back
+        out.centre[t] = (*(-back @ whole[:2, 2] / (scale * focal)), 1 - 1 / scale)
+    return out
+
+
+def _grow(tracks: PointTracks, size: tuple[int, int], focal: float, scales: tuple[float, ...]
+          ) -> Solution:
+    """The full camera, solved on the first frames and extended a few at a time."""
+    frames = tracks.xy.shape[1]
+    state = _identity(frames, len(tracks.first), focal)
+    solved = 1
+    for end in sorted({min(4, frames), min(6, frames), min(9, frames), frames}):
+        keep = np.flatnonzero(tracks.seen[:, :end].sum(1) >= 2)
+        part = PointTracks(tracks.xy[keep, :end], tracks.first[keep])
+        rotation, centre = state.rotation.copy(), state.centre.copy()
+        if solved > 1:
+            turn = rotation[solved - 2].T @ rotation[solved - 1]
+            step = rotation[solved - 2].T @ (centre[solved - 1] - centre[solved - 2])
+            for t in range(solved, end):
+                rotation[t] = rotation[t - 1] @ turn
+                centre[t] = centre[t - 1] + rotation[t - 1] @ step
+        start = Solution(rotation[:end], centre[:end], state.inverse_depth[keep], focal,
+                         np.zeros(0), 0.0)
+        found = BundleAdjuster(part, size).solve(start, scales=scales, iterations=12)
+        rotation[:end], centre[:end] = found.rotation, found.centre
+        inverse = state.inverse_depth.copy()
+        inverse[keep] = found.inverse_depth
+        state = dataclasses.replace(state, rotation=rotation, centre=centre, inverse_depth=inverse)
+        solved = end
+    return state
+
+
+def _errors(solution: Solution) -> np.ndarray:
+    """One error a point: the mean of its squared errors, rooted."""
+    square = solution.residual**2
+    number = np.maximum(np.isfinite(square).sum(1) - 1, 1)
+    return np.sqrt(np.nansum(square, 1) / number)
+
+
+def _length(solution: Solution) -> np.ndarray:
+    return np.isfinite(solution.residual).sum(1).astype(float)
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])
+
+
+def _middle(solution: Solution) -> float:
+    """Median error of the points, each weighted by how long it is seen."""
+    return _median(_errors(solution), _length(solution))
+
+
+def _support(solution: Solution, spec: CameraEstimateSpec, pixel: float) -> float:
+    return float(np.average(_errors(solution) < spec.inlier * pixel, weights=_length(solution)))
+
+
+def resting_share(grey: UInt8[np.ndarray, "T H W"], cells: int = 8) -> float:
+    """Share of the picture, by cells that have texture, whose texture keeps its place.
+
+    0 unless it does so in three quarters of the picture at least: what is far away rests under a
+    travelling camera too, but on one side of the horizon only.
+    """
+    height, width = grey.shape[1:]
+    some = grey[np.unique(np.linspace(0, len(grey) - 1, 24).round().astype(int))]
+    some = np.stack([cv2.GaussianBlur(g, (0, 0), 1.0) for g in some]).astype(np.float32)
+    usual = np.median(some, 0)
+    slope = np.hypot(cv2.Sobel(usual, cv2.CV_32F, 1, 0, scale=1 / 8),
+                     cv2.Sobel(usual, cv2.CV_32F, 0, 1, scale=1 / 8))
+    noise = np.median(np.abs(np.diff(some, axis=0)))
+    # Moved by a pixel, a slope changes by its own size.
+    moved = np.percentile(np.abs(some - usual), 80, axis=0) > 0.6 * slope + noise
+    texture = slope > max(4.0, 4 * noise)
+    shares, quarters = [], {}
+    for i, rows in enumerate(np.array_split(np.arange(height), cells)):
+        for j, columns in enumerate(np.array_split(np.arange(width), cells)):
+            area = np.ix_(rows, columns)
+            if texture[area].sum() >= max(4, 0.03 * texture[area].size):
+                shares.append(float(np.mean(~moved[area][texture[area]])))
+                quarters.setdefault((2 * i // cells, 2 * j // cells), []).append(shares[-1])
+    if len(shares) < cells or sum(np.mean(q) >= 0.15 for q in quarters.values()) < min(
+            3, len(quarters)):
+        return 0.0
+    return float(np.mean(shares))
+
+
+def _turn(fit: Solution) -> float:
+    """Largest turn away from the first frame, radians."""
+    trace = np.trace(fit.rotation, axis1=1, axis2=2)
+    return float(np.arccos(np.clip((trace - 1) / 2, -1, 1)).max())
+
+
+def _at_rest(fit: Solution, pixel: float) -> bool:
+    """Whether the camera itself hardly moves anything in the picture."""
+    slide = np.linalg.norm(fit.centre, axis=1).max() * fit.focal
+    return bool(slide + _turn(fit) * fit.focal < 0.7 * pixel)
+
+
+def _refine(
+    tracks: PointTracks, size: tuple[int, int], coarse: Solution, chosen: np.ndarray, kind: Kind,
+    pixel: float,
+) -> Solution:
+    """The chosen camera at every frame, started from its poses at a few."""
+    frames = tracks.xy.shape[1]
+    moments = np.arange(frames)
+    rotation = Slerp(chosen, Rotation.from_matrix(coarse.rotation))(moments).as_matrix()
+    centre = np.stack([np.interp(moments, chosen, c) for c in coarse.centre.T], 1)
+    start = Solution(rotation, centre, np.ones(len(tracks.first)), coarse.focal, np.zeros(0), 0.0)
+    adjustment = BundleAdjuster(tracks, size)
+    if kind == "still":
+        return adjustment.solve(start, travel=False, scales=(pixel,), iterations=0)
+    if kind == "flat":
+        return adjustment.solve(start, turn=(False, False, True), plane=True,
+                                scales=(pixel,), iterations=6)
+    if kind == "turning":
+        return adjustment.solve(start, travel=False, scales=(pixel,), iterations=6)
+    turns = bool(np.abs(coarse.rotation - np.eye(3)).max() > 0)
+    return adjustment.solve(start, turn=(turns, turns, turns), scales=(3 * pixel, pixel),
+                            iterations=8)
+
+
+def _as_turns(flat: Solution) -> np.ndarray:
+    """A flat camera's slides as turns of a camera that keeps its place, step by step."""
+    out = np.tile(np.eye(4), (len(flat.centre), 1, 1))
+    distance = np.maximum(1 - flat.centre[:, 2], 1e-2)
+    for t in range(len(out) - 1):
+        back = flat.rotation[t].T
+        x, y, _ = back @ (flat.centre[t + 1] - flat.centre[t]) / distance[t]
+        roll = cv2.Rodrigues(back @ flat.rotation[t + 1])[0][2, 0]
+        step = np.eye(4)
+        step[:3, :3] = cv2.Rodrigues(np.array([-np.arctan(y), np.arctan(x), roll]))[0]
+        step[2, 3] = np.log(distance[t] / distance[t + 1])
+        out[t + 1] = out[t] @ step
+    return out
+
+
+def _scene_depth(tracks: PointTracks, s: Solution, middle: np.ndarray, static: np.ndarray
+                 ) -> np.ndarray:
+    """Median depth at each frame of the static points seen there."""
+    point = np.flatnonzero(static)
+    first = tracks.first[point]
+    ray = np.concatenate([(tracks.xy[point, first] - middle) / s.focal,
+                          np.ones((len(point), 1))], 1) \
+        / np.maximum(s.inverse_depth[point, None], 0.02)
+    place = s.centre[first] + np.einsum("nij,nj->ni", s.rotation[first], ray)
+    out = np.empty(len(s.centre))
+    for t, (rotation, centre) in enumerate(zip(s.rotation, s.centre)):
+        now = tracks.seen[point, t]
+        depth = (place[now] if now.sum() >= 3 else place) - centre
+        out[t] = np.median(np.maximum(depth @ rotation[:, 2], 0.05))
+    return out

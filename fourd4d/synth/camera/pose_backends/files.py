@@ -1,0 +1,142 @@
+"""Where camera poses come from: one interface, four sources.
+
+A source is called with a span of a video and the motion that features tell, and answers with a
+``CameraPath`` at the span's analysed frames. ``features`` costs nothing more; ``colmap`` runs
+structure from motion where the camera travels (a camera that only turns gives it no baseline);
+``GivenPoses`` and ``SpatialVidPoses`` read files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from fourd4d.core.errors import InputError
+from fourd4d.synth.camera.motion import CameraMotion
+from fourd4d.synth.camera.pose_backends.base import CameraPath, Frames, interpolate
+from fourd4d.synth.clip import MOVES, CameraSegment
+
+SPATIALVID_STEP = 0.2  # Seconds between annotated frames.
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenPoses:
+    """Poses of a whole video from an npz file, e.g. MegaSaM's.
+
+    Keys: ``poses`` (N, 4, 4) or ``cam_c2w``, camera-to-world; ``timestamps`` (N,) seconds, or
+    ``fps``; optional ``scene_depth``, one number or N. ``metric`` poses need no depth.
+    """
+
+    path: str | os.PathLike[str]
+    metric: bool = False
+
+    def __call__(self, frames: Frames, times: np.ndarray, motion: CameraMotion) -> CameraPath:
+        """Raises InputError where the file is not as described or covers too little."""
+        try:
+            with np.load(self.path, allow_pickle=False) as data:
+                stored = {key: data[key] for key in data.files}
+        except (OSError, ValueError) as error:
+            raise InputError(self.path, f"no readable npz ({error})", "Give a NumPy archive"
+                             ) from error
+        poses = stored.get("poses", stored.get("cam_c2w"))
+        if poses is None or poses.ndim != 3 or poses.shape[1:] != (4, 4) or not len(poses):
+            raise InputError(self.path, "no (N, 4, 4) array 'poses' or 'cam_c2w'", "Add it")
+        if "timestamps" in stored:
+            at = np.asarray(stored["timestamps"], float)
+        elif "fps" in stored:
+            at = np.arange(len(poses)) / float(stored["fps"])
+        else:
+            raise InputError(self.path, "neither 'timestamps' nor 'fps'", "Say when poses hold")
+        if at.shape != (len(poses),) or (np.diff(at) <= 0).any():
+            raise InputError(self.path, "timestamps do not rise or do not match the poses",
+                             "Give one a pose")
+        _covers(self.path, at, times)
+        depth = stored.get("scene_depth")
+        if depth is not None:
+            depth = np.interp(times, at, np.broadcast_to(np.asarray(depth, float), at.shape))
+        elif not self.metric:
+            depth = _depth_by_features(interpolate(poses.astype(float), at, times), motion)
+        return CameraPath(interpolate(poses.astype(float), at, times), depth,
+                          "metric" if self.metric else "relative", "poses")
+
+
+def _covers(where: object, at: np.ndarray, times: np.ndarray) -> None:
+    if times[-1] - at[-1] > 0.5 or at[0] - times[0] > 0.5:
+        raise InputError(where, f"poses cover {at[0]:.2f}-{at[-1]:.2f} s, the clip lies at "
+                         f"{times[0]:.2f}-{times[-1]:.2f} s", "Give poses of the whole video")
+
+
+def _depth_by_features(poses: np.ndarray, motion: CameraMotion) -> np.ndarray:
+    """Scene depth in the poses' unit: their way, over the way in scene depths of the features."""
+    ways = [np.linalg.norm(np.diff(p[:, :3, 3], axis=0), axis=1).sum()
+            for p in (poses, motion.poses)]
+    if motion.kind != "moving" or min(ways) <= 1e-9:
+        return np.full(len(poses), max(ways[0], 1e-6) * 1e3)  # No travel that pictures show.
+    return motion.scene_depth * ways[0] / ways[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class SpatialVidPoses:
+    """Poses and labels of one SpatialVID clip: its annotation folder.
+
+    ``poses.npy`` holds t xyz and a quaternion xyzw a row, 0.2 s apart; ``instructions.json`` maps
+    ``start->end``, in those steps, to moves. The labels are used where there are any.
+    """
+
+    folder: str | os.PathLike[str]
+
+    def __call__(self, frames: Frames, times: np.ndarray, motion: CameraMotion) -> CameraPath:
+        """Raises InputError on missing or malformed files."""
+        folder = Path(self.folder)
+        try:
+            rows = np.load(folder / "poses.npy", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(folder / "poses.npy", f"no readable array ({error})",
+                             "Fetch it again") from error
+        if rows.ndim != 2 or rows.shape[1] != 7 or not len(rows):
+            raise InputError(folder / "poses.npy", f"shape {rows.shape}", "It must be (N, 7)")
+        poses = np.tile(np.eye(4), (len(rows), 1, 1))
+        poses[:, :3, :3] = Rotation.from_quat(rows[:, 3:]).as_matrix()
+        poses[:, :3, 3] = rows[:, :3]
+        at = SPATIALVID_STEP * np.arange(len(rows))
+        _covers(folder / "poses.npy", at, times)
+        there = interpolate(poses, at, times)
+        labels = None
+        if (folder / "instructions.json").exists():
+            labels = read_instructions(folder / "instructions.json")
+        return CameraPath(there, _depth_by_features(there, motion), "relative", "spatialvid",
+                          labels or None)
+
+
+def read_instructions(path: str | os.PathLike[str]) -> tuple[CameraSegment, ...]:
+    """Spans of an ``instructions.json``, seconds. Raises InputError on unknown moves or spans."""
+    try:
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(path, f"no readable JSON ({error})", "Fetch it again") from error
+    if not isinstance(table, Mapping):
+        raise InputError(path, "no object", "It maps 'start->end' to lists of moves")
+    out = []
+    for key, moves in table.items():
+        try:
+            start, end = (SPATIALVID_STEP * int(part) for part in key.split("->"))
+        except ValueError as error:
+            raise InputError(path, f"span {key!r}", "Write 'start->end'") from error
+        names = tuple("Static" if m in ("Stay", "Static") else m for m in moves)
+        unknown = sorted(set(names) - set(MOVES))
+        if unknown:
+            raise InputError(path, f"unknown moves {unknown}", f"Known: {MOVES}")
+        if end > start:
+            # Still beside a move says nothing.
+            names = tuple(n for n in names if n != "Static") or names[:1]
+            out.append(CameraSegment(start, end, names))
+    out.sort(key=lambda s: s.start)
+    if any(b.start < a.end - 1e-6 for a, b in zip(out, out[1:])):
+        raise InputError(path, "spans overlap", "Each moment has one set of moves")
+    return tuple(out)

@@ -1,0 +1,1 @@
+"""From clips to files: samples, images, shards, TFDS."""

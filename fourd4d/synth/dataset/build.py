@@ -1,0 +1,186 @@
+"""From clips to a dataset: ask, reason, draw, write, keep account."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.progress import Progress
+
+from fourd4d.core import jsonl, records
+from fourd4d.core.errors import DiskFullError, InputError
+from fourd4d.synth.clip import CameraSegment, Clip, Track
+from fourd4d.synth.dataset import encode
+from fourd4d.synth.dataset.manifest import Entry, Manifest
+from fourd4d.synth.dataset.pack import pack_sample
+from fourd4d.synth.questions import reasoning_full, reasoning_short
+from fourd4d.synth.questions.ask import Question, QuestionSpec, ask
+from fourd4d.synth.questions.geometry import box_center
+from fourd4d.synth.questions.margins import Ambiguous
+from fourd4d.synth.vlm.client import EndpointUnreachable
+from fourd4d.synth.vlm.rewrite import Draft, Template, Words
+
+SHARD_CLIPS: Final = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoJob:
+    """One source video: its name and how to get its clips (which may raise InputError)."""
+
+    video_id: str
+    clips: Callable[[], Iterable[Clip]]
+
+
+Reason = Callable[[Clip, Question, np.random.Generator, int], str]
+STYLES: Final[Mapping[str, Reason]] = {"short": reasoning_short.reasoning, "full": reasoning_full.reasoning}
+
+
+def seeded(seed: int, video_id: str) -> np.random.Generator:
+    """A stream that depends on the seed and the video's name only."""
+    return np.random.default_rng([seed, *video_id.encode()])
+
+
+def subjects(clip: Clip, kinds: Sequence[str]
+             ) -> Iterator[tuple[str, CameraSegment | None, Track | None]]:
+    """What to ask about: each span of the camera; each kind about each thing that moves.
+
+    A thing whose name another one has too is asked about by its box alone.
+    """
+    names = collections.Counter(track.name for track in clip.tracks)
+    moving = [t for t in clip.tracks if t.role == "dynamic"]
+    for kind in kinds:
+        if kind == "camera":
+            for segment in clip.camera or (None,):
+                yield kind, segment, None
+        else:
+            told = [t for t in moving if kind == "box_direction" or names[t.name] == 1]
+            for track in told if moving else (None,):
+                yield kind, None, track
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """What is asked about every clip, and in whose words.
+
+    Attributes:
+      kinds: of questions.
+      quality: of JPEG images, 0 … 100.
+    """
+
+    kinds: Sequence[str]
+    questions: QuestionSpec
+    seed: int
+    quality: int = 95
+    words: Words = Template()
+
+
+@dataclasses.dataclass
+class ClipResult:
+    """Samples of a clip; what was dropped and why; notes on words that stayed as they were."""
+
+    samples: list[encode.EncodedSample]
+    dropped: collections.Counter[str]
+    notes: collections.Counter[str]
+    clip: Clip
+
+
+def samples_of(clip: Clip, recipe: DatasetSpec, number: int = 0) -> ClipResult:
+    """Samples of the clip, at most one per kind and subject.
+
+    ``number`` counts clips; it keeps neighbouring texts from opening alike.
+    """
+    rng = seeded(recipe.seed, clip.video_id)
+    reason = STYLES[recipe.questions.style]
+    clip, dropped, notes = recipe.words.look(clip)
+    drafts: list[Draft] = []
+    for kind, segment, track in subjects(clip, shown(clip, recipe.kinds)):
+        try:
+            question = ask(clip, kind, rng, recipe.questions, segment, track)
+            drafts.append(Draft(question, reason(clip, question, rng, number + len(drafts))))
+        except Ambiguous as why:
+            dropped[str(why)] += 1
+    drafts, more = recipe.words.write(clip, drafts)
+    encoder = encode.Encoder(clip, recipe.quality)
+    return ClipResult([encode.question_sample(clip, d.question, d.response, encoder, d.provenance)
+                       for d in drafts], dropped, notes + more, clip)
+
+
+def shown(clip: Clip, kinds: Sequence[str]) -> Sequence[str]:
+    """The kinds to ask about a clip: the one a simulated scene was made for, else all."""
+    made_for = clip.provenance.get("kind")
+    return (made_for,) if made_for is not None and made_for in kinds else kinds
+
+
+def build_dataset(root: str | os.PathLike[str], works: Iterable[VideoJob], total: int | None, recipe: DatasetSpec,
+                  config: Mapping[str, Any] | None = None, with_records: bool = False,
+                  retry_failed: bool = False) -> dict[str, Entry]:
+    """Makes ``dift.jsonl``, ``rl.jsonl`` and the images they name under ``root``.
+
+    Videos already in the manifest are skipped; a bad one is recorded with its reason, and done
+    again only if ``retry_failed``. ``with_records`` writes the same samples as ArrayRecord shards
+    too.
+    """
+    root = Path(root)
+    manifest = Manifest(root, config or {})
+    with contextlib.closing(manifest), Progress() as progress:
+        tracked = progress.track(works, total=total, description="videos")
+        for number, work in enumerate(tracked):
+            before = manifest.entries.get(work.video_id)
+            if before is None or (retry_failed and before.status == "failed"):
+                manifest.add(process_job(work, number, recipe,
+                                         lambda one: encode.write_files(root, one.files)))
+    entries = dict(sorted(manifest.entries.items()))
+    rows = [records.sample_from_json(dict(s), root) for e in entries.values() for s in e.samples]
+    jsonl.write(root / "dift.jsonl", (jsonl.dift_row(s) for s in rows))
+    jsonl.write(root / "rl.jsonl", (jsonl.rl_row(s) for s in rows))
+    if with_records and rows:
+        records.write_shards(root, "dift", (pack_sample(root, s) for s in rows))
+    return entries
+
+
+def process_job(work: VideoJob, number: int, recipe: DatasetSpec, keep: Callable[[encode.EncodedSample], Any]) -> Entry:
+    """Asks about every clip of one video; ``keep`` is handed each sample as it is made.
+
+    Bad input makes a ``failed`` entry. Raises what is not the video's fault: a full disk, a model
+    that nobody answers for.
+    """
+    dropped: collections.Counter[str] = collections.Counter()
+    notes: collections.Counter[str] = collections.Counter()
+    rows: list[Mapping[str, Any]] = []
+    pictures: dict[str, Any] = {}
+    try:
+        for clip in work.clips():
+            made = samples_of(clip, recipe, number * len(recipe.kinds) + len(rows))
+            for one in made.samples:
+                keep(one)
+            rows += [records.sample_to_json(one.sample) for one in made.samples]
+            dropped += made.dropped
+            notes += made.notes
+            pictures[clip.video_id] = drawing(made.clip)
+    except (OSError, DiskFullError, EndpointUnreachable):
+        raise
+    except InputError as error:
+        return Entry(work.video_id, "failed", str(error), dict(dropped), notes=dict(notes))
+    except Exception as error:  # One odd video must not end a run of thousands.
+        reason = f"unexpected {type(error).__name__}: {error}"
+        return Entry(work.video_id, "failed", reason, dict(dropped), notes=dict(notes))
+    if not rows:
+        why = "; ".join(dropped) or "nothing to ask"
+        return Entry(work.video_id, "empty", why, dict(dropped), (), pictures, dict(notes))
+    return Entry(work.video_id, "done", "", dict(dropped), tuple(rows), pictures, dict(notes))
+
+
+def drawing(clip: Clip) -> dict[str, Any]:
+    """Camera spans, camera path (x, z) and screen tracks of a clip, as JSON values."""
+    path = [] if clip.poses is None else clip.poses[:, [0, 2], 3].round(3).tolist()
+    tracks = [{"name": t.name, "role": t.role,
+               "points": [[round(float(v), 3) for v in p] for p in box_center(t)[t.seen]]}
+              for t in clip.tracks]
+    spans = [[round(s.start, 3), round(s.end, 3), list(s.moves)] for s in clip.camera]
+    return {"camera": spans, "path": path, "tracks": tracks}

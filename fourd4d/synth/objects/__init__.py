@@ -1,0 +1,1 @@
+"""Moving objects and landmarks of a span: masks, positions, names."""

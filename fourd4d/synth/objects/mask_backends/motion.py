@@ -1,0 +1,60 @@
+"""Masks of what moves against the scene, cut out by its evidence and colours."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import cv2
+import numpy as np
+from jaxtyping import Bool
+
+from fourd4d.synth.objects import mask_motion, motion_segmentation
+from fourd4d.synth.objects.mask_backends.base import MaskBackend, MaskRequest, ObjectMask
+
+
+def find_by_motion(sight: MaskRequest) -> list[ObjectMask]:
+    things = motion_segmentation.find_moving(sight.frames, sight.times, sight.chosen, sight.evidence,
+                                             sight.usual, sight.flow, sight.motion, sight.spec)
+    return [ObjectMask(np.stack([without_limb(mask) for mask in thing.masks]), role="dynamic")
+            for thing in things]
+
+
+def without_limb(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """A thing without the arm that holds it into the picture.
+
+    The arm is what joins the thing to the picture's edge and is thin beside it. What is as thick at
+    the edge as elsewhere leaves the picture, and stays as it is.
+    """
+    if not mask_motion.touches_border(mask[None])[0]:
+        return mask
+    radius = max(2, round(0.2 * float(np.sqrt(mask.sum()))))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
+    thick = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, disc)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(thick)
+    if len(stats) < 2:
+        return mask
+    body = (labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
+    # Corners come back, and with them the limb's stump.
+    near = cv2.dilate(body, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (radius | 1,) * 2)) > 0
+    own = mask & near
+    apart = not mask_motion.touches_border(own[None])[0]
+    return own if apart and own.sum() >= 0.4 * mask.sum() else mask
+
+
+MOTION: Final = MaskBackend("motion", find_by_motion)
+"""What moves against the scene, cut out by its evidence and colours."""
+
+def boxes_of(sight: MaskRequest) -> list[tuple[int, tuple[float, float, float, float], ObjectMask]]:
+    """For each moving thing, the frame that shows it best and its box there, pixels (x0 y0 x1 y1).
+
+    What models that want a box are prompted with. The best frame is the one of largest evidence,
+    edges of the picture counting against it.
+    """
+    out = []
+    for thing in find_by_motion(sight):
+        worth = (thing.masks & (sight.evidence > 1)).sum((1, 2))
+        best = int((worth * np.where(mask_motion.touches_border(thing.masks), 0.2, 1.0)).argmax())
+        ys, xs = np.nonzero(thing.masks[best])
+        box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
+        out.append((best, box, thing))
+    return out

@@ -1,0 +1,1 @@
+"""Questions about a clip: rules, answer pools, wordings, reasoning."""

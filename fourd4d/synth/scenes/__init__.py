@@ -1,1 +1,0 @@
-"""A small simulator: textured solids that move in 3-D before a moving camera, truth included."""

@@ -1,0 +1,176 @@
+"""Simulated scenes as clips, with every label known exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from fourd4d.synth.clip import MOVES, CameraSegment, Clip, Track
+from fourd4d.synth.simulator.codec import decode_frames, encode_video
+from fourd4d.synth.simulator.render import load, render
+from fourd4d.synth.simulator.sample_scene import THEN, SampledScene, sample_scene, wanted_pool
+from fourd4d.synth.simulator.scene import Scene, project, to_camera
+from fourd4d.synth.simulator.spec import SceneSpec
+
+_RAYS = 16 * 8 * 128 * 128  # Rays of a batch, at most; memory stays flat as frames grow.
+
+
+def simulate_clips(spec: SceneSpec, seed: int, start: int, count: int,
+                   prefix: str = "scene") -> Iterator[Clip]:
+    """Clips number ``start`` … ``start + count - 1`` of the sequence that ``seed`` names.
+
+    A clip depends on its number and the seed alone, not on how the sequence is cut.
+    """
+    batch = batch_size(spec)
+    for base in range(start, start + count, batch):
+        numbers = range(base, min(base + batch, start + count))
+        drawn = [_draw(spec, seed, number) for number in numbers]
+        # One batch size, one compiled program: the last batch is filled up.
+        images, masks = _images(drawn + [drawn[-1]] * (batch - len(drawn)), spec)
+        for i, (number, one) in enumerate(zip(numbers, drawn, strict=True)):
+            frames = camera_effects(images[i], spec, np.random.default_rng((seed, number, 1)))
+            yield label(one, frames, masks[i], spec.fps, f"{prefix}{number:06d}")
+
+
+def batch_size(spec: SceneSpec) -> int:
+    """How many clips are drawn by one call of the renderer."""
+    rays = spec.frames * spec.height * spec.width * spec.fine**2
+    return int(np.clip(max(_RAYS, load().plain_rays) // rays, 1, load().clips))
+
+
+def scene(spec: SceneSpec, seed: int, number: int) -> Scene:
+    """The scene behind clip number ``number`` of the sequence that ``seed`` names."""
+    return _draw(spec, seed, number).scene
+
+
+def depth_maps(spec: SceneSpec, seed: int, number: int) -> Float[np.ndarray, "T H W"]:
+    """Exact z-depth of every pixel of a clip, metres; 1e6 is sky."""
+    return render([scene(spec, seed, number)], spec.height, spec.width, spec.fine)[2][0]
+
+
+def _images(drawn: Sequence[SampledScene], spec: SceneSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and masks; frames are the mean over the shutter's open time."""
+    scenes = [d.scene for d in drawn]
+    images, masks, _ = render(scenes, spec.height, spec.width, spec.fine)
+    if spec.blur:
+        total = np.square(images, dtype=np.float32)
+        for step in range(1, spec.blur_steps):
+            late = [_later(s, spec.blur * step / spec.blur_steps) for s in scenes]
+            total += np.square(render(late, spec.height, spec.width, spec.fine)[0],
+                               dtype=np.float32)  # Light adds up, not its encoding.
+        images = np.sqrt(total / spec.blur_steps).round().astype(np.uint8)
+    return images, masks
+
+
+def _later(scene: Scene, share: float) -> Scene:
+    """The scene a share of a frame's time later, by linear motion between frames."""
+
+    def ahead(values: np.ndarray) -> np.ndarray:
+        step = np.diff(values, axis=0)
+        return values + share * np.concatenate([step, step[-1:]])
+
+    poses = ahead(scene.poses)
+    left, _, right = np.linalg.svd(poses[:, :3, :3])
+    poses[:, :3, :3] = left @ right
+    return dataclasses.replace(scene, poses=poses, centers=ahead(scene.centers))
+
+
+def camera_effects(frames: UInt8[np.ndarray, "T H W 3"], spec: SceneSpec,
+                   rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+    """Sensor noise, then a round trip through H.264, as the spec asks."""
+    if spec.noise:
+        sigma = rng.uniform(0, spec.noise)
+        grain = rng.standard_normal(frames.shape, np.float32) * sigma
+        frames = np.clip(frames + grain, 0, 255).round().astype(np.uint8)
+    if spec.crf:
+        frames = decode_frames(encode_video(frames, spec.fps, spec.crf))
+    return frames
+
+
+def _draw(spec: SceneSpec, seed: int, number: int) -> SampledScene:
+    rng = np.random.default_rng((seed, number))
+    weights = np.array(spec.weights) / np.sum(spec.weights)
+    kind = spec.kinds[rng.choice(len(spec.kinds), p=weights)]
+    pool = wanted_pool(kind)
+    wanted = pool[rng.integers(len(pool))]
+    if kind == "camera" and spec.combos and rng.random() < spec.combos:
+        axes = rng.choice(6, 2, replace=False)
+        wanted = " + ".join(MOVES[2 * a + rng.integers(2)] for a in sorted(axes))
+    if kind == "camera" and spec.spans > 1:
+        for _ in range(rng.integers(spec.spans)):
+            others = [m for m in MOVES if m not in wanted]
+            wanted += THEN + others[rng.integers(len(others))]
+    return sample_scene(rng, spec, kind, wanted)
+
+
+def boxes_of(masks: Bool[np.ndarray, "T H W"]) -> Float[np.ndarray, "T 4"]:
+    """Boxes around the masks, fractions of the frame; NaN where a mask is empty."""
+    frames, height, width = masks.shape
+    out = np.full((frames, 4), np.nan, np.float32)
+    for i, mask in enumerate(masks):
+        ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(ys):
+            out[i] = (xs[0] / width, ys[0] / height, (xs[-1] + 1) / width, (ys[-1] + 1) / height)
+    return out
+
+
+def label(drawn: SampledScene, images: np.ndarray, masks: np.ndarray, fps: float,
+          video_id: str) -> Clip:
+    """The clip of a rendered scene: tracks, camera and poses from the scene itself."""
+    scene = drawn.scene
+    times = np.arange(len(images)) / fps
+    tracks: list[Track] = []
+    turn = scene.poses[0, :3, :3]
+    for i, name in enumerate(drawn.names):
+        if scene.half[i, 0] <= 0:
+            continue
+        world = scene.centers[:, i]
+        speed = np.gradient(world, times, axis=0)
+        tracks.append(Track(
+            name=name, role="dynamic" if i in drawn.movers else "static",
+            boxes=boxes_of(masks[:, i]), masks=masks[:, i],
+            depth=to_camera(scene.poses, world)[:, 2],
+            velocity=np.einsum("tji,tj->ti", scene.poses[:, :3, :3], speed), source="scenes",
+            centers=(world - scene.poses[0, :3, 3]) @ turn,
+        ))
+    tracks.sort(key=lambda track: track.role != "dynamic")
+    return Clip(
+        video_id=video_id, frames=images, timestamps=times, tracks=tuple(tracks),
+        camera=_segments(drawn, times), poses=scene.poses,
+        provenance={"source": "scenes", "camera": "truth", "objects": "truth", "scale": "metric",
+                    "kind": drawn.kind, "wanted": drawn.wanted},
+    )
+
+
+def _segments(drawn: SampledScene, times: Float[np.ndarray, "T"]) -> tuple[CameraSegment, ...]:
+    cuts = np.linspace(times[0], times[-1], len(drawn.moves) + 1)
+    return tuple(CameraSegment(float(a), float(b), moves)
+                 for a, b, moves in zip(cuts, cuts[1:], drawn.moves, strict=False))
+
+
+def outline(spec: SceneSpec, seed: int, number: int, prefix: str = "outline") -> Clip:
+    """The clip of number ``number`` with its labels but without pictures: boxes from geometry.
+
+    For counting answers over thousands of clips. Boxes bound the solids, so they are a little
+    larger than the rendered masks'; frames and masks are empty, one pixel high.
+    """
+    drawn = _draw(spec, seed, number)
+    scene = drawn.scene
+    aspect = spec.width / spec.height
+    blank = np.zeros((spec.frames, 1, 1, 3), np.uint8)
+    masks = np.zeros((spec.frames, len(drawn.names), 1, 1), bool)
+    clip = label(drawn, blank, masks, spec.fps, f"{prefix}{number:06d}")
+    kept = [i for i in range(len(drawn.names)) if scene.half[i, 0] > 0]
+    boxes = {}
+    for i in kept:
+        local = to_camera(scene.poses, scene.centers[:, i])
+        middle = project(local, scene.focal, aspect)
+        reach = scene.focal * scene.half[i].max() / np.maximum(local[:, 2:], 1e-3)
+        reach = reach / np.array([aspect, 1.0])
+        boxes[drawn.names[i]] = np.concatenate([middle - reach, middle + reach], 1)
+    tracks = tuple(dataclasses.replace(t, boxes=boxes[t.name].clip(0, 1).astype(np.float32))
+                   for t in clip.tracks)
+    return dataclasses.replace(clip, tracks=tracks)

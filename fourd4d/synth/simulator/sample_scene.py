@@ -1,0 +1,387 @@
+"""Draws scenes that show a wanted motion: rejection sampling on exact geometry.
+
+Nothing here labels anything. The labels are computed afterwards from the truth, by the rules that
+serve real videos too; drawing only makes every answer equally frequent and every thing visible.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+
+from fourd4d.core.errors import InputError
+from fourd4d.synth.clip import MOVES
+from fourd4d.synth.simulator.scene import COLOURS, SHAPES, Scene, project, rotation, to_camera
+from fourd4d.synth.simulator.spec import SceneSpec
+
+DIRECTIONS: Final = ("Right", "Right-Down", "Down", "Left-Down", "Left", "Left-Up", "Up",
+                     "Right-Up", "Toward", "Away", "Stationary")
+DISTANCES: Final = ("closer", "farther", "same", "closer-farther", "farther-closer")
+SPEEDS: Final = ("up", "down", "constant", "up-down", "down-up")
+THEN: Final = "; "
+_TRIES: Final = 4000
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledScene:
+    """A scene with what its things are called; thing 1 is the landmark.
+
+    ``moves`` are the camera's, for equal spans of the clip; ``movers`` the numbers of things that
+    move by themselves; thing 0, the main one, is absent unless ``moving``.
+    """
+
+    scene: Scene
+    names: tuple[str, ...]
+    moving: bool
+    kind: str
+    wanted: str
+    moves: tuple[tuple[str, ...], ...] = (("Static",),)
+    movers: tuple[int, ...] = (0,)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """A candidate before it is checked."""
+
+    poses: Float[np.ndarray, "T 4 4"]
+    path: Float[np.ndarray, "T 3"]
+    radius: float
+    landmark: Float[np.ndarray, "3"]
+    landmark_radius: float
+    moves: tuple[tuple[str, ...], ...] = (("Static",),)
+
+
+_Other = tuple[Float[np.ndarray, "T 3"], float]  # path and radius, metres
+
+
+def wanted_pool(kind: str) -> tuple[str, ...]:
+    """What ``draw`` may be asked for, by kind."""
+    if kind == "camera":
+        return MOVES
+    return {"distance": DISTANCES, "speed": SPEEDS}.get(kind, DIRECTIONS)
+
+
+def profile(name: str, tau: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
+    """Share of the path covered at time ``tau`` (0 … 1 spans it; beyond, the last pace holds)."""
+    t = np.clip(tau, 0, 1)
+    over = np.maximum(tau - 1, 0)
+    if name == "up":
+        return t**2.2 + 2.2 * over
+    if name == "down":
+        return 1 - (1 - t) ** 2.2
+    if name == "up-down":
+        return t**2.6 / (t**2.6 + (1 - t) ** 2.6)
+    if name == "down-up":
+        return 0.5 + 0.5 * np.sign(2 * t - 1) * np.abs(2 * t - 1) ** 2.4 + 2.4 * over
+    return tau
+
+
+def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: str) -> SampledScene:
+    """A scene that shows ``wanted``. Raises InputError when none is found."""
+    for _ in range(_TRIES):
+        if kind == "camera":
+            plan = _camera_plan(rng, spec, wanted)
+        else:
+            plan = _object_plan(rng, spec, kind, wanted)
+        if plan is None:
+            continue
+        moving = kind != "camera" or rng.random() < 0.5
+        if spec.shake:
+            plan = dataclasses.replace(plan, poses=_shaken(rng, plan.poses, spec))
+        if spec.things > 3:
+            if not _visible(plan, [], spec, moving, kind):
+                continue
+            others = _crowd(rng, spec, plan, moving, kind)
+        else:
+            others = _bystanders(rng, spec)
+        if not _visible(plan, others, spec, moving, kind):
+            continue
+        return _dress(rng, spec, plan, others, moving, kind, wanted)
+    raise InputError("scene drawing", f"no scene shows {kind} {wanted!r} within {_TRIES} tries",
+                     "Relax the scene spec")
+
+
+def _times(spec: SceneSpec) -> Float[np.ndarray, "T"]:
+    return np.arange(spec.frames) / (spec.frames - 1)
+
+
+def _still(height: float, frames: int) -> Float[np.ndarray, "T 4 4"]:
+    poses = np.tile(np.eye(4), (frames, 1, 1))
+    poses[:, 1, 3] = -height
+    return poses
+
+
+def _moved(rng: np.random.Generator, move: str, height: float, tau: Float[np.ndarray, "T"],
+           landmark_z: float, gain: float = 1.0) -> Float[np.ndarray, "T 4 4"]:
+    """Poses of a camera that makes one or more moves ('Pan Left + Tilt Up') at a steady pace."""
+    angles, shift = np.zeros((len(tau), 3)), np.zeros((len(tau), 3))
+    shift[:, 1] = -height
+    spans = move.split(THEN)
+    whole = tau
+    for number, name in ((n, m) for n, s in enumerate(spans) for m in s.split(" + ")):
+        verb, _, way = name.partition(" ")
+        tau = np.clip(whole * len(spans) - number, 0, 1)
+        sign = 1.0 if way in ("Right", "Up", "CW", "In") else -1.0
+        if verb == "Pan":
+            size, start = rng.uniform(0.28, 0.60) * gain, rng.uniform(-0.65, -0.35)
+            angles[:, 0] += sign * size * (start + tau)
+        elif verb == "Tilt":
+            size, start = rng.uniform(0.24, 0.45) * gain, rng.uniform(-0.7, -0.3)
+            angles[:, 1] += sign * size * (start + tau)
+        elif verb == "Roll":
+            size, start = rng.uniform(0.35, 0.8) * gain, rng.uniform(-0.65, -0.35)
+            angles[:, 2] += sign * size * (start + tau)
+        elif verb == "Dolly":
+            size = rng.uniform(0.38, 0.58) * landmark_z * gain
+            shift[:, 2] += size * tau if sign > 0 else size * (1 - tau)
+        elif verb == "Truck":
+            size, start = rng.uniform(0.28, 0.55) * landmark_z * gain, rng.uniform(-0.65, -0.35)
+            shift[:, 0] += sign * size * (start + tau)
+        elif verb == "Pedestal":
+            size = rng.uniform(0.26, 0.48) * landmark_z * gain
+            shift[:, 1] -= sign * size * (tau - 0.5) + max(0.0, size * 0.5 - height + 0.5)
+    poses = np.tile(np.eye(4), (len(tau), 1, 1))
+    poses[:, :3, :3] = [rotation(*a) for a in angles]
+    poses[:, :3, 3] = shift
+    return poses
+
+
+def _lift(u: float, v: float, z: float, spec: SceneSpec) -> Float[np.ndarray, "3"]:
+    """The camera-axes point seen at fractions (u, v) at depth z, metres."""
+    aspect = spec.width / spec.height
+    return np.array([(u - 0.5) * aspect * z / spec.focal, (v - 0.5) * z / spec.focal, z])
+
+
+def _camera_plan(rng: np.random.Generator, spec: SceneSpec, move: str) -> _Plan | None:
+    tau = _times(spec)
+    height = rng.uniform(1.2, 2.4)
+    z = rng.uniform(4.5, 7.0)
+    poses = _moved(rng, move, height, tau, z)
+    radius = rng.uniform(0.5, 0.85)
+    # Where the landmark stands, as seen by the middle camera at its own height.
+    x = rng.uniform(-0.30, 0.30) * z / spec.focal
+    landmark = np.array([x, -radius * rng.uniform(0.9, 1.0), z])
+    path = np.linspace(0, 1, spec.frames)[:, None] * rng.uniform(-0.8, 0.8, 3)
+    small = rng.uniform(0.3, 0.5)
+    path = path + _lift(rng.uniform(0.1, 0.9), rng.uniform(0.1, 0.6), rng.uniform(3.5, 6), spec)
+    path[:, 1] -= height
+    moves = tuple(tuple(span.split(" + ")) for span in move.split(THEN))
+    return _Plan(poses, path, small, landmark, radius, moves)
+
+
+def _object_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want: str) -> _Plan | None:
+    tau = _times(spec)
+    height = rng.uniform(1.8, 3.0)
+    z = rng.uniform(3.2, 5.5)
+    if rng.random() < spec.moving_camera:
+        move = ("Pan Left", "Pan Right", "Tilt Up", "Tilt Down")[rng.integers(4)]
+        poses = _moved(rng, move, height, tau, z, gain=rng.uniform(0.7, 1.0))
+    else:
+        move = "Static"
+        poses = _still(height, spec.frames)
+    span = np.arange(spec.frames) / (spec.frames - 1 - (spec.frames - 1) % 3)
+    if kind == "distance":
+        local, scale_z = _distance_path(rng, spec, want, z, span)
+    elif kind == "speed":
+        way = rng.integers(8) * np.pi / 4 + rng.uniform(-0.2, 0.2)
+        length = rng.uniform(0.5, 0.72)
+        local = _straight(rng, spec, way, length, z, profile(want, span))
+        scale_z = z
+    elif want in ("Toward", "Away"):
+        u, v = rng.uniform(0.38, 0.62, 2)
+        far = rng.uniform(1.8, 2.8)
+        near_z = z * 0.75
+        depths = near_z * (1 + (far - 1) * (1 - tau if want == "Toward" else tau))
+        local = np.stack([_lift(u, v, d, spec) for d in depths])
+        scale_z = near_z
+    elif want == "Stationary":
+        u, v = rng.uniform(0.15, 0.85), rng.uniform(0.15, 0.75)
+        local = np.tile(_lift(u, v, z, spec), (spec.frames, 1))
+        scale_z = z
+    else:
+        way = DIRECTIONS.index(want) * np.pi / 4 + rng.uniform(-0.12, 0.12)
+        local = _straight(rng, spec, way, rng.uniform(0.28, 0.62), z, tau)
+        scale_z = z
+    if local is None:
+        return None
+    # ``local`` is in the first camera's axes.
+    path = local @ poses[0, :3, :3].T + poses[0, :3, 3]
+    radius = rng.uniform(0.17, 0.26) / 2 * scale_z / spec.focal
+    radius *= 1.25 if kind == "distance" or want in ("Toward", "Away") else 1.0
+    stand_z = rng.uniform(4.5, 7.5)
+    own = rng.uniform(0.14, 0.22) / 2 * stand_z / spec.focal
+    landmark = np.array([rng.uniform(-0.42, 0.42) * stand_z / spec.focal, -own, stand_z])
+    return _Plan(poses, path, radius, landmark, own, ((move,),))
+
+
+def _straight(rng: np.random.Generator, spec: SceneSpec, way: float, length: float, z: float,
+              share: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T 3"] | None:
+    """A straight path across the view at depth z; ``length`` in frame heights, +y is down."""
+    step = length * np.array([np.cos(way), np.sin(way)])
+    room = 0.80 - np.abs(step)
+    if (room < 0).any():
+        return None
+    low = np.where(step > 0, 0.10, 0.10 + np.abs(step))
+    start = low + rng.uniform(0, 1, 2) * room
+    points = start + share[:, None] * step
+    return np.stack([_lift(u, v, z, spec) for u, v in points])
+
+
+def _distance_path(rng: np.random.Generator, spec: SceneSpec, want: str, z: float,
+                   span: Float[np.ndarray, "T"]) -> tuple[Float[np.ndarray, "T 3"], float]:
+    far = rng.uniform(1.7, 2.5)
+    t = np.clip(span, 0, 1)
+    if want == "same":
+        start, end = rng.uniform(0.2, 0.8, 2), rng.uniform(0.2, 0.8, 2)
+        if rng.random() < 0.3:
+            end = start
+        flat = [start + s * (end - start) for s in t]
+        points = np.stack([_lift(float(p[0]), float(p[1]), z, spec) for p in flat])
+        return points / np.linalg.norm(points, axis=1, keepdims=True) * z, z
+    peak = 1 - np.abs(2 * t - 1)
+    share = {"closer": 1 - t, "farther": t, "closer-farther": 1 - peak, "farther-closer": peak}
+    depths = 0.8 * z * (1 + (far - 1) * share[want])
+    start = rng.uniform(0.3, 0.7, 2)
+    drift = rng.uniform(-0.12, 0.12, 2)
+    flat = [start + s * drift for s in t]
+    points = [_lift(float(p[0]), float(p[1]), d, spec) for p, d in zip(flat, depths, strict=True)]
+    return np.stack(points), 0.8 * z
+
+
+def _crowd(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, moving: bool,
+           kind: str) -> list[_Other]:
+    """Bystanders added one by one where there is room; up to ten places are tried for each."""
+    out: list[_Other] = []
+    for _ in range(int(rng.integers(0, spec.things - 1))):
+        for _ in range(10):
+            more = _bystanders(rng, spec)[:1]
+            if more and _visible(plan, out + more, spec, moving, kind):
+                out += more
+                break
+    return out
+
+
+def _bystanders(rng: np.random.Generator, spec: SceneSpec) -> list[_Other]:
+    out = []
+    for _ in range(int(rng.integers(0, spec.things - 1)) if spec.things > 2 else 0):
+        z = rng.uniform(4.5, 8.5)
+        radius = rng.uniform(0.12, 0.20) / 2 * z / spec.focal
+        place = np.array([rng.uniform(-0.45, 0.45) * z / spec.focal, -radius, z])
+        out.append((np.broadcast_to(place, (spec.frames, 3)), radius))
+    for i in range(len(out)):
+        if spec.movers < 2 or rng.random() > (spec.movers - 1) / (spec.things - 2):
+            continue
+        path, radius = out[i]
+        way = rng.uniform(-1, 1, 3) * np.array([3.0, 1.2, 2.0])
+        lifted = path - np.array([0, rng.uniform(0.2, 1.5), 0])
+        path = lifted + np.linspace(-0.5, 0.5, spec.frames)[:, None] * way
+        out[i] = (np.minimum(path, np.array([np.inf, -radius, np.inf])), radius)
+    return out
+
+
+def _shaken(rng: np.random.Generator, poses: Float[np.ndarray, "T 4 4"],
+            spec: SceneSpec) -> Float[np.ndarray, "T 4 4"]:
+    """Handheld shake: smooth random rotation and travel without drift."""
+    count = len(poses)
+    wobble = rng.standard_normal((count + 4, 6))
+    wobble = np.stack([np.convolve(w, np.ones(3) / 3**0.5, "same")[2:-2] for w in wobble.T], 1)
+    lean = np.linspace(-1, 1, count)[:, None]
+    wobble -= wobble.mean(0) + lean * (lean * wobble).sum(0) / (lean**2).sum()
+    size = rng.uniform(0.3, 1.0) * spec.shake
+    out = poses.copy()
+    for i, w in enumerate(wobble * size):
+        out[i, :3, :3] = poses[i, :3, :3] @ rotation(*np.radians(w[:3] * [1, 1, 0.6]))
+        out[i, :3, 3] += w[3:] * 0.01
+    return out
+
+
+def _seen(path: Float[np.ndarray, "T 3"], radius: float, poses: Float[np.ndarray, "T 4 4"],
+          spec: SceneSpec) -> tuple[Float[np.ndarray, "T 2"], Float[np.ndarray, "T"]]:
+    """Centre and half size on screen, fractions of the frame height (square pixels)."""
+    local = to_camera(poses, path)
+    centre = project(local, spec.focal, spec.width / spec.height)
+    return centre, spec.focal * radius / np.maximum(local[:, 2], 1e-3)
+
+
+def _visible(plan: _Plan, others: list[_Other], spec: SceneSpec, moving: bool, kind: str) -> bool:
+    """Everything that matters is in view, big enough, above ground, and not hidden."""
+    frames = spec.frames
+    still = np.broadcast_to(plan.landmark, (frames, 3))
+    mark, mark_size = _seen(still, plan.landmark_radius, plan.poses, spec)
+    edge = 0.8 * mark_size[:, None]
+    if not (np.isfinite(mark).all() and (mark > edge).all() and (mark < 1 - edge).all()):
+        return False
+    low, high = (0.06, 0.23) if kind == "camera" else (0.05, 0.2)
+    if mark_size.min() < low or mark_size.max() > high:
+        return False
+    if plan.poses[:, 1, 3].max() > -0.4:
+        return False
+    boxes = [(mark, mark_size)]
+    if moving:
+        seen, size = _seen(plan.path, plan.radius, plan.poses, spec)
+        edge = 0.0 if kind == "camera" else size[:, None] + 0.01
+        if not (np.isfinite(seen).all() and (seen > edge).all() and (seen < 1 - edge).all()):
+            return False
+        if kind != "camera" and (size.min() < 0.062 or size.max() > 0.24):
+            return False
+        if (plan.path[:, 1] + plan.radius > 0).any() or size.max() > 0.35:
+            return False
+        boxes.append((seen, size))
+    for path, radius in others:
+        boxes.append(_seen(path, radius, plan.poses, spec))
+    asked = len(boxes) - len(others)
+    for i, (a, ra) in enumerate(boxes):
+        for b, rb in boxes[i + 1 :]:
+            if not np.isfinite(b).all():
+                return False
+            meet = np.abs(a - b).max(1) < 1.3 * (ra + rb)
+            if spec.occlusion:
+                # Things may pass each other, but not at the ends nor for long.
+                if i < asked and (meet[[0, -1]].any() or meet.mean() > 0.3):
+                    return False
+            elif meet.any():
+                return False
+    return True
+
+
+def _dress(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, others: list[_Other],
+           moving: bool, kind: str, wanted: str) -> SampledScene:
+    things, frames = spec.things, spec.frames
+    colours = rng.permutation(len(COLOURS))[:things]
+    shape = rng.integers(len(SHAPES), size=things)
+    radii = np.zeros(things)
+    centers = np.zeros((frames, things, 3))
+    if moving:
+        radii[0], centers[:, 0] = plan.radius, plan.path
+    radii[1], centers[:, 1] = plan.landmark_radius, plan.landmark
+    for i, (path, radius) in enumerate(others, 2):
+        radii[i], centers[:, i] = radius, path
+    half = radii[:, None] * np.ones(3)
+    half[shape == 1] *= 0.85
+    half[np.isin(shape, (2, 3)), ::2] *= 0.9
+    names = [list(COLOURS)[c] + " " + SHAPES[s] for c, s in zip(colours, shape, strict=True)]
+    tone = rng.uniform(0.42, 0.62)
+    tint = rng.uniform(-0.06, 0.06, 3)
+    ground = np.clip(np.stack([tone + tint, tone + tint - rng.uniform(0.07, 0.14)]), 0.05, 1)
+    hills = rng.uniform(0.18, 0.32) + rng.uniform(-0.05, 0.05, 3)
+    far = np.clip(np.stack([hills, hills + rng.uniform(0.10, 0.16)]), 0.02, 1)
+    sky = np.array([[0.80, 0.86, 0.92], [0.45, 0.62, 0.85]]) + rng.uniform(-0.08, 0.06, (2, 1))
+    angle = rng.uniform(0, 2 * np.pi)
+    light = np.array([0.5 * np.cos(angle), -0.9, 0.3 * np.sin(angle) - 0.35])
+    scene = Scene(
+        poses=plan.poses, shape=shape, half=half, centers=centers,
+        yaw=rng.uniform(0, np.pi / 2, things),
+        colour=np.array([list(COLOURS.values())[c] for c in colours]) ** 2,
+        texture=np.stack([rng.uniform(0.05, 0.2, things), rng.uniform(0.5, 2.0, things)], 1),
+        ground=ground**2 * 1.6, far=far**2 * 1.6, sky=sky**2,
+        phase=rng.uniform(0, 2 * np.pi, 4), light=light / np.linalg.norm(light),
+        focal=spec.focal,
+    )
+    if spec.rich:
+        scene = dataclasses.replace(scene, detail=rng.uniform(0.4, 1.0) * spec.detail,
+                                    fog=rng.uniform(0.0, 1.0) * spec.fog)
+    movers = (0, *(i for i, (path, _) in enumerate(others, 2) if np.ptp(path, 0).any()))
+    return SampledScene(scene, tuple(names), moving, kind, wanted, plan.moves, movers)

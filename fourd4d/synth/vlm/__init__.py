@@ -1,0 +1,1 @@
+"""Rewriting texts with a vision-language model."""

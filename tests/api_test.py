@@ -1,0 +1,67 @@
+"""The notebook interface on a trainer's checkpoint: what it says is what evaluation logs."""
+
+import av
+import numpy as np
+import pytest
+from helpers.evaluation import benchmark
+from ml_collections import ConfigDict
+
+import fourd4d
+from fourd4d.checkpoint.orbax import CheckpointManager
+from fourd4d.core.errors import InputError
+from fourd4d.data.media import row_media
+from fourd4d.eval import EvalSpec, ItemLog, Subject, read_items
+from fourd4d.eval.runner import run
+from fourd4d.parallel import make_mesh, use
+from fourd4d.pretrained.open import fresh, specs
+from fourd4d.train import OptimizerSpec, make_optimizer, state_from
+
+TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory):
+    root = tmp_path_factory.mktemp("checkpoint")
+    mesh = make_mesh("data=1")
+    with use(mesh):
+        bundle = fresh("tiny", mesh, 0)
+        state = state_from(bundle.tree, make_optimizer(OptimizerSpec(schedule="constant")), mesh,
+                           trainable=(".*",))
+        with CheckpointManager(root, processor=bundle.processor.save) as manager:
+            manager.save(1, state, None, specs(ConfigDict(dict(seed=0)), bundle.config,
+                                               bundle.processor, (".*",)), force=True)
+    return fourd4d.load(root)
+
+
+def test_it_says_what_evaluation_logs(thinker, tmp_path):
+    source = benchmark(tmp_path, count=2)
+    items = read_items(source)
+    bundle = thinker.bundle
+    subject = Subject(bundle.graphdef, (bundle.tree,), bundle.processor)
+    log = ItemLog(None, {})
+    list(run(subject, source, items, EvalSpec(max_tokens=TOKENS, rows=1), log))
+    for item in items:
+        row = source[item.number]
+        (video,), _ = row_media(row, bundle.processor.protocol)
+        said = thinker.answer(video, row.sample.question, row.sample.options, max_tokens=TOKENS)
+        assert said.text == log.records[item.key]["response"]
+        assert said.letter == log.records[item.key]["chosen"]
+        assert said.truncated == log.records[item.key]["truncated"]
+
+
+def test_it_reads_a_video_file(thinker, tmp_path):
+    path = tmp_path / "clip.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for t in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 20 * t, np.uint8), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    options = ["Left", "Right"]
+    said = thinker.answer(str(path), "Which way?", options, max_tokens=TOKENS, temperature=1.0)
+    again = thinker.answer(path, "Which way?", options, max_tokens=TOKENS, temperature=1.0)
+    other = thinker.answer(path, "Which way?", options, max_tokens=TOKENS, temperature=1.0, seed=1)
+    assert said.text == again.text != other.text
+    with pytest.raises(InputError, match=r"no\.mp4"):
+        thinker.answer(tmp_path / "no.mp4", "Which way?")

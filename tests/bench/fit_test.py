@@ -1,0 +1,116 @@
+"""Operation counts by hand; the step of a small model measured; errors a user can act on."""
+
+import argparse
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from fourd4d.bench import fit
+from fourd4d.bench.common import accelerators, flops
+from fourd4d.bench.common.result import Result, write
+from fourd4d.core.batch import BatchShape
+from fourd4d.core.errors import InputError
+from fourd4d.models import preset, preset_protocol
+from fourd4d.parallel import make_mesh, use
+
+X, W = jnp.ones((4, 8)), jnp.ones((8, 6))
+PRODUCT = 2 * 4 * 8 * 6
+
+
+def test_products_and_their_gradients():
+    assert flops.count(lambda x, w: x @ w, X, W) == PRODUCT
+    grad = jax.grad(lambda x, w: jnp.sum((x @ w) ** 2), (0, 1))
+    assert flops.count(grad, X, W) == 3 * PRODUCT
+    batched = lambda a, b: jnp.einsum("bij,bjk->bik", a, b)
+    assert flops.count(batched, jnp.ones((5, 4, 8)), jnp.ones((5, 8, 6))) == 5 * PRODUCT
+
+
+def test_loops_count_every_turn_and_branches_their_costliest():
+    def loop(x, w):
+        return jax.lax.scan(lambda c, _: (jnp.tanh(c @ w @ w.T), None), x, None, length=7)[0]
+
+    assert flops.count(jax.jit(loop), X, W) == 7 * 2 * PRODUCT
+    branch = lambda x, w: jax.lax.cond(x[0, 0] > 0, lambda: x @ w, lambda: (x @ w @ w.T) @ w)
+    assert flops.count(branch, X, W) == 3 * PRODUCT
+
+
+def test_recomputation_counts():
+    f = jax.checkpoint(lambda x, w: jnp.sum(jnp.sin(x @ w) ** 2))
+    assert flops.count(jax.grad(f, (0, 1)), X, W) == 4 * PRODUCT
+
+
+def test_convolutions():
+    image, kernel = jnp.ones((1, 3, 8, 8)), jnp.ones((5, 3, 2, 2))
+    f = lambda a, b: jax.lax.conv(a, b, (2, 2), "VALID")
+    assert flops.count(f, image, kernel) == 2 * (5 * 4 * 4) * (3 * 2 * 2)
+
+
+def test_manual_regions_count_every_device(devices):
+    with use(make_mesh({"data": 4}, devices)):
+        f = jax.shard_map(lambda x, w: x @ w, in_specs=(P("data"), P()), out_specs=P("data"))
+        assert flops.count(f, X, W) == PRODUCT
+
+
+def test_budget_of_a_published_sample():
+    shape = fit.budget(preset_protocol("3b"), rows=8, frames=50, overlays=8, text=768)
+    assert shape.slots == 25 + 8
+    assert shape.windows == 16  # 448 x 448 pixels in windows of 112.
+    assert shape.length == -(-(25 * 258 + 8 * 6 + 768) // 128) * 128
+
+
+@pytest.fixture(scope="module")
+def measured(devices):
+    tiny, protocol = preset("tiny"), preset_protocol("tiny")
+    config = dataclasses.replace(
+        tiny, vision=dataclasses.replace(tiny.vision, layers=1, full_layers=(0,)),
+        decoder=dataclasses.replace(tiny.decoder, layers=2))
+    shape = fit.budget(protocol, rows=2, frames=2, overlays=1, text=32)
+    mesh = make_mesh({"fsdp": 2}, devices)
+    return config, shape, fit.measure(config, protocol, shape, mesh, accelerators.Chip(1 << 30, 1e12))
+
+
+def test_a_small_step_is_measured(measured):
+    config, shape, metrics = measured
+    d = config.decoder
+    weights = d.layers * (d.width * d.head_dim * 2 * (d.heads + d.kv_heads) + 3 * d.width * d.mlp)
+    tokens = shape.rows * shape.length
+    # Forward and backward of the decoder's weights, and everything else on top.
+    assert 6 * weights * tokens < metrics["flops"] < 40 * weights * tokens
+    assert metrics["fits"] == 1 and metrics["hbm_limit_bytes"] == 1 << 30
+    # At least a shard of parameters and both moments, float32.
+    assert metrics["hbm_used_bytes"] > 3 * 4 * weights / 2
+    assert metrics["estimated_step_seconds"] == pytest.approx(metrics["flops"] / (2 * 1e12 * 0.4))
+
+
+def test_what_the_compiler_refuses_is_reported(monkeypatch, devices):
+    def refuse(*_, **__):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.")
+
+    monkeypatch.setattr(fit, "compile_step", refuse)
+    got = fit.measure(preset("tiny"), preset_protocol("tiny"), BatchShape(1, 8, 1, 1, 0),
+                      make_mesh("single", devices), accelerators.CHIPS["v5e"])
+    assert got == {"hbm_used_bytes": int(20.5 * 2**30), "hbm_limit_bytes": int(15.75 * 2**30),
+                   "fits": 0}
+
+
+def test_unknown_topologies_are_input_errors():
+    with pytest.raises(InputError, match="unknown chip in 'v9:2x2'"):
+        fit.devices_of("v9:2x2")
+    with pytest.raises(InputError, match="libtpu"):
+        fit.devices_of("v5e:1x1x1x1x1")
+
+
+def test_flags_and_json(tmp_path):
+    parser = argparse.ArgumentParser()
+    fit.arguments(parser)
+    args = parser.parse_args(["--preset", "7b", "--replicable", "kv_heads", "heads"])
+    assert args.replicable == ["kv_heads", "heads"]
+    write(Result("fit", {"fits": 1}, {"mesh": {"fsdp": 4}}), tmp_path / "a" / "fit.json")
+    got = json.loads((tmp_path / "a" / "fit.json").read_text())
+    assert got["bench"] == "fit" and got["metrics"] == {"fits": 1}
+    assert got["context"]["mesh"] == {"fsdp": 4} and "jax" in got["context"]["versions"]

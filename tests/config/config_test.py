@@ -1,0 +1,204 @@
+"""Every config of ``configs/`` builds what it configures, rejects unknown fields, is on record.
+
+``UPDATE_GOLDEN=1 pytest tests/config_test.py`` rewrites the records after a meant change.
+"""
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+from fourd4d.config.build import frozen
+from fourd4d.config.flags import define, only_given, read_flags
+from fourd4d.core.errors import InputError
+from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.data import Reading
+from fourd4d.dift.step import DiftSpec
+from fourd4d.eval.runner import EvalSpec
+from fourd4d.models import preset
+from fourd4d.models.config import LoraConfig
+from fourd4d.parallel.mesh import axis_sizes
+from fourd4d.rl.grpo import RLSpec
+from fourd4d.rl.setup import policy_spec
+from fourd4d.synth import __main__ as synth
+from fourd4d.synth.annotate import AnnotateSpec
+from fourd4d.train import OptimizerSpec
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+GOLDEN = Path(__file__).parent / "config_golden"
+SECTIONS = {
+    "dift": DiftSpec, "rl": RLSpec, "optimizer": OptimizerSpec, "eval": EvalSpec,
+    "reading": Reading,
+}
+
+
+def load(name: str) -> ConfigDict:
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def lines(config: ConfigDict, path: str = "config") -> list[str]:
+    found = []
+    for key in sorted(config):
+        value = config.get_ref(key).get() if config.get_type(key) else config[key]
+        where = f"{path}.{key}"
+        if isinstance(value, ConfigDict):
+            found += lines(value, where) or [f"{where} = {{}}"]
+        else:
+            found.append(f"{where} = {value!r}")
+    return found
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Parses as the command line would."""
+
+    def parse(name: str, *arguments: str) -> ConfigDict:
+        values = flags.FlagValues()
+        define(values)
+        command = ["program", f"--config={ROOT / 'configs' / name}.py", *arguments]
+        monkeypatch.setattr(sys, "argv", command)  # Overrides are looked up there.
+        read_flags(command, values)
+        return only_given(values.config)
+
+    return parse
+
+
+def test_there_are_configs():
+    assert {"dift_tiny", "rl_tiny", "eval_heldout", "synth_quickstart"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_gives_the_command(name):
+    text = importlib.import_module(f"configs.{name}").__doc__ or ""
+    found = re.search(rf"python -m fourd4d\.(\w+) --config=configs/{name}\.py", text)
+    found = found or re.search(rf"python -m fourd4d\.({name})\b", text)  # Its own default.
+    assert found, f"configs/{name}.py: no command in its docstring"
+    place = ROOT / "fourd4d" / found[1]
+    assert (place / "__main__.py").exists() or place.with_suffix(".py").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_text_is_on_record(name):
+    path = GOLDEN / f"{name}.txt"
+    text = "\n".join(lines(load(name))) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert path.exists(), f"run UPDATE_GOLDEN=1 pytest {Path(__file__).name}"
+    assert text == path.read_text()
+
+
+def test_no_record_without_its_config():
+    assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_builds_the_frozen_specs(name):
+    config = load(name)
+    for section, cls in SECTIONS.items():
+        if section in config:
+            more = {"total_steps": config.steps} if section == "optimizer" else {}
+            assert frozen(cls, config[section], section, **more) is not None
+    if "protocol" in config:
+        frozen(ProtocolSpec, config.protocol, "protocol")
+    if "variant" in config:
+        policy_spec(config.variant, 8, config.policy.to_dict())
+    if "mesh" in config:
+        axis_sizes(config.mesh, 8)
+    if name.startswith("synth"):
+        synth.question_spec(config)
+    if "scene" in config:
+        synth.scene_spec(config)
+    if "digest" in config:
+        frozen(AnnotateSpec, config.digest, "digest")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_fields_stop_the_command_line(name, parse):
+    with pytest.raises(SystemExit, match=r"config\.bogus: no such field\. Known in config: "):
+        parse(name, "--config.bogus=1")
+    assert parse(name).is_locked
+
+
+@pytest.mark.parametrize("flag, told", [
+    ("--config.clipz=3", "config.clipz: no such field. Nearest: config.clips."),
+    ("--config.scene.heigth=3", "Nearest: config.scene.height"),
+    ("--config.height=3", "Nearest: config.scene.height"),
+    ("--noconfig.record", "Nearest: config.records."),
+    ("--config.clips.many=3", "config.clips is a value. Give --config.clips=VALUE."),
+    ("--config.clips=many", "flag --config.clips=many"),
+    ("--confg.clips=3", "Unknown command line flag 'confg.clips'"),
+])
+def test_misspelt_flags_end_with_one_line(flag, told, parse):
+    with pytest.raises(SystemExit) as stop:
+        parse("synth_quickstart", flag)
+    line = str(stop.value)
+    assert told in line and "\n" not in line
+
+
+def test_a_missing_config_is_told(monkeypatch):
+    values = flags.FlagValues()
+    define(values)
+    command = ["program", "--config=nowhere.py"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match="nowhere.py: no such config file. Give --config=FILE."):
+        read_flags(command, values)
+
+
+def test_a_command_may_have_a_config_of_its_own(monkeypatch):
+    default = str(ROOT / "configs" / "quickstart.py")
+
+    def parse(*arguments):
+        values = flags.FlagValues()
+        define(values)
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        read_flags(["program", *arguments], values, default)
+        return values.config
+
+    assert parse("--config.dift_steps=3").dift_steps == 3
+    assert "checkpoint" in parse(f"--config={ROOT / 'configs' / 'eval_tiny.py'}")
+    with pytest.raises(SystemExit, match="config.train_clip: no such field. Nearest: config.train"):
+        parse("--config.train_clip=3")
+
+
+def test_any_field_of_model_and_protocol_may_be_given(parse):
+    config = parse("rl_tiny", "--config.model.remat=full", "--config.model.lora.rank=4",
+                   "--config.model.lora.targets=('q','v')", "--config.protocol.max_frames=12",
+                   "--config.protocol.fps=2")
+    assert config.model.to_dict() == {"remat": "full", "lora": {"rank": 4, "targets": ("q", "v")}}
+    assert config.protocol.to_dict() == {"max_frames": 12, "fps": 2.0}
+    assert config.is_locked and config.model.is_locked
+    model = preset("tiny").changed(**config.model.to_dict())
+    assert model.remat == "full" and model.lora == LoraConfig(4, targets=("q", "v"))
+    assert model.decoder == preset("tiny").decoder
+    for flag in ("--config.model.remta=full", "--config.protocol.framess=3"):
+        with pytest.raises(SystemExit, match=r"no such field\. Nearest: config\.(model|proto)"):
+            parse("rl_tiny", flag)
+    with pytest.raises(InputError, match="unknown fields .'bogus'."):
+        preset("tiny").changed(bogus=1)
+    with pytest.raises(InputError, match="config.model.lora: unknown fields .'bogus'."):
+        preset("tiny").changed(lora={"rank": 2, "bogus": 1})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_fields_of_a_section_are_named(name):
+    config = load(name)
+    for section, cls in SECTIONS.items():
+        if section in config:
+            with config[section].unlocked():
+                config[section].bogus = 1
+            with pytest.raises(InputError, match=rf"config.{section}: unknown fields \['bogus'\]"):
+                frozen(cls, config[section], section)
+
+
+def test_values_come_from_the_command_line(parse):
+    config = parse("eval_heldout", "--config.eval.rows=3", "--config.checkpoint=here")
+    assert (config.eval.rows, config.checkpoint) == (3, "here")
+    with pytest.raises(SystemExit, match="rows=many"):
+        parse("eval_heldout", "--config.eval.rows=many")
