@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from fourd4d.api import Answerer
-
 if TYPE_CHECKING:
     from fourd4d.api import Answerer
 
@@ -20,7 +18,7 @@ __version__ = "0.1.0"
 def load(directory: str | os.PathLike[str], **options: Any) -> Answerer:
     """A model that answers questions about videos, from either kind of checkpoint directory.
 
-    See ``fourd4d.answering.load``; nothing heavy is imported before the first call.
+    See ``fourd4d.api.load``; nothing heavy is imported before the first call.
     """
     from fourd4d import api
 

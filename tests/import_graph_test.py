@@ -1,4 +1,4 @@
-"""The house drawn from its imports: a room imports only from strictly lower floors.
+"""Packages import only from strictly lower layers; the layers are in the table below.
 
 Reads source, runs none of it. Imports under ``TYPE_CHECKING`` and inside functions count too.
 """
@@ -10,29 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = "fourd4d"
-ROOT = Path(__file__).resolve().parent.parent / PACKAGE
+ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
-FLOORS = {
+LAYERS = {
     "core": 0,
-    "parallel": 1,
-    "processing": 1,
-    "losses": 1,
-    "pages": 1,
-    "models": 2,
-    "synth": 2,
-    "data": 2,
-    "rewards": 2,
-    "checkpoint": 2,
+    "parallel": 1, "processing": 1, "losses": 1, "pages": 1,
+    "models": 2, "data": 2, "rewards": 2, "checkpoint": 2, "synth": 2,
     "sampling": 3,
     "train": 4,
-    "dift": 5,
-    "rl": 5,
-    "eval": 5,
-    "bench": 6,
+    "config": 5, "pretrained": 5,
+    "dift": 6, "rl": 6, "eval": 6,
+    "bench": 7, "quickstart": 7,
 }
-ENTRY = 6  # fourd4d/*.py and fourd4d/<room>/__main__.py
-# Between the rooms and the entry points: what builds objects for entry points and benchmarks.
-BUILDERS = {"hf": 5.2, "settings": 5.2, "build": 5.4, "convert": 5.5}
+ENTRY = 7  # fourd4d/*.py and every __main__.py.
 LIGHT = {"processing", "pages", "core.sample", "core.jsonl", "core.protocol", "core.example",
          "core.errors", "core.files"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "tensorflow"}
@@ -62,32 +52,29 @@ def imports(path: Path, name: str, known: set[str]) -> Iterator[tuple[int, str]]
                 yield node.lineno, inner if inner in known else base
 
 
-def room_of(name: str) -> str | None:
-    """The room of a dotted module name; None for the package itself and its top-level files."""
+def package_of(name: str) -> str | None:
+    """The sub-package of a dotted module name; None for fourd4d itself and its top-level files."""
     parts = name.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in FLOORS else None
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else None
 
 
-def floor_of(name: str) -> float:
-    room = room_of(name)
-    top = name.split(".")[1:2]
-    if top and top[0] in BUILDERS:
-        return BUILDERS[top[0]]
-    return ENTRY if room is None or name.endswith("__main__") else FLOORS[room]
+def layer_of(name: str) -> int:
+    package = package_of(name)
+    return ENTRY if package is None or name.endswith("__main__") else LAYERS[package]
 
 
 def breaches(root: Path) -> list[str]:
-    """One line per import that climbs, names an unknown room or starts JAX where it may not."""
+    """One line per import that climbs, names an unknown package or starts JAX where it may not."""
     files = list(modules(root))
     known = {name for _, name in files}
     package = root.name
     found = []
     for entry in sorted(root.iterdir()):
-        if entry.is_dir() and any(entry.rglob("*.py")) and entry.name not in FLOORS:
-            found.append(f"{package}/{entry.name}: no such room in the floor table")
+        if entry.is_dir() and any(entry.rglob("*.py")) and entry.name not in LAYERS:
+            found.append(f"{package}/{entry.name}: no such package in the table of layers")
     for path, name in files:
         where = f"{package}/{path.relative_to(root)}"
-        own, floor = room_of(name), floor_of(name)
+        own, layer = package_of(name), layer_of(name)
         inner = name.split(".", 1)[1] if "." in name else ""
         light = any(inner == l or inner.startswith(l + ".") for l in LIGHT)
         light = light and not name.endswith("__main__")
@@ -97,23 +84,23 @@ def breaches(root: Path) -> list[str]:
                 found.append(f"{where}:{line}: imports {target}, but must not start JAX")
             if top != package:
                 continue
-            other = room_of(target)
+            other = package_of(target)
             if light and not any(
                 target == f"{package}.{l}" or target.startswith(f"{package}.{l}.") for l in LIGHT
             ) and other != own and target != f"{package}.core":
                 found.append(f"{where}:{line}: imports {target}, which may start JAX")
-            if floor == ENTRY and (own is None or name.endswith("__main__") or own == other):
-                if floor_of(target) <= ENTRY:
+            if layer == ENTRY and (own is None or name.endswith("__main__") or own == other):
+                if layer_of(target) <= ENTRY:
                     continue
             if other == own and own is not None and not target.endswith("__main__"):
                 continue
-            if floor_of(target) >= floor:
-                found.append(f"{where}:{line}: {own or 'entry'} (floor {floor:g}) imports {target} "
-                             f"(floor {floor_of(target):g})")
+            if layer_of(target) >= layer:
+                found.append(f"{where}:{line}: {own or 'entry'} (layer {layer}) imports {target} "
+                             f"(layer {layer_of(target)})")
     return found
 
 
-def test_rooms_import_only_from_lower_floors():
+def test_packages_import_only_from_lower_layers():
     found = breaches(ROOT)
     assert not found, "\n".join(found)
 
@@ -126,7 +113,7 @@ def _write(root: Path, files: dict[str, str]) -> Path:
     return root / PACKAGE
 
 
-def test_a_clean_house_passes(tmp_path):
+def test_a_clean_tree_passes(tmp_path):
     root = _write(tmp_path, {
         "__init__.py": "from fourd4d.models import config\n",
         "core/__init__.py": "", "core/sample.py": "import json\n", "core/batch.py": "import jax\n",
@@ -160,7 +147,6 @@ def test_every_kind_of_breach_is_named_with_file_and_line(tmp_path):
         "rl/__init__.py": "", "rl/step.py": "",
         "processing/__init__.py": "import flax\nfrom fourd4d.core.batch import Batch\n",
         "quickstart.py": "", "utils/__init__.py": "x = 1\n",
-        "build.py": "from fourd4d import hf\n", "hf.py": "from fourd4d import build\n",
     })
     found = "\n".join(breaches(root))
     for where in (
@@ -168,13 +154,12 @@ def test_every_kind_of_breach_is_named_with_file_and_line(tmp_path):
         "fourd4d/models/late.py:2", "fourd4d/synth/clip.py:3", "fourd4d/train/loop.py:1",
         "fourd4d/sampling/loop.py:1", "fourd4d/dift/step.py:1", "fourd4d/dift/entry.py:1",
         "fourd4d/processing/__init__.py:1", "fourd4d/processing/__init__.py:2", "fourd4d/utils",
-        "fourd4d/hf.py:1",
     ):
         assert where in found, f"{where} not in\n{found}"
-    assert len(found.splitlines()) == 13, found
+    assert len(found.splitlines()) == 12, found
 
 
-def test_light_rooms_run_without_jax():
+def test_light_packages_run_without_jax():
     """Not only by source: importing them leaves JAX out of the interpreter."""
     import os
     import subprocess

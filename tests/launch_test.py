@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 BUCKET = "gs://a bucket/it's"  # Both must be quoted for the far shell.
 STAND_IN = f"""#!{sys.executable}
 import json, os, shutil, sys

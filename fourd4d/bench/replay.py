@@ -43,7 +43,8 @@ def main(args: argparse.Namespace) -> Result:
     together = sample(made.model, made.prompts, keys, made.spec)
     mismatches = 0
     for number in range(args.prompts):
-        alone = sample(made.model, tiny_rollout.row(made.prompts, number), keys[number : number + 1],
+        alone = sample(made.model, tiny_rollout.row(made.prompts, number),
+                       keys[number : number + 1],
                        made.spec)
         same = all(np.array_equal(getattr(alone, name)[0], getattr(together, name)[number])
                    for name in ("tokens", "mask", "latent_index", "truncated"))

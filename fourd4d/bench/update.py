@@ -47,7 +47,8 @@ def main(args: argparse.Namespace) -> Result:
         compiled = jax.jit(functools.partial(gradient, hidden_of)).lower(params, rollout).compile()
         memory: Any = compiled.memory_analysis()
         found[name] = (compiled(params, rollout),
-                       tiny_rollout.seconds(functools.partial(compiled, params, rollout), args.repeats),
+                       tiny_rollout.seconds(functools.partial(compiled, params, rollout),
+                                            args.repeats),
                        memory.temp_size_in_bytes)
     difference = max(float(np.abs(np.asarray(a - b)).max()) for a, b in zip(
         jax.tree.leaves(found["shared"][0]), jax.tree.leaves(found["naive"][0]), strict=True))

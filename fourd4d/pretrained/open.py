@@ -23,7 +23,7 @@ from fourd4d.pretrained.huggingface import open_hf
 from fourd4d.processing import Processor, load_processor, load_tokenizer, tiny_tokenizer
 from fourd4d.train import state as train_state
 
-SHIPPED: Final = {"tiny-base": Path(__file__).parent / "models" / "assets" / "tiny_base"}
+SHIPPED: Final = {"tiny-base": Path(__file__).parents[1] / "models" / "assets" / "tiny_base"}
 """Checkpoints in the package, by the name that stands for their directory."""
 
 def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokenizer: str = "",

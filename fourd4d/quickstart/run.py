@@ -20,13 +20,11 @@ from typing import Any
 
 from rich.console import Console
 
-import fourd4d
-from fourd4d.config.launch import launch
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
 from fourd4d.quickstart import report
 
-REPOSITORY = Path(fourd4d.__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
 HELD_OUT = 100_000  # Number of the first held-out clip.
 # Two CPU devices share a step better than one step shares two cores.
@@ -172,7 +170,3 @@ def main(config: Any) -> None:
                       f"held-out questions (chance {100 * result['chance']:.0f} %)",
                       highlight=False)
     console.print(f"{Path(config.workdir) / 'report.html'}", highlight=False)
-
-
-if __name__ == "__main__":
-    launch(main, str(CONFIGS / "quickstart.py"))

@@ -68,7 +68,8 @@ def video_works(config: Any) -> list[VideoJob]:
     spec = frozen(AnnotateSpec, config.digest, "digest")
     pose_of = pose_backends.pose_backend_finder(config.poses, config.poses_root)
     mask_of = mask_backends.mask_backend_finder(frozen(MaskSpec, config.masks, "masks"))
-    return [VideoJob(name, functools.partial(annotate.iter_clips_with_backends, path, name, spec, pose_of,
+    return [VideoJob(name,
+                     functools.partial(annotate.iter_clips_with_backends, path, name, spec, pose_of,
                                              mask_of))
             for name, path in find_videos(config.input).items()]
 
@@ -136,7 +137,8 @@ def main(config: Any) -> None:
 
         shards = pretraining.write_base(config.output, part, config.clips, spec.kinds,
                                         question_spec(config), config.seed, config.quality,
-                                        frozen(pretraining_tasks.Practice, config.practice, "practice"))
+                                        frozen(pretraining_tasks.Practice, config.practice,
+                                               "practice"))
         console.print(f"{shards} shards in {config.output}")
         return
     works: Iterable[VideoJob]

@@ -29,20 +29,21 @@ from fourd4d.synth.objects import (
     mask_checks,
     mask_motion,
     motion_evidence,
-    motion_segmentation,
     naming,
 )
 from fourd4d.synth.objects.classify import role_of
 from fourd4d.synth.objects.localize import boxes, enlarge, localize
 from fourd4d.synth.objects.mask_backends.base import MaskBackend, MaskRequest, ObjectMask
 from fourd4d.synth.objects.mask_backends.motion import MOTION
+from fourd4d.synth.objects.motion_segmentation import MotionSegmentationSpec
 from fourd4d.synth.video import letterbox
 from fourd4d.synth.video.shots import ShotSpec
-from fourd4d.synth.video.spans import Span, iter_spans
+from fourd4d.synth.video.spans import Span, SpanSpec, iter_spans
 
 
 def iter_clips_with_backends(path: str | os.PathLike[str], name: str, spec: AnnotateSpec,
-                             pose_of: Callable[[str], PoseBackend], mask_of: Callable[[str], MaskBackend]
+                             pose_of: Callable[[str], PoseBackend],
+                             mask_of: Callable[[str], MaskBackend]
                              ) -> Iterator[Clip]:
     """The clips of a file, with the sources of that video. Raises InputError as they do."""
     spec = dataclasses.replace(spec, poses=pose_of(name), masks=mask_of(name))
@@ -81,7 +82,7 @@ class AnnotateSpec:
     shots: ShotSpec = ShotSpec()
     features: estimate.CameraEstimateSpec = estimate.CameraEstimateSpec()
     residual: motion_evidence.MotionEvidenceSpec = motion_evidence.MotionEvidenceSpec()
-    objects: motion_segmentation.MotionSegmentationSpec = motion_segmentation.MotionSegmentationSpec()
+    objects: MotionSegmentationSpec = MotionSegmentationSpec()
     consistency: mask_checks.MaskCheckSpec = mask_checks.MaskCheckSpec()
 
     def __post_init__(self) -> None:
@@ -93,11 +94,18 @@ class AnnotateSpec:
             raise InputError("DigestSpec.analysis_fps", f"{self.analysis_fps} is below fps",
                              "Analyse at least the frames of the clip")
 
+    @property
+    def spans(self) -> SpanSpec:
+        """How files are cut into spans."""
+        return SpanSpec(self.fps, self.side, self.analysis_fps, self.analysis_side, self.seconds,
+                        self.shots)
+
 
 class ClipRejected(Exception):
     """No clip is made of a span; the message says why."""
 
-def annotate_video(path: str | os.PathLike[str], spec: AnnotateSpec | None = None, video_id: str = ""
+def annotate_video(path: str | os.PathLike[str], spec: AnnotateSpec | None = None,
+                   video_id: str = ""
                    ) -> list[Clip]:
     """The clips of a file, in time order; see ``iterate``."""
     return list(iter_clips(path, spec, video_id))
@@ -105,7 +113,8 @@ def annotate_video(path: str | os.PathLike[str], spec: AnnotateSpec | None = Non
 
 def digester(source: str = "features", spec: AnnotateSpec | None = None) -> Callable[[Path], Clip]:
     """A function from a file to its first clip, with a named source of poses."""
-    spec = dataclasses.replace(spec or AnnotateSpec(), poses=pose_backends.open_named(source), max_clips=1)
+    spec = dataclasses.replace(spec or AnnotateSpec(), poses=pose_backends.open_named(source),
+                               max_clips=1)
     return lambda path: next(iter_clips(path, spec))
 
 
@@ -125,7 +134,7 @@ def iter_clips(path: str | os.PathLike[str], spec: AnnotateSpec | None = None, v
     path = Path(path)
     read_video(path, 1.0, 1)  # Lists the packets: truncated files are told before any work.
     made, refused, number = 0, [], 0
-    for span in iter_spans(path, spec):
+    for span in iter_spans(path, spec.spans):
         name = f"{video_id or path.stem}" + (f"_{number:04d}" if number else "")
         number += 1
         try:
@@ -165,7 +174,8 @@ def annotate_span(span: Span, name: str, spec: AnnotateSpec) -> Clip:
         camera = tuple(without_ambiguous_moves(segment) for segment in camera)
     chosen = _keyframes(span, spec.looks)
     frames, times = span.small[chosen], span.times[chosen]
-    evidence, usual = motion_evidence.motion_evidence(span.small, span.times, chosen, motion, spec.residual)
+    evidence, usual = motion_evidence.motion_evidence(span.small, span.times, chosen, motion,
+                                                      spec.residual)
     sight = MaskRequest(frames, times, chosen, motion, evidence, usual, spec.objects, whole,
                         window)
     out = np.searchsorted(chosen, span.picked)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.core.errors import InputError
-from fourd4d.train import TrainState, check_origin
+from fourd4d.train.state import TrainState
 
 
 def abstract(tree: Any) -> Any:

@@ -70,7 +70,8 @@ def measured(devices):
         decoder=dataclasses.replace(tiny.decoder, layers=2))
     shape = fit.budget(protocol, rows=2, frames=2, overlays=1, text=32)
     mesh = make_mesh({"fsdp": 2}, devices)
-    return config, shape, fit.measure(config, protocol, shape, mesh, accelerators.Chip(1 << 30, 1e12))
+    return config, shape, fit.measure(config, protocol, shape, mesh,
+                                      accelerators.Chip(1 << 30, 1e12))
 
 
 def test_a_small_step_is_measured(measured):

@@ -29,9 +29,9 @@ from fourd4d.synth import __main__ as synth
 from fourd4d.synth.annotate import AnnotateSpec
 from fourd4d.train import OptimizerSpec
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-GOLDEN = Path(__file__).parent / "config_golden"
+GOLDEN = ROOT / "tests" / "config_golden"
 SECTIONS = {
     "dift": DiftSpec, "rl": RLSpec, "optimizer": OptimizerSpec, "eval": EvalSpec,
     "reading": Reading,

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from helpers.dift_config import tiny
+from helpers.dift_config import data, tiny  # noqa: F401  (a fixture)
 
 from configs import dift_tiny
 from fourd4d.core.batch import Batch, BatchShape

@@ -21,7 +21,7 @@ from fourd4d.parallel import make_mesh, use
 from fourd4d.pretrained.open import fresh, specs
 from fourd4d.train import OptimizerSpec, make_optimizer, state_from
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
+import jax
 import numpy as np
 import torch
+from flax import nnx
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from fourd4d.checkpoint.safetensors import read_hf
 from fourd4d.core.batch import VisionInput
+from fourd4d.models import Thinker
+from fourd4d.models.qwen2_5_vl import from_hf, key_table
 
 IMAGE, VIDEO, START, END, PAD = 400, 401, 402, 403, 404
 
@@ -172,3 +178,35 @@ def ours(inputs: dict[str, Any], positions: Any, window: int = 2) -> dict[str, A
     index[fed] = (index[fed] // 1_000_000 - 1) * u + index[fed] % 1_000_000
     return dict(tokens=ids.astype(np.int32), positions=np.asarray(positions, np.int32),
                 segment_ids=mask.astype(np.int32), vision=vision, vision_index=index)
+
+
+def load(directory, **fields):
+    config = json.loads((directory / "config.json").read_text())
+    config = from_hf(config, **({"dtype": "float32", "remat": "none"} | fields))
+    graphdef, abstract = jax.eval_shape(lambda: nnx.split(Thinker(config, nnx.Rngs(0))))
+    return nnx.merge(graphdef, read_hf(directory, key_table(config), abstract))
+
+
+def rope_ids(model, inputs):
+    return model.get_rope_index(
+        inputs["input_ids"], inputs.get("image_grid_thw"), inputs.get("video_grid_thw"),
+        inputs.get("second_per_grid_ts"), inputs["attention_mask"])[0].numpy()
+
+
+def their_stages(model, inputs):
+    """Features in raster order, embeddings, logits; positions as transformers makes them."""
+    got = {}
+
+    def features(module, args, kwargs, out):
+        got.setdefault("features", []).append(out)
+
+    def embeds(module, args, kwargs, out):
+        got["embeds"] = kwargs["inputs_embeds"]
+
+    hooks = [model.visual.register_forward_hook(features, with_kwargs=True),
+             model.model.register_forward_hook(embeds, with_kwargs=True)]
+    with torch.no_grad():
+        logits = model(**inputs, use_cache=False).logits
+    for hook in hooks:
+        hook.remove()
+    return got.get("features", []), got["embeds"].numpy(), logits.numpy()

@@ -24,7 +24,8 @@ def sight(pan=0.0, evidence=None, things=None):
                           np.zeros(0), np.zeros((0, COUNT)), 1.0, fit, (HEIGHT, WIDTH))
     frames = np.full((COUNT, HEIGHT, WIDTH, 3), 90, np.uint8)
     blank = np.zeros((COUNT, HEIGHT, WIDTH), np.float32)
-    return MaskRequest(frames, TIMES, np.arange(COUNT), motion, blank if evidence is None else evidence,
+    return MaskRequest(frames, TIMES, np.arange(COUNT), motion,
+                       blank if evidence is None else evidence,
                        frames)
 
 

@@ -10,6 +10,9 @@ import pytest
 from configs import rl_tiny
 from helpers.data import sample, write_dataset
 
+SCORED: list[str] = []
+"""Ids of the samples that ``reward_by_length`` scored."""
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: Any) -> Path:

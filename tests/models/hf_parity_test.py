@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,11 +11,9 @@ from flax import nnx
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tests.models_hf_tools import Medium, hf_config, hf_model, make_rows, ours  # noqa: E402
+from helpers.hf import Medium, hf_config, hf_model, load, make_rows, ours, rope_ids, their_stages  # noqa: E402
 
-from fourd4d.checkpoint.safetensors import read_hf  # noqa: E402
 from fourd4d.models import Thinker  # noqa: E402
-from fourd4d.models.qwen2_5_vl import from_hf, key_table  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 TOLERANCE = 1e-4
@@ -35,13 +31,6 @@ CASES = {
     "ragged right": ([[12], [3, IMAGE, 9], [2, VIDEO, 1, ODD, 2]], "right"),
     "ragged left": ([[12], [3, IMAGE, 9], [2, VIDEO, 1, ODD, 2]], "left"),
 }
-
-
-def load(directory, **fields):
-    config = json.loads((directory / "config.json").read_text())
-    config = from_hf(config, **({"dtype": "float32", "remat": "none"} | fields))
-    graphdef, abstract = jax.eval_shape(lambda: nnx.split(Thinker(config, nnx.Rngs(0))))
-    return nnx.merge(graphdef, read_hf(directory, key_table(config), abstract))
 
 
 @dataclasses.dataclass
@@ -64,31 +53,6 @@ def stages(thinker, rows):
     embeds = thinker.embed(rows["tokens"], rows["vision_index"], features)
     hidden, _ = thinker.decode(embeds, rows["positions"], rows["segment_ids"])
     return features, embeds, hidden, thinker.logits(hidden)
-
-
-def their_stages(model, inputs):
-    """Features in raster order, embeddings, logits; positions as transformers makes them."""
-    got = {}
-
-    def features(module, args, kwargs, out):
-        got.setdefault("features", []).append(out)
-
-    def embeds(module, args, kwargs, out):
-        got["embeds"] = kwargs["inputs_embeds"]
-
-    hooks = [model.visual.register_forward_hook(features, with_kwargs=True),
-             model.model.register_forward_hook(embeds, with_kwargs=True)]
-    with torch.no_grad():
-        logits = model(**inputs, use_cache=False).logits
-    for hook in hooks:
-        hook.remove()
-    return got.get("features", []), got["embeds"].numpy(), logits.numpy()
-
-
-def rope_ids(model, inputs):
-    return model.get_rope_index(
-        inputs["input_ids"], inputs.get("image_grid_thw"), inputs.get("video_grid_thw"),
-        inputs.get("second_per_grid_ts"), inputs["attention_mask"])[0].numpy()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -11,14 +11,14 @@ import numpy as np
 import optax
 import pytest
 from helpers.data import processor
-from helpers.rl_config import reward_by_length, tiny
+from helpers.rl_config import SCORED, data, reward_by_length, tiny  # noqa: F401  (a fixture)
 
 from configs import rl_3b, rl_7b, rl_tiny
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.losses import PolicySpec
 from fourd4d.parallel import make_mesh
-from fourd4d.pretrained import open
+from fourd4d.pretrained import open as opening
 from fourd4d.rl.__main__ import train
 from fourd4d.rl.grpo import RLSpec
 from fourd4d.rl.trainer import Setting, copied, own_rows
@@ -30,7 +30,6 @@ LOGGED = {
     "rollout_tokens_per_second", "response_tokens_per_second", "loss", "grad_norm",
 }
 
-SCORED: list[str] = []
 DRAWN: list[Any] = []
 
 
@@ -48,7 +47,7 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
 def straight(data: Path, tmp_path_factory: Any) -> Any:
     """(workdir, outcome, ids of the samples in the order they were scored, weights at first)."""
     workdir, weights = tmp_path_factory.mktemp("straight"), []
-    start_from = open.start_from
+    start_from = opening.start_from
 
     def remembered(*args: Any) -> Any:
         bundle = start_from(*args)
@@ -57,7 +56,7 @@ def straight(data: Path, tmp_path_factory: Any) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fourd4d.rl.trainer.score", reward_by_length)
-        patch.setattr(open, "start_from", remembered)
+        patch.setattr(opening, "start_from", remembered)
         patch.setattr("fourd4d.rl.__main__.copied", lambda params: (
             weights.append(copied(params)) or weights[-1]))
         patch.setattr("fourd4d.rl.trainer.generate", remembered_draws)

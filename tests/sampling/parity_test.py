@@ -13,8 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tests.models_hf_parity_test import load, rope_ids, their_stages  # noqa: E402
-from tests.models_hf_tools import (  # noqa: E402
+from helpers.hf import (  # noqa: E402
     END,
     IMAGE,
     PAD,
@@ -23,8 +22,11 @@ from tests.models_hf_tools import (  # noqa: E402
     Medium,
     hf_config,
     hf_model,
+    load,
     make_rows,
     ours,
+    rope_ids,
+    their_stages,
 )
 
 from fourd4d.core.batch import Batch, OverlayInput  # noqa: E402

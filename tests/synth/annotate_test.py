@@ -259,7 +259,7 @@ def test_dissolves_and_fades_end_a_shot(tmp_path, to_black):
     path = write(tmp_path / "film.mp4", noisy(one + between + other, sigma=1.0))
     for seconds in (10.0, 2.5):  # The second ends a span in the middle of the dissolve.
         spec = AnnotateSpec(analysis_side=160, fps=4.0, seconds=seconds)
-        times = [span.times for span in iter_spans(path, spec)]
+        times = [span.times for span in iter_spans(path, spec.spans)]
         first, last = 24 / FPS, (24 + len(between)) / FPS
         assert all(t[-1] < first + 0.3 or t[0] > last - 0.3 for t in times if len(t) >= 4)
         assert min(t[0] for t in times) == 0 and max(t[-1] for t in times) > last + 1.5

@@ -16,7 +16,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.synth import __main__ as synth
 from fourd4d.synth.vlm.client import Client
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def config(folder, **fields):
@@ -66,7 +66,7 @@ def test_a_dry_run_tells_calls_and_cost_and_writes_nothing(films, capsys):
     assert not (films / "out").exists()
 
 
-def test_a_video_in_the_words_of_a_server(films, serve, capsys):  # noqa: F811
+def test_a_video_in_the_words_of_a_server(films, serve, capsys):
     server, endpoint, _ = serve(answers())
     assert isinstance(server, Server)
     synth.main(config(films, words="vlm", vlm__url=endpoint.url, vlm__model="eye"))

@@ -265,7 +265,8 @@ def compare_rates(pair: Pair, found: Found) -> None:
         rows = [Row("", "", [Video(np.zeros((n, 28, 28, 3), np.uint8), np.arange(n) / rate)],
                     [rate]) for n in (1, 2, 5, 24)]
         inputs = pair.inputs(rows)
-        positions, real = reference.their_positions(pair.model, inputs), inputs["attention_mask"] > 0
+        positions = reference.their_positions(pair.model, inputs)
+        real = inputs["attention_mask"] > 0
         for number, row in enumerate(rows):
             found.rate_positions += _differing(row.example(pair.ours.processor).positions,
                                                positions[:, number][:, real[number].numpy()])

@@ -38,7 +38,8 @@ class VideoJob:
 
 
 Reason = Callable[[Clip, Question, np.random.Generator, int], str]
-STYLES: Final[Mapping[str, Reason]] = {"short": reasoning_short.reasoning, "full": reasoning_full.reasoning}
+STYLES: Final[Mapping[str, Reason]] = {"short": reasoning_short.reasoning,
+                                       "full": reasoning_full.reasoning}
 
 
 def seeded(seed: int, video_id: str) -> np.random.Generator:
@@ -117,7 +118,8 @@ def shown(clip: Clip, kinds: Sequence[str]) -> Sequence[str]:
     return (made_for,) if made_for is not None and made_for in kinds else kinds
 
 
-def build_dataset(root: str | os.PathLike[str], works: Iterable[VideoJob], total: int | None, recipe: DatasetSpec,
+def build_dataset(root: str | os.PathLike[str], works: Iterable[VideoJob], total: int | None,
+                  recipe: DatasetSpec,
                   config: Mapping[str, Any] | None = None, with_records: bool = False,
                   retry_failed: bool = False) -> dict[str, Entry]:
     """Makes ``dift.jsonl``, ``rl.jsonl`` and the images they name under ``root``.
@@ -144,7 +146,8 @@ def build_dataset(root: str | os.PathLike[str], works: Iterable[VideoJob], total
     return entries
 
 
-def process_job(work: VideoJob, number: int, recipe: DatasetSpec, keep: Callable[[encode.EncodedSample], Any]) -> Entry:
+def process_job(work: VideoJob, number: int, recipe: DatasetSpec,
+                keep: Callable[[encode.EncodedSample], Any]) -> Entry:
     """Asks about every clip of one video; ``keep`` is handed each sample as it is made.
 
     Bad input makes a ``failed`` entry. Raises what is not the video's fault: a full disk, a model

@@ -29,16 +29,19 @@ def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.r
         try:
             question = ask(clip, kind, rng, spec)
             task = pretraining_tasks.describe(clip, question, rng)
-            seen = [pretraining_tasks.place(clip, rng), pretraining_tasks.listing(clip, rng), pretraining_tasks.listing(clip, rng)]
+            seen = [pretraining_tasks.place(clip, rng), pretraining_tasks.listing(clip, rng),
+                    pretraining_tasks.listing(clip, rng)]
         except Ambiguous:
             continue
         out += [encode.task_sample(clip, one, every, encoder) for one in (task, *seen)]
-        out += [encode.task_sample(clip, pretraining_tasks.exercise(question, rng, chained), every[:2], encoder)
+        out += [encode.task_sample(clip, pretraining_tasks.exercise(question, rng, chained),
+                                   every[:2], encoder)
                 for chained in (False, True)]
         for _ in range(practice.reasoned):
             try:
                 question = ask(clip, kind, rng, spec)
-                pair = (pretraining_tasks.tell(clip, question), every), (pretraining_tasks.work(clip, question), every[:2])
+                pair = ((pretraining_tasks.tell(clip, question), every),
+                        (pretraining_tasks.work(clip, question), every[:2]))
             except Ambiguous:
                 continue
             out += [encode.task_sample(clip, one, frames, encoder) for one, frames in pair]
@@ -46,7 +49,8 @@ def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.r
             even = number % 2 == 0
             try:
                 question = ask(clip, kind, rng, spec)
-                one = (pretraining_tasks.exercise(question, rng, chained=even) if number < practice.choices
+                one = (pretraining_tasks.exercise(question, rng, chained=even)
+                       if number < practice.choices
                        else pretraining_tasks.conclude(clip, question, whole=even))
             except Ambiguous:
                 continue

@@ -94,8 +94,9 @@ def read_clips(path: str, name: str, config: Config) -> Iterable[Clip]:
     digest = AnnotateSpec(fps=config.fps, side=config.side, seconds=config.seconds,
                           max_clips=config.max_clips)
     masks = MaskSpec(config.masks, root=config.masks_root, model=config.masks_root)
-    return annotate.iter_clips_with_backends(path, name, digest, pose_backends.pose_backend_finder(config.poses, config.poses_root),
-                                             mask_backends.mask_backend_finder(masks))
+    return annotate.iter_clips_with_backends(
+        path, name, digest, pose_backends.pose_backend_finder(config.poses, config.poses_root),
+        mask_backends.mask_backend_finder(masks))
 
 
 def held_out(name: str, config: Config) -> bool:

@@ -12,7 +12,8 @@ from fourd4d.synth.objects import mask_motion
 from fourd4d.synth.objects.mask_backends.base import MaskRequest
 
 
-def role_of(sight: MaskRequest, masks: Bool[np.ndarray, "M H W"]) -> Literal["dynamic", "static", ""]:
+def role_of(sight: MaskRequest, masks: Bool[np.ndarray, "M H W"]
+            ) -> Literal["dynamic", "static", ""]:
     """Whether a thing moves by itself; '' where that cannot be told.
 
     It is ``dynamic`` when it goes ``spec.travel`` of the diagonal against the scene or changes its

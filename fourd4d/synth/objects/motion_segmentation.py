@@ -172,7 +172,8 @@ def _lasts(found: np.ndarray, spec: MotionSegmentationSpec) -> bool:
     return len(found) >= 4 and len(found) >= spec.lasting * float(np.ptp(found) + 1)
 
 
-def _regions(codes: np.ndarray, evidence: np.ndarray, bodies: list[np.ndarray], spec: MotionSegmentationSpec
+def _regions(codes: np.ndarray, evidence: np.ndarray, bodies: list[np.ndarray],
+             spec: MotionSegmentationSpec
              ) -> list[_Region]:
     """Regions of evidence, the largest first; ``bodies`` take the place of their edges."""
     height, width = evidence.shape

@@ -247,7 +247,8 @@ def confident_speed(clip: Clip, track: Track, frames: tuple[int, ...], margins: 
         if pace > 0.25 * speeds.max() and straightness(clip, track, between) < margins.straight:
             raise Ambiguous("speed: it turns between two readings")
     base, _ = distance(clip, track)
-    off = [position_uncertainty(clip, track, a, b) * base[a] / (clip.timestamps[b] - clip.timestamps[a])
+    off = [position_uncertainty(clip, track, a, b) * base[a]
+           / (clip.timestamps[b] - clip.timestamps[a])
            for a, b in zip(frames, frames[1:], strict=False)]
     # As much as may lie between two readings of one speed.
     if not max(off) <= (margins.steady - 1) * speeds.max():

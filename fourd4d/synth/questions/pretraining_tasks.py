@@ -148,7 +148,8 @@ def place(clip: Clip, rng: np.random.Generator, times: int = 3) -> Task:
     frames = tuple(int(i) for i in np.sort(rng.choice(seen, times, replace=False)))
     said = ", ".join(f"{clip.timestamps[i]:.1f}s" for i in frames)
     prompt = f"Where is the {track.name} at {said}?"
-    return Task("describe_place", prompt, reasoning_short.positions(clip, track, frames, images=False))
+    return Task("describe_place", prompt,
+                reasoning_short.positions(clip, track, frames, images=False))
 
 
 def listing(clip: Clip, rng: np.random.Generator) -> Task:

@@ -75,7 +75,8 @@ _HELP: Final = {
     "import": "JSONL to ArrayRecord shards", "export": "shards or TFDS to JSONL and images",
 }
 _ARGUMENTS: Final[Mapping[str, Callable[[argparse.ArgumentParser], None]]] = {
-    "report": _report, "difficulty": add_arguments_difficulty, "dedup": add_arguments_dedup, "overlap": add_arguments_overlap,
+    "report": _report, "difficulty": add_arguments_difficulty, "dedup": add_arguments_dedup,
+    "overlap": add_arguments_overlap,
     "import": add_arguments_import, "export": add_arguments_export,
 }
 _RUN: Final[Mapping[str, Callable[[argparse.Namespace], object]]] = {

@@ -19,7 +19,8 @@ from fourd4d.synth.tools.common import require_jsonl
 # ---- difficulty: pass@k by a given checkpoint ----
 
 
-def run_difficulty(args: argparse.Namespace, answerer: Callable[[argparse.Namespace], Answer]) -> str:
+def run_difficulty(args: argparse.Namespace,
+                   answerer: Callable[[argparse.Namespace], Answer]) -> str:
     """Keeps the questions that a model gets right sometimes: from a DIFT set, an RL set.
 
     Tries are logged beside the output as they are made; a run that broke off goes on from there.

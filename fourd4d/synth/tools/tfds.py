@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-BUILDERS: Final = {"scenes": "dataset.py", "videos": "video_dataset.py"}
+from fourd4d.synth import dataset
+
+BUILDERS: Final = {"scenes": "tfds_scenes.py", "videos": "tfds_videos.py"}
 
 
 def build_tfds(argv: Sequence[str]) -> None:
@@ -19,7 +21,7 @@ def build_tfds(argv: Sequence[str]) -> None:
     from tensorflow_datasets.scripts.cli import build as tfds_build
     from tensorflow_datasets.scripts.cli import cli_utils
 
-    here = Path(__file__).parent
+    here = Path(dataset.__file__).parent
     words = [str(here / BUILDERS[a]) if a in BUILDERS else a for a in argv]
     parse = cli_utils.make_flags_parser(tfds_build.Args, "Builds a TFDS dataset.")
     with _command_line(["tfds build"]):  # Beam reads the command line too.

@@ -8,9 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
-from fourd4d.synth.annotate import AnnotateSpec
 from fourd4d.synth.video.decode import iter_frames, shrink
 from fourd4d.synth.video.shots import CutDetector, ShotSpec, gradual
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanSpec:
+    """How a file is cut into spans.
+
+    Attributes:
+      fps: frames a second of the clips.
+      side: longest side of their frames, pixels; smaller videos keep their size.
+      analysis_fps, analysis_side: the same for the frames that are analysed.
+      seconds: longest span.
+      shots: where shots end.
+    """
+
+    fps: float
+    side: int
+    analysis_fps: float
+    analysis_side: int
+    seconds: float
+    shots: ShotSpec = ShotSpec()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +87,7 @@ class _Reel:
                            np.stack([self.large[i] for i in inside]), picked[inside] - start)
 
 
-def iter_spans(path: Path, spec: AnnotateSpec) -> Iterator[Span]:
+def iter_spans(path: Path, spec: SpanSpec) -> Iterator[Span]:
     """Spans of single shots, decoded as they are asked for."""
     cut = CutDetector(spec.shots)
     before, full, reel = _Reel(), _Reel(), _Reel()

@@ -234,7 +234,8 @@ class Client:
         with self._lock:
             self._silent = 0 if answered else self._silent + 1
             if self._silent >= self._give_up:
-                raise EndpointUnreachable(self.backend.name, f"{self._silent} requests in a row came to "
+                raise EndpointUnreachable(self.backend.name,
+                                          f"{self._silent} requests in a row came to "
                                           f"nothing, the last: {reason}",
                                           "Mend the endpoint and give the same command again")
 

@@ -91,7 +91,8 @@ class Endpoint:
                     told = self._clean(error.read(2000).decode("utf-8", "replace"))
                 reason = f"HTTP {error.code}"
                 if error.code in _NEVER:
-                    raise EndpointUnreachable(self.url, f"{reason}: {told}", self._remedy(error.code)
+                    raise EndpointUnreachable(self.url, f"{reason}: {told}",
+                                              self._remedy(error.code)
                                               ) from None
                 if error.code not in _AGAIN:
                     raise RequestFailed(reason) from None

@@ -1,6 +1,7 @@
 """Pose sources: files read as they are, times kept true, faults told."""
 
 import dataclasses
+import importlib.util
 import json
 
 import cv2
@@ -20,7 +21,6 @@ from fourd4d.synth.camera.pose_backends.features import from_features
 from fourd4d.synth.camera.pose_backends.files import (
     GivenPoses,
     SpatialVidPoses,
-    importlib,
     read_instructions,
 )
 from fourd4d.synth.clip import CameraSegment

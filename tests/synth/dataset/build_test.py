@@ -159,7 +159,8 @@ def test_an_empty_video_says_what_was_dropped(tmp_path, scenes):
 def test_another_configuration_is_refused(tmp_path, scenes):
     run(tmp_path, works(scenes[:1]))
     with pytest.raises(InputError, match="seed was 1, is 2"):
-        build.build_dataset(tmp_path, [], 0, build.DatasetSpec(KINDS, SPEC, seed=2), config={"seed": 2})
+        build.build_dataset(tmp_path, [], 0, build.DatasetSpec(KINDS, SPEC, seed=2),
+                            config={"seed": 2})
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path, scenes):
@@ -213,7 +214,8 @@ def test_whole_questions_are_watched_and_worked_out(scenes):
 
 def test_more_choices_are_of_more_questions(scenes):
     few, many = (
-        [w.sample for w in pretraining.base_samples(scenes[0], KINDS, SPEC, np.random.default_rng(0),
+        [w.sample for w in pretraining.base_samples(scenes[0], KINDS, SPEC,
+                                                    np.random.default_rng(0),
                                                     90, pretraining_tasks.Practice(choices=count))
          if w.sample.kind.startswith("exercise_")] for count in (0, 4))
     kinds = len({one.kind for one in few})

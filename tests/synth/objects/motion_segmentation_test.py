@@ -51,8 +51,10 @@ def crossing(inside):
 
 
 def find(frames, evidence, usual, way=None):
-    flow = mask_motion.backward_flow(np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]))
-    return motion_segmentation.find_moving(frames, TIMES, np.arange(COUNT), evidence, usual, flow, camera(way))
+    flow = mask_motion.backward_flow(np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY)
+                                               for f in frames]))
+    return motion_segmentation.find_moving(frames, TIMES, np.arange(COUNT), evidence, usual, flow,
+                                           camera(way))
 
 
 def overlap(one, other):
@@ -114,7 +116,8 @@ def test_a_sweep_finds_any_depth_and_no_depth_for_what_moves():
         frames.append(frame)
     way = np.zeros((COUNT, 3))
     way[:, 0] = 0.05 * np.arange(COUNT)
-    evidence, _ = motion_evidence.motion_evidence(np.stack(frames), times, np.arange(COUNT), camera(way))
+    evidence, _ = motion_evidence.motion_evidence(np.stack(frames), times, np.arange(COUNT),
+                                                  camera(way))
     inside, outside = evidence[5, 20:50, 40:60], evidence[5, 64:, 30:100]
     assert np.mean(inside > 1) > 0.5 and np.mean(outside > 1) < 0.02
 
@@ -214,5 +217,6 @@ def test_a_caption_is_no_moving_thing(step):
         still.solution, rotation=poses[:, :3, :3]))
     grey = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames])
     found = motion_segmentation.find_moving(np.stack(frames), TIMES, np.arange(COUNT), evidence,
-                                            np.stack(usual), mask_motion.backward_flow(grey), turning)
+                                            np.stack(usual), mask_motion.backward_flow(grey),
+                                            turning)
     assert len(found) == step

@@ -8,7 +8,7 @@ import pytest
 from helpers.masks import GOING, sight
 
 from fourd4d.core.errors import InputError
-from fourd4d.synth.objects.mask_backends import MaskSpec, files, mask_backend_finder
+from fourd4d.synth.objects.mask_backends import MaskSpec, mask_backend_finder, motion
 from fourd4d.synth.objects.mask_backends.sam import Sam2Masks, Sam3Masks
 from fourd4d.synth.objects.motion_segmentation import MovingObject
 
@@ -177,16 +177,18 @@ def test_the_prompted_frame_is_what_the_model_says_there(sam2):
 
 
 def test_without_boxes_what_moves_is_followed(sam2, monkeypatch):
-    monkeypatch.setattr(files.objects, "find_moving", lambda *_: [MovingObject(GOING, 1.0, 0.3)] * 2)
+    monkeypatch.setattr(motion.motion_segmentation, "find_moving",
+                        lambda *_: [MovingObject(GOING, 1.0, 0.3)] * 2)
     found = mask_backend_finder(MaskSpec("sam2", model=str(sam2)))("any video").find(textured())
     assert len(found) == 2 and all(f.role == "dynamic" for f in found)
     np.testing.assert_array_equal(found[0].masks, found[1].masks)  # A session leaves no trace.
-    monkeypatch.setattr(files.objects, "find_moving", lambda *_: [])
+    monkeypatch.setattr(motion.motion_segmentation, "find_moving", lambda *_: [])
     assert Sam2Masks(sam2)(textured()) == []
 
 
 def test_sam3_finds_what_words_name(sam3):
-    source = mask_backend_finder(MaskSpec("sam3", model=str(sam3), prompts=("red person", "dog")))("x")
+    source = mask_backend_finder(MaskSpec("sam3", model=str(sam3),
+                                          prompts=("red person", "dog")))("x")
     found = source.find(textured())
     assert source.name == "sam3" and found
     assert {f.name for f in found} <= {"red person", "dog"} and len({f.name for f in found}) == 2

@@ -85,7 +85,9 @@ def test_positions_told_are_the_track(asked):
         assert dy == int(told[-1][2]) - int(told[0][2]) - moved[1]
 
 
-@pytest.mark.parametrize("pool", [answer_pools.DIRECTION, answer_pools.DISTANCE, answer_pools.SPEED, answer_pools.CAMERA,
+@pytest.mark.parametrize("pool",
+                         [answer_pools.DIRECTION, answer_pools.DISTANCE, answer_pools.SPEED,
+                          answer_pools.CAMERA,
                                   answer_pools.SPEED_VARYING])
 def test_every_option_of_a_set_is_the_answer_equally_often(pool):
     """Exactly: with answers equally frequent, P(answer | options) is 1/4."""

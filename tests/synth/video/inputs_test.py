@@ -26,7 +26,7 @@ from fourd4d.synth.questions.ask import KINDS, QuestionSpec
 from fourd4d.synth.video.discover import find_videos
 from fourd4d.synth.video.spans import iter_spans
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def panned(seed, count=26, speed=18):
@@ -98,8 +98,11 @@ def given(folder, name, where, scale=1, columns=128):
 
 
 def run(root, folder, masks):
-    mask_of, pose_of = mask_backends.mask_backend_finder(masks), pose_backends.pose_backend_finder("features")
-    works = [VideoJob(n, functools.partial(annotate.iter_clips_with_backends, p, n, SPEC, pose_of, mask_of))
+    mask_of = mask_backends.mask_backend_finder(masks)
+    pose_of = pose_backends.pose_backend_finder("features")
+    works = [VideoJob(n,
+                      functools.partial(annotate.iter_clips_with_backends, p, n, SPEC, pose_of,
+                                        mask_of))
              for n, p in find_videos(folder).items()]
     return build.build_dataset(root, works, None, DatasetSpec(KINDS, QuestionSpec(), 0))
 
@@ -150,7 +153,7 @@ def test_only_one_span_of_a_long_file_is_held(tmp_path):
     path = write(tmp_path / "long.mp4", [view(photo(9), x=0.3 * i) for i in range(96)])
     spec = AnnotateSpec(analysis_side=160, fps=4.0, seconds=1.0)
     before, count = None, 0
-    for span in iter_spans(path, spec):
+    for span in iter_spans(path, spec.spans):
         gc.collect()
         assert before is None or before() is None
         before, count = weakref.ref(span.small), count + 1

@@ -12,7 +12,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from helpers.endpoint import KEY, answers, says
+from helpers.endpoint import KEY, answers, says, serve  # noqa: F401  (a fixture)
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import IMAGE_MARK
@@ -180,7 +180,8 @@ def test_no_more_requests_at_once_than_allowed(serve):
 def test_a_dead_server_stops_the_run(serve):
     _, endpoint, _ = serve(*[(500, "", {})] * 9, retries=0)
     client = Client(endpoint, concurrency=1, give_up=3)
-    with pytest.raises(EndpointUnreachable, match="3 requests in a row came to nothing, the last: HTTP"):
+    with pytest.raises(EndpointUnreachable,
+                       match="3 requests in a row came to nothing, the last: HTTP"):
         client.ask([dataclasses.replace(ASK, text=str(i)) for i in range(9)])
 
 

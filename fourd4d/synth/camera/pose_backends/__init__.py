@@ -26,7 +26,8 @@ def open_named(name: str) -> PoseBackend:
 POSE_BACKENDS: Final = ("features", "colmap", "poses", "spatialvid")
 
 
-def pose_backend_finder(source: str, root: str | os.PathLike[str] = "") -> Callable[[str], PoseBackend]:
+def pose_backend_finder(source: str, root: str | os.PathLike[str] = ""
+                        ) -> Callable[[str], PoseBackend]:
     """A video's name → its source of poses.
 
     ``poses`` reads ``<root>/<name>.npz``; ``spatialvid`` the folder ``<root>/<name>`` or
@@ -34,7 +35,8 @@ def pose_backend_finder(source: str, root: str | os.PathLike[str] = "") -> Calla
     video has no files.
     """
     if source not in POSE_BACKENDS:
-        raise InputError("config.poses", f"unknown value {source!r}", f"Choose among {POSE_BACKENDS}")
+        raise InputError("config.poses", f"unknown value {source!r}",
+                         f"Choose among {POSE_BACKENDS}")
     if source in SOURCES:
         return lambda _: open_named(source)
     folder = Path(root)

@@ -6,7 +6,7 @@ focal length is refined; where it runs away, the mapping is done again with the 
 model that fits its points badly is none.
 
 Native code that crashes, or never ends, must not take a run of thousands of videos with it, and
-its log is not ours: ``reconstruct`` starts ``python -m fourd4d.synth.colmap FOLDER`` and reads what
+its log is not ours: ``reconstruct`` starts ``python -m MODULE FOLDER`` and reads what
 that leaves.
 """
 
@@ -105,7 +105,7 @@ def reconstruct(tracks: PointTracks, size: tuple[int, int], focal: float,
 
 def _environment() -> dict[str, str]:
     """This process's, with the package where it was found."""
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[4]), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 

@@ -13,7 +13,8 @@ from fourd4d.synth.objects.mask_backends.base import MaskBackend, MaskRequest, O
 
 
 def find_by_motion(sight: MaskRequest) -> list[ObjectMask]:
-    things = motion_segmentation.find_moving(sight.frames, sight.times, sight.chosen, sight.evidence,
+    things = motion_segmentation.find_moving(sight.frames, sight.times, sight.chosen,
+                                             sight.evidence,
                                              sight.usual, sight.flow, sight.motion, sight.spec)
     return [ObjectMask(np.stack([without_limb(mask) for mask in thing.masks]), role="dynamic")
             for thing in things]

@@ -1,0 +1,9 @@
+"""Entry point of the quickstart: ``python -m fourd4d.quickstart``."""
+
+from __future__ import annotations
+
+from fourd4d.config.launch import launch
+from fourd4d.quickstart.run import CONFIGS, main
+
+if __name__ == "__main__":
+    launch(main, str(CONFIGS / "quickstart.py"))
