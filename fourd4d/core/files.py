@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -55,15 +56,48 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def parse_json(text: str | bytes, where: object, remedy: str = "Fix or delete it") -> Any:
+    """Return the JSON value in a text.
+
+    Raises InputError, naming ``where``, for anything else: malformed or too deeply nested text, a
+    number too large to be one, NaN and infinities, bytes that are not UTF-8.
+    """
+    try:
+        return json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+    except RecursionError as error:
+        raise InputError(where, "the JSON is nested too deeply", remedy) from error
+    except UnicodeDecodeError as error:
+        raise InputError(where, f"it is not UTF-8 text ({error.reason})",
+                         "Save it as UTF-8") from error
+    except ValueError as error:
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(where, f"malformed JSON ({what})", remedy) from error
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 300:  # More than any float holds.
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {digits[:20]} is not finite")
+    return value
+
+
 def read_object(path: str | os.PathLike[str], remedy: str) -> dict[str, Any]:
     """The JSON object in a file. Raises InputError: no such file (``remedy``), or no object."""
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "no such file", remedy)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(path, f"malformed JSON ({error})", "Mend it") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(path, f"it cannot be read ({error.strerror})",
+                         "Check its permissions") from error
+    value = parse_json(data, path)
     if not isinstance(value, dict):
-        raise InputError(path, "no JSON object", "Mend it")
+        raise InputError(path, "it is not a JSON object", "Fix it")
     return value

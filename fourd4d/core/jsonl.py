@@ -10,16 +10,16 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import parse_json, replacing
 from fourd4d.core.sample import LETTERS, Sample, check
 
-_OPTION = re.compile(r"^([A-H])\.\s+(.*)$")
-_KEY = re.compile(r"<answer>\s*([A-H])\b")
+_OPTION = re.compile(rf"^([{LETTERS}])\.\s+(.*)$")
+_KEY = re.compile(rf"<answer>\s*([{LETTERS}])\b")
 
 
 def dift_row(sample: Sample) -> dict[str, Any]:
@@ -129,20 +129,46 @@ def _parse_dift(row: Mapping[str, Any], where: object) -> Sample:
 
 
 def _parse_rl(row: Mapping[str, Any], where: object) -> Sample:
-    options = []
-    for letter in LETTERS:
-        if row.get(letter) in (None, ""):
-            break
-        options.append(_get(row, letter, str, where))
+    options = _options(row, where)
     common = _common(row, where)
     video = _get(row, "video_path", str, where, "")
     question = _get(row, "Question", str, where)
     name = Path(video).stem if video else str((row.get("frame_paths") or ["?"])[0])
     return Sample(
         id=_get(row, "id", str, where, f"{name}:{question}"), question=question,
-        options=tuple(options), answer=_get(row, "Correct", str, where).strip(),
+        options=options, answer=_key(row.get("Correct"), options, where),
         video=video, frames=_list(row, "frame_paths", str, where), **common,
     )
+
+
+def _options(row: Mapping[str, Any], where: object) -> tuple[str, ...]:
+    """Texts of the options A, B, …; numbers as they are written."""
+    given = {letter: row.get(letter) for letter in LETTERS}
+    last = max((n for n, letter in enumerate(LETTERS) if given[letter] not in (None, "")),
+               default=-1)
+    out = []
+    for letter in LETTERS[: last + 1]:
+        value = given[letter]
+        if not isinstance(value, str | int | float) or not str(value).strip():
+            raise InputError(where, f"option {letter} is {value!r}", "Give it a text")
+        out.append(value if isinstance(value, str) else json.dumps(value))
+    return tuple(out)
+
+
+def _key(value: Any, options: Sequence[str], where: object) -> str:
+    """The letter that a key means: a letter of either case, with the option's text or without it,
+    or an option's text alone."""
+    if value is None:
+        raise InputError(where, "key 'Correct' is missing", "Add it")
+    said = (value if isinstance(value, str) else json.dumps(value)).strip()
+    letters = LETTERS[: len(options)]
+    match = re.fullmatch(r"\(?([A-Za-z])\)?[.:]?(?:\s+(.*))?", said, re.DOTALL)
+    if match and match[1].upper() in letters:
+        letter, rest = match[1].upper(), (match[2] or "").strip()
+        if not rest or rest == options[letters.index(letter)].strip():
+            return letter
+    same = [letter for letter, text in zip(letters, options, strict=True) if text.strip() == said]
+    return same[0] if len(same) == 1 else said  # ``check`` refuses what is not a letter.
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[Sample]:
@@ -155,38 +181,52 @@ def read(path: str | os.PathLike[str]) -> Iterator[Sample]:
         yield sample
 
 
-def scan(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, Sample]]:
-    """As ``read``, with each row's byte offset and line number, for random access later."""
+def lines_of(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, bytes]]:
+    """(byte offset, line number, line) of the lines that hold something.
+
+    Raises InputError where there is no such file, or it may not be read.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "no such file", "Give a JSONL file")
-    seen: dict[str, int] = {}
     offset = 0
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            start, offset = offset, offset + len(line)
-            if not line.strip():
-                continue
-            sample = parse_line(line, f"{path}:{number}")
-            if sample.id in seen:
-                raise InputError(f"{path}:{number}",
-                                 f"id {sample.id!r} stands at line {seen[sample.id]} too",
-                                 "Make ids unique")
-            seen[sample.id] = number
-            yield start, number, sample
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                start, offset = offset, offset + len(line)
+                if line.strip():
+                    yield start, number, line
+    except OSError as error:
+        raise InputError(path, f"it cannot be read ({error.strerror})",
+                         "Check its permissions") from error
+
+
+def scan(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, Sample]]:
+    """As ``read``, with each row's byte offset and line number, for random access later."""
+    path = Path(path)
+    seen: dict[str, int] = {}
+    for start, number, line in lines_of(path):
+        sample = parse_line(line, f"{path}:{number}")
+        if sample.id in seen:
+            raise InputError(f"{path}:{number}",
+                             f"id {sample.id!r} stands at line {seen[sample.id]} too",
+                             "Make ids unique")
+        seen[sample.id] = number
+        yield start, number, sample
 
 
 def parse_line(line: bytes, where: object) -> Sample:
     """The Sample of one line. Raises InputError naming ``where``."""
+    return parse_row(parse_json(line, where, "Fix or delete the line"), where)
+
+
+def glimpse(line: bytes) -> dict[str, Any]:
+    """What a row that may be malformed says of itself: its object, or nothing."""
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(where, f"malformed JSON ({error.msg})",
-                         "Mend or delete the line") from error
-    except UnicodeDecodeError as error:
-        raise InputError(where, f"no UTF-8 text ({error.reason})",
-                         "Save the file as UTF-8") from error
-    return parse_row(row, where)
+        row = parse_json(line, "row")
+    except InputError:
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def write(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:

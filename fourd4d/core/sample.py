@@ -9,7 +9,7 @@ from typing import Any
 
 from fourd4d.core.errors import InputError
 
-LETTERS = "ABCDEFGH"
+LETTERS = "ABCDEFGHIJ"
 IMAGE_MARK = "<output_image>"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -46,13 +46,18 @@ class JsonlSource:
     Every row is parsed and checked once at the start, so that a malformed line stops a run before
     its first step; afterwards rows are read from disk by offset.
 
+    Args:
+      keep_bad: keep rows that are malformed; only reading such a row raises.
+
     Raises InputError naming file and line.
     """
 
-    def __init__(self, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None):
+    def __init__(self, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None,
+                 keep_bad: bool = False):
         self.path = Path(path)
         self.root = Path(root) if root is not None else self.path.parent
-        table = [(offset, line) for offset, line, _ in jsonl.scan(self.path)]
+        rows = jsonl.lines_of(self.path) if keep_bad else jsonl.scan(self.path)
+        table = [(offset, line) for offset, line, _ in rows]
         if not table:
             raise InputError(self.path, "the file has no rows", "Give a file with samples")
         self._table = np.array(table, np.int64)
@@ -61,16 +66,24 @@ class JsonlSource:
         return len(self._table)
 
     def __getitem__(self, index: int) -> Row:
+        where, text = self._line(index)
+        return Row(jsonl.parse_line(text, where), where, root=self.root)
+
+    def glimpse(self, index: int) -> tuple[str, dict[str, Any]]:
+        """Where a row is that may be malformed, and what it says of itself."""
+        where, text = self._line(index)
+        return where, jsonl.glimpse(text)
+
+    def _line(self, index: int) -> tuple[str, bytes]:
         offset, line = (int(x) for x in self._table[index])
         where = f"{self.path}:{line}"
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
-                text = file.readline()
+                return where, file.readline()
         except OSError as error:
             raise InputError(where, f"cannot be read ({error.strerror})",
                              "Keep the file in place while it is in use") from error
-        return Row(jsonl.parse_line(text, where), where, root=self.root)
 
     def __repr__(self) -> str:
         return f"JsonlSource({str(self.path)!r}, {len(self)} rows)"
@@ -142,12 +155,13 @@ class ListSource:
         return f"ListSource({self.name!r}, {len(self)} rows)"
 
 
-def open_source(path: str | os.PathLike[str],
-                root: str | os.PathLike[str] | None = None) -> JsonlSource | RecordSource:
+def open_source(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None,
+                keep_bad: bool = False) -> JsonlSource | RecordSource:
     """The source at ``path``: a ``.jsonl`` file, or a shard or directory of ArrayRecord files.
 
     Args:
       root: where the image paths of a JSONL file start; by default the file's own directory.
+      keep_bad: as of ``JsonlSource``.
     """
     path = Path(path)
     if not path.exists():
@@ -155,7 +169,7 @@ def open_source(path: str | os.PathLike[str],
                          "Give a .jsonl file or a dataset directory")
     if path.is_dir() or SUFFIX in path.name:
         return RecordSource(path)
-    return JsonlSource(path, root)
+    return JsonlSource(path, root, keep_bad)
 
 
 def samples(source: Source) -> Iterator[Sample]:

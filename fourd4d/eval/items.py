@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import fcntl
 import hashlib
@@ -13,7 +14,8 @@ from typing import Any
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import full_disk_told
-from fourd4d.data.source import Source
+from fourd4d.core.sample import LETTERS
+from fourd4d.data.source import JsonlSource, Source
 
 Record = dict[str, Any]
 
@@ -26,34 +28,69 @@ class Item:
       number: its index in the source.
       key: the sample's id.
       kind: question type.
-      options: how many options it has.
+      options: how many options it has; 0 where that is not known.
+      problem: why it cannot be asked; empty where it can.
     """
 
     number: int
     key: str
     kind: str
     options: int
+    problem: str = ""
 
 
 def read_items(source: Source, limit: int = 0) -> list[Item]:
     """The first ``limit`` items of the source (all by default).
 
+    A row that cannot be asked (malformed, without options, with another's id) is an item with a
+    ``problem``: it stays in the denominator.
+
     Raises:
-      InputError: an item has no options, or two items share an id.
+      InputError: not one row can be asked; the message is the first one's.
     """
-    items, seen = [], {}
+    items: list[Item] = []
+    seen: dict[str, str] = {}
     for number in range(min(limit or len(source), len(source))):
-        row = source[number]
-        sample = row.sample
-        if not sample.options:
-            raise InputError(row.where, f"item {sample.id!r} has no options",
-                             "Evaluate multiple-choice questions; leave free-text rows out")
-        if sample.id in seen:
-            raise InputError(row.where, f"id {sample.id!r} stands at {seen[sample.id]} too",
-                             "Make ids unique")
-        seen[sample.id] = row.where
-        items.append(Item(number, sample.id, sample.kind, len(sample.options)))
-    return items
+        try:
+            row = source[number]
+            sample = row.sample
+            item = Item(number, sample.id, sample.kind, len(sample.options))
+            if not sample.options:
+                raise InputError(row.where, f"item {sample.id!r} has no options",
+                                 "Evaluate multiple-choice questions")
+            if sample.id in seen:
+                raise InputError(row.where, f"id {sample.id!r} stands at {seen[sample.id]} too",
+                                 "Make ids unique")
+            seen[sample.id] = row.where
+        except Exception as error:  # Whatever lies in one row.
+            item = _unreadable(source, number, f"reading: {reason_of(error)}")
+        items.append(item)
+    if items and all(item.problem for item in items):
+        raise InputError(items[0].problem.removeprefix("reading: "), "no row of the data can be "
+                         "asked", "Give multiple-choice questions")
+    keys = collections.Counter(item.key for item in items)
+    return [dataclasses.replace(item, key=f"{item.key} (row {item.number + 1})")
+            if item.problem and keys[item.key] > 1 else item for item in items]
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line: an InputError's own words, else its type and first line."""
+    if isinstance(error, InputError):
+        return str(error)
+    first = (str(error).strip() or "no message").splitlines()[0][:300]
+    return f"{type(error).__name__}: {first}"
+
+
+def _unreadable(source: Source, number: int, problem: str) -> Item:
+    about = {}
+    try:
+        about = source.glimpse(number)[1] if isinstance(source, JsonlSource) else {}
+    except InputError:
+        pass  # The problem says so already.
+    key, kind = about.get("id"), about.get("type")
+    options = sum(about.get(letter) not in (None, "") for letter in LETTERS)
+    return Item(number, key if isinstance(key, str) and key else f"row {number + 1}",
+                kind if isinstance(kind, str) else "", options if options > 1 else 0, problem)
 
 
 def shard(items: Sequence[Item], index: int, count: int) -> list[Item]:

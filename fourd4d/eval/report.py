@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from fourd4d.core.sample import Sample
 from fourd4d.data.media import row_media
 from fourd4d.data.source import Source
 from fourd4d.eval.heatmap_store import MapStore
-from fourd4d.eval.items import Item, Record
+from fourd4d.eval.items import Item, Record, reason_of
 from fourd4d.eval.statistics import tally, tally_by_type
 from fourd4d.pages import Card, Interval, MentalImage, Number, Page, Real
 from fourd4d.processing.media import Video
@@ -29,6 +30,9 @@ def digest(source: Source, items: Sequence[Item]) -> str:
     """16 hexadecimal digits of the questions, options and keys."""
     total = hashlib.sha256()
     for item in items:
+        if item.problem:
+            total.update(json.dumps([item.key, "cannot be asked"]).encode())
+            continue
         sample = source[item.number].sample
         total.update(json.dumps([sample.id, sample.text_input, sample.answer]).encode())
     return total.hexdigest()[:16]
@@ -97,9 +101,14 @@ def cards(
         record = records[item.key]
         if record["status"] == "failed":
             continue
-        row = source[item.number]
-        media, overlays = row_media(row, protocol, assumed_fps=assumed_fps)
-        found.append(_card(row.sample, record, media, overlays, maps.load(item.key), protocol))
+        try:
+            row = source[item.number]
+            media, overlays = row_media(row, protocol, assumed_fps=assumed_fps)
+            card = _card(row.sample, record, media, overlays, maps.load(item.key), protocol)
+        except Exception as error:  # An overlay that cannot be read costs its card, not the page.
+            logging.warning("no card of item %r: %s", item.key, reason_of(error))
+            continue
+        found.append(card)
     return found
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from fourd4d.core.batch import Batch, BatchShape, VisionInput
 from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example
+from fourd4d.core.files import is_disk_full
 from fourd4d.core.rollout import Rollout
 from fourd4d.core.sample import IMAGE_MARK, Sample
 from fourd4d.data.collate import Size, collate, shape_of_sizes
@@ -26,7 +27,7 @@ from fourd4d.data.media import row_media
 from fourd4d.data.source import Source
 from fourd4d.eval import heatmaps
 from fourd4d.eval.heatmap_store import MapStore
-from fourd4d.eval.items import Item, ItemLog, Record, item_seed
+from fourd4d.eval.items import Item, ItemLog, Record, item_seed, reason_of
 from fourd4d.eval.statistics import tally, tally_by_type
 from fourd4d.parallel import use
 from fourd4d.parallel.hosts import batch_shardings
@@ -36,7 +37,8 @@ from fourd4d.rewards import score
 from fourd4d.sampling import Intervention, SamplingSpec, generate, texts
 
 _BLOCK = re.compile(r"<\|latent_start\|>(?:<\|latent_pad\|>)*(?:<\|latent_end\|>)?")
-_HOW_ONLY = ("rows", "length_step", "slot_step", "lookahead", "workers")
+_HOW_ONLY = ("rows", "length_step", "slot_step", "lookahead", "workers", "batch_tokens",
+             "max_length")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,9 @@ class EvalSpec:
         few shapes are compiled.
       lookahead: batches' worth of prompts among which alike ones are sought.
       workers: threads that decode and tokenise.
+      batch_tokens: most prompt tokens of a batch, padding included; long prompts come fewer
+        together.
+      max_length: longest prompt, tokens; an item with a longer one fails.
     """
 
     max_tokens: int = 512
@@ -66,9 +71,11 @@ class EvalSpec:
     slot_step: int = 4
     lookahead: int = 8
     workers: int = 2
+    batch_tokens: int = 131_072
+    max_length: int = 32_768
 
     def __post_init__(self) -> None:
-        for name in ("rows", "length_step", "slot_step", "lookahead", "workers"):
+        for name in _HOW_ONLY:
             if getattr(self, name) < 1:
                 raise InputError(f"EvalSpec.{name}", f"bad value {getattr(self, name)}",
                                  "Use 1 or more")
@@ -114,21 +121,32 @@ class Prepared:
     """An item ready to be answered, or the reason why it cannot be."""
 
     item: Item
-    sample: Sample
+    sample: Sample | None = None
     example: Example | None = None
     reason: str = ""
 
 
 def prepare(source: Source, item: Item, processor: Processor, spec: EvalSpec) -> Prepared:
-    """Reads, decodes and tokenises one item. Bad input becomes a reason, not an exception."""
-    row = source[item.number]
+    """Read, decode and tokenise one item.
+
+    Whatever is raised on the way becomes the item's reason: one item never ends a run.
+    """
+    if item.problem:
+        return Prepared(item, reason=item.problem)
+    sample, stage = None, "reading"
     try:
+        row = source[item.number]
+        sample, stage = row.sample, "media"
         media, _ = row_media(row, processor.protocol, assumed_fps=spec.assumed_fps or None,
                              with_overlays=False)
-        example = processor.prompt(row.sample.text_input, media)
-    except (InputError, OSError) as error:
-        return Prepared(item, row.sample, reason=str(error))
-    return Prepared(item, row.sample, example)
+        stage = "prompt"
+        example = processor.prompt(sample.text_input, media)
+        if example.length > spec.max_length:
+            raise InputError(row.where, f"the prompt has {example.length} tokens, more than "
+                             f"{spec.max_length}", "Raise --config.eval.max_length")
+    except Exception as error:
+        return Prepared(item, sample, reason=f"{stage}: {reason_of(error)}")
+    return Prepared(item, sample, example)
 
 
 def run(
@@ -156,20 +174,41 @@ def run(
     def read(item: Item) -> Prepared:
         return prepare(source, item, subject.processor, spec)
 
-    for group in _batches(_ahead(read, todo, spec), spec):
+    def decoded(group: Sequence[Prepared], rows: int) -> tuple[Rollout, Any]:
+        batch = _collate(group, rows, spec, subject)
+        keys = [p.item.key for p in group]
+        with contextlib.nullcontext() if subject.mesh is None else use(subject.mesh):
+            features = encode(subject.graphdef, subject.states, batch.vision)
+            return jax.device_get(generate(
+                subject.graphdef, subject.states, batch, _keys(keys, rows, spec), sampling, 1,
+                intervene, None if data is None else data(keys), features)), features
+
+    def answered(group: Sequence[Prepared], rows: int) -> Iterator[Record]:
+        try:
+            rollout, features = decoded(group, rows)
+        except Exception as error:
+            if is_disk_full(error):
+                raise
+            if len(group) == 1 and rows <= least:
+                yield _failed(group[0], f"decoding: {reason_of(error)}")
+                return
+            # Halves find the guilty item, and ask less memory; rows do not depend on their company.
+            half = max(len(group) // 2, 1)
+            for part in (group[:half], group[half:]):
+                if part:
+                    yield from answered(part, max(least, rows // 2))
+            return
+        for row, one in enumerate(group):
+            yield _scored(one, row, rollout, features, subject, sampling, spec,
+                          maps if one.item.key in keep else None)
+
+    least = _least_rows(spec, subject)
+    for group in _batches(_ahead(read, todo, spec), spec, least):
         if group[0].example is None:
-            records = [_failed(group[0])]
+            records = [_failed(group[0], group[0].reason)]
         else:
-            batch = _collate(group, spec, subject)
-            rows = [p.item.key for p in group]
-            with contextlib.nullcontext() if subject.mesh is None else use(subject.mesh):
-                features = encode(subject.graphdef, subject.states, batch.vision)
-                rollout = jax.device_get(generate(
-                    subject.graphdef, subject.states, batch, _keys(rows, spec), sampling, 1,
-                    intervene, None if data is None else data(rows), features))
-            if maps is not None and any(key in keep for key in rows):
-                _store_maps(subject, features, group, rollout, maps, keep)
-            records = _records(group, rollout, subject, sampling, spec)
+            length = _bucket(group[0].example, spec)[0]
+            records = list(answered(group, _rows(length, spec, least)))
         log.add(records)
         yield from records
 
@@ -216,8 +255,23 @@ def _bucket(example: Example, spec: EvalSpec) -> tuple[int, int, int]:
     return _round(size.length, spec.length_step), _round(size.slots, spec.slot_step), size.windows
 
 
-def _batches(prepared: Iterator[Prepared], spec: EvalSpec) -> Iterator[list[Prepared]]:
-    """Up to ``rows`` items of one bucket each; failed items alone, at once."""
+def _least_rows(spec: EvalSpec, subject: Subject) -> int:
+    """The smallest number of rows that the devices of the mesh can share."""
+    devices = 1 if subject.mesh is None else subject.mesh.size
+    return spec.rows if spec.rows % devices else min(devices, spec.rows)
+
+
+def _rows(length: int, spec: EvalSpec, least: int) -> int:
+    """Rows of a batch of prompts: ``spec.rows``, halved until their tokens are within budget."""
+    rows = spec.rows
+    while rows * length > spec.batch_tokens and rows % 2 == 0 and rows // 2 >= least:
+        rows //= 2
+    return rows
+
+
+def _batches(prepared: Iterator[Prepared], spec: EvalSpec, least: int
+             ) -> Iterator[list[Prepared]]:
+    """Up to ``_rows`` items of one bucket each; failed items alone, at once."""
     buckets: dict[tuple[int, int, int], list[Prepared]] = {}
     held = 0
     for one in prepared:
@@ -227,7 +281,7 @@ def _batches(prepared: Iterator[Prepared], spec: EvalSpec) -> Iterator[list[Prep
         key = _bucket(one.example, spec)
         buckets.setdefault(key, []).append(one)
         held += 1
-        full = key if len(buckets[key]) == spec.rows else None
+        full = key if len(buckets[key]) == _rows(key[0], spec, least) else None
         if full is None and held >= spec.rows * spec.lookahead:
             full = max(buckets, key=lambda k: len(buckets[k]))
         if full is not None:
@@ -237,9 +291,9 @@ def _batches(prepared: Iterator[Prepared], spec: EvalSpec) -> Iterator[list[Prep
     yield from buckets.values()
 
 
-def _collate(group: Sequence[Prepared], spec: EvalSpec, subject: Subject) -> Batch:
+def _collate(group: Sequence[Prepared], rows: int, spec: EvalSpec, subject: Subject) -> Batch:
     examples = [p.example for p in group if p.example is not None]
-    shape = shape_of_sizes([Size.of(e) for e in examples], spec.rows, spec.length_step)
+    shape = shape_of_sizes([Size.of(e) for e in examples], rows, spec.length_step)
     slots = _round(shape.slots, spec.slot_step)
     shape = BatchShape(shape.rows, shape.length, slots, shape.windows, shape.overlays)
     batch = collate(examples, shape, subject.processor.protocol,
@@ -249,9 +303,9 @@ def _collate(group: Sequence[Prepared], spec: EvalSpec, subject: Subject) -> Bat
     return jax.device_put(batch, batch_shardings(batch, subject.mesh))
 
 
-def _keys(keys: Sequence[str], spec: EvalSpec) -> Any:
+def _keys(keys: Sequence[str], rows: int, spec: EvalSpec) -> Any:
     """One random key per row of the batch, rows of padding included."""
-    seeds = [item_seed(key, spec.seed) for key in keys] + [0] * (spec.rows - len(keys))
+    seeds = [item_seed(key, spec.seed) for key in keys] + [0] * (rows - len(keys))
     return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
 
 
@@ -262,47 +316,51 @@ def encode(graphdef: Any, states: tuple[Any, ...], vision: VisionInput
     return nnx.merge(graphdef, *states).encode(vision)
 
 
-def _store_maps(subject: Subject, features: Any, group: Sequence[Prepared], rollout: Rollout,
-                maps: MapStore, keep: Collection[str]) -> None:
-    protocol = subject.processor.protocol
-    features = np.asarray(features, np.float32)
-    for row, one in enumerate(group):
-        if one.item.key not in keep or one.example is None:
-            continue
-        grids = {heatmaps.slot_grid(one.example, slot, protocol.merge)
-                 for slot in heatmaps.media_slots(one.example)}
-        fed = int(rollout.latent_index[row].max()) + 1
-        starts = range(0, fed, protocol.latent_size) if len(grids) == 1 else ()
-        maps.save(one.item.key, [
-            np.stack([heatmaps.cosine_maps(
-                np.asarray(rollout.latents[row, i : min(i + protocol.latent_size, fed)]),
-                features[row], one.example, protocol.merge, centred) for centred in (False, True)])
-            for i in starts])
+def _store_maps(subject: Subject, features: Any, one: Prepared, row: int, rollout: Rollout,
+                maps: MapStore) -> None:
+    protocol, example = subject.processor.protocol, one.example
+    assert example is not None
+    grids = {heatmaps.slot_grid(example, slot, protocol.merge)
+             for slot in heatmaps.media_slots(example)}
+    fed = int(rollout.latent_index[row].max()) + 1
+    starts = range(0, fed, protocol.latent_size) if len(grids) == 1 else ()
+    own = np.asarray(features[row], np.float32)
+    maps.save(one.item.key, [
+        np.stack([heatmaps.cosine_maps(
+            np.asarray(rollout.latents[row, i : min(i + protocol.latent_size, fed)]),
+            own, example, protocol.merge, centred) for centred in (False, True)])
+        for i in starts])
 
 
-def _failed(one: Prepared) -> Record:
-    return _record(one.item, one.sample) | {"status": "failed", "reason": one.reason}
+def _failed(one: Prepared, reason: str) -> Record:
+    return _record(one) | {"status": "failed", "reason": reason}
 
 
-def _record(item: Item, sample: Sample) -> Record:
+def _record(one: Prepared) -> Record:
+    item, sample = one.item, one.sample
     return {
-        "key": item.key, "number": item.number, "kind": item.kind, "video_id": sample.video_id,
-        "options": item.options, "answer": sample.answer, "status": "answered", "reason": "",
+        "key": item.key, "number": item.number, "kind": item.kind,
+        "video_id": sample.video_id if sample else "", "options": item.options,
+        "answer": sample.answer if sample else "", "status": "answered", "reason": "",
         "chosen": None, "correct": False, "lenient": None, "lenient_correct": False,
         "well_formed": False, "truncated": False, "blocks": 0, "tokens": 0, "response": "",
     }
 
 
-def _records(group: Sequence[Prepared], rollout: Rollout, subject: Subject,
-             sampling: SamplingSpec, spec: EvalSpec) -> list[Record]:
-    responses = texts(rollout, subject.processor.tokenizer, sampling)
-    out = []
-    for row, one in enumerate(group):
-        text, sample = responses[row], one.sample
+def _scored(one: Prepared, row: int, rollout: Rollout, features: Any, subject: Subject,
+            sampling: SamplingSpec, spec: EvalSpec, maps: MapStore | None) -> Record:
+    """The record of one answered row; of a failed item where reading the answer fails."""
+    sample = one.sample
+    assert sample is not None
+    stage = "text"
+    try:
+        mine = jax.tree.map(lambda value: value[row : row + 1], rollout)
+        (text,) = texts(mine, subject.processor.tokenizer, sampling)
+        stage = "scoring"
         parts = score(sample, text)
         lenient = lenient_answer(text, sample.options)
         starts = (rollout.tokens[row] == sampling.latent_start) & rollout.sampled[row]
-        record = _record(one.item, sample) | {
+        record = _record(one) | {
             "chosen": parse_answer(text, sample.options),
             "correct": parts["answer"] == 1.0,
             "lenient": lenient,
@@ -315,5 +373,11 @@ def _records(group: Sequence[Prepared], rollout: Rollout, subject: Subject,
         }
         if spec.temperature > 0:
             record["seed"] = item_seed(one.item.key, spec.seed)
-        out.append(record)
-    return out
+        stage = "heat maps"
+        if maps is not None:
+            _store_maps(subject, features, one, row, rollout, maps)
+    except Exception as error:
+        if is_disk_full(error):
+            raise
+        return _failed(one, f"{stage}: {reason_of(error)}")
+    return record

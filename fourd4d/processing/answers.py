@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from fourd4d.core.sample import LETTERS
+from fourd4d.processing.lenient_answers import lenient_letter
 from fourd4d.processing.tokenizer import LATENT_END, LATENT_PAD, LATENT_START
 
 _BLOCK = re.compile(
@@ -15,12 +16,8 @@ _TEXT = r"(?:(?!</?(?:think|answer)>|<\|).)*"
 _FORMAT = re.compile(
     rf"\s*<think>(?P<think>{_TEXT})</think>\s*<answer>(?P<answer>{_TEXT})</answer>\s*", re.DOTALL)
 _LETTER = re.compile(
-    r"(?:(?P<marked>\([A-H]\)[.:]?|[A-H][.:)])|(?P<bare>[A-H]))(?:\s+(?P<rest>.*))?", re.DOTALL)
-_BARE = re.compile(r"\(?([A-H])(?:\)[.:]?|[.:])?")
-_MARKED = re.compile(r"(?:\(([A-H])\)|([A-H])[.):])(?:\s|$)")
-_STATED = re.compile(
-    r"\b(?i:(?:answer|option|choice)\b(?:\s+(?:is|would be|must be))?\s*[:=]?\s*(?:option\s+)?)"
-    r"\**\(?([A-H])\b(?!['’])")
+    r"(?:(?P<marked>\([A-J]\)[.:]?|[A-J][.:)])|(?P<bare>[A-J]))(?:\s+(?P<rest>.*))?", re.DOTALL)
+_OPENED = re.compile(r"<answer>((?:(?!</?answer>).)*)(?:</answer>|$)", re.DOTALL)
 
 
 def strip_latents(text: str) -> str:
@@ -38,12 +35,13 @@ def well_formed(text: str) -> bool:
 
 
 def parse_answer(text: str, options: Sequence[str]) -> str | None:
-    """The letter that the response answers, or None.
+    """Return the letter that the response answers, or None: the strict reading.
 
     Read is the last ``<answer>`` after ``</think>``. It must hold an option's letter (alone, or
-    marked as one by ``.``, ``:`` or brackets, with any text after it), or exactly an option's
-    text, or letter and text. ``Based on …`` is no B; a letter with the text of another option is
-    no answer.
+    marked as one by ``.``, ``:`` or brackets), exactly an option's text, or both, which must agree;
+    after them an explanation may follow. A letter alone is the option's letter even where it is
+    another option's text. ``Based on …`` is not a B, and a letter with any other text than its
+    option's is not an answer.
     """
     _, think_end, tail = strip_latents(text).partition("</think>")
     found = _ANSWER.findall(tail) if think_end else []
@@ -52,65 +50,42 @@ def parse_answer(text: str, options: Sequence[str]) -> str | None:
 
 def _read(content: str, options: Sequence[str]) -> str | None:
     content = content.strip()
-    texts = [option.strip() for option in options]
+    texts = [str(option).strip() for option in options]
+    letters = LETTERS[: len(texts)]
+    match = _LETTER.fullmatch(content)
+    letter = (match["marked"] or match["bare"]).strip("().:") if match else ""
+    rest = (match["rest"] or "").strip() if match else ""
+    if match and letter in letters and not rest:
+        return letter
     if content in texts and content:
         return LETTERS[texts.index(content)]
-    match = _LETTER.fullmatch(content)
-    if not match:
+    if not match or letter not in letters:
         return None
-    letter, rest = (match["marked"] or match["bare"]).strip("().:"), (match["rest"] or "").strip()
-    if letter not in LETTERS[: len(texts)]:
-        return None
-    if not rest or rest == texts[LETTERS.index(letter)]:
-        return letter
-    return letter if match["marked"] and rest not in texts else None
+    return letter if _begins_with(rest, LETTERS.index(letter), texts) else None
+
+
+def _begins_with(rest: str, index: int, texts: Sequence[str]) -> bool:
+    """Whether a text begins with the option's, and with no longer one; case does not count."""
+    said = " ".join(rest.split()).casefold()
+    plain = [re.escape(" ".join(text.split()).casefold()) for text in texts]
+    begun = [n for n, text in enumerate(plain) if text and re.match(rf"{text}(?![\w-])", said)]
+    longest = max((len(texts[n]) for n in begun), default=0)
+    return index in begun and len(texts[index]) == longest
 
 
 def lenient_answer(text: str, options: Sequence[str]) -> str | None:
-    """The answer a patient reader would take from the response, or None.
+    """Return the answer that a patient reader would take from the response, or None.
 
-    Tried in turn: the strict reading; the last ``<answer>`` anywhere; a response that begins with
-    a marked letter or is a letter; "the answer is B"; the one option whose text it contains.
-    A bare capital letter inside a sentence is never an answer.
+    Tried in turn: the strict reading; the last ``<answer>``, closed or not; what follows
+    ``</think>``; see ``lenient_answers`` for how each is read.
     """
     text = strip_latents(text)
     strict = parse_answer(text, options)
     if strict:
         return strict
-    allowed = LETTERS[: len(options)]
-    tail = text.rpartition("</think>")[2].strip()
-    for content in reversed(_ANSWER.findall(text)):
-        letter = _read(content, options)
-        if letter:
-            return letter
-        tail = content.strip()
-        break
-    if tail.strip() in (option.strip() for option in options):
-        return _read(tail, options)
-    bare = _BARE.fullmatch(tail)
-    marked = _MARKED.match(tail)
-    stated = _STATED.findall(tail)
-    if bare:
-        letter = bare[1]
-    elif marked:
-        letter = marked[1] or marked[2]
-    elif stated:
-        letter = stated[-1]
-    else:
-        named = _named(tail, options)
-        return LETTERS[named[0]] if len(named) == 1 else None
-    return letter if letter in allowed else None
-
-
-def _named(text: str, options: Sequence[str]) -> list[int]:
-    """Options named in the text; one inside a longer one that is named does not count."""
-    lowered = text.casefold()
-    order = sorted(range(len(options)), key=lambda i: -len(options[i]))
-    named = []
-    for i in order:
-        option = options[i].strip().casefold()
-        pattern = re.compile(rf"(?<![\w-]){re.escape(option)}(?![\w-])")
-        if option and pattern.search(lowered):
-            named.append(i)
-            lowered = pattern.sub(" ", lowered)
-    return named
+    texts, letters = [str(option) for option in options], LETTERS[: len(options)]
+    told = _OPENED.findall(text)
+    if told and told[-1].strip():
+        return _read(told[-1], texts) or lenient_letter(told[-1], texts, letters)
+    tail = re.sub(r"</?(?:think|answer)>", " ", text.rpartition("</think>")[2])
+    return lenient_letter(tail, texts, letters)

@@ -25,11 +25,13 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.sample import LETTERS
 from fourd4d.processing.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer, write_file
 
 TAGS: Final = ("<think>", "</think>", "<answer>", "</answer>")
 SYMBOLS: Final = (*SPECIAL_TOKENS, *TAGS, "\n")
+
+# Letters that are one piece before and after a space; the shipped vocabulary was made with these.
+SHARED_LETTERS: Final = "ABCDEFGH"
 
 
 def train(lines: Iterable[str], vocab_size: int = 1024) -> bytes:
@@ -72,7 +74,7 @@ def _share_letters(model: bytes) -> bytes:
     schema: Any = sentencepiece_model_pb2  # Generated: type checkers see nothing in it.
     proto = schema.ModelProto.FromString(model)
     for piece in proto.pieces:
-        if piece.piece in {"\u2581" + letter for letter in LETTERS}:
+        if piece.piece in {"\u2581" + letter for letter in SHARED_LETTERS}:
             piece.type = schema.ModelProto.SentencePiece.UNUSED
     return proto.SerializeToString(deterministic=True)
 

@@ -99,7 +99,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(InputError, match=r"twice.jsonl:2: id .* stands at line 1 too"):
         list(jsonl.read(write_lines(tmp_path / "twice.jsonl", ROW, ROW)))
     (tmp_path / "latin.jsonl").write_bytes('{"id": "ü"}'.encode("latin-1"))
-    with pytest.raises(InputError, match="latin.jsonl:1: no UTF-8"):
+    with pytest.raises(InputError, match="latin.jsonl:1: it is not UTF-8"):
         list(jsonl.read(tmp_path / "latin.jsonl"))
 
 

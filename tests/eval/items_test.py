@@ -39,8 +39,9 @@ def test_items_need_options_and_unique_ids():
     free = Sample(id="x", question="What?", video="v.mp4")
     with pytest.raises(InputError, match="samples:0: item 'x' has no options"):
         read_items(ListSource([free], "."))
-    with pytest.raises(InputError, match="samples:1: .*stands at samples:0 too"):
-        read_items(ListSource([Sample.fake(1), Sample.fake(1)], "."))
+    first, free, second = read_items(ListSource([Sample.fake(1), free, Sample.fake(1)], "."))
+    assert not first.problem and "has no options" in free.problem and free.options == 0
+    assert "stands at samples:0 too" in second.problem and second.key == "row 3"
     assert len(read_items(ListSource([Sample.fake(i) for i in range(5)], "."), limit=3)) == 3
 
 

@@ -2,6 +2,10 @@
 
 import ast
 import dataclasses
+import errno
+import itertools
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +16,12 @@ import fourd4d
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import Sample
 from fourd4d.data.media import row_media
-from fourd4d.eval import heatmaps, report
+from fourd4d.data.source import JsonlSource, open_source
+from fourd4d.eval import heatmaps, report, runner
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import ItemLog, read_items, shard
 from fourd4d.eval.runner import EvalSpec, evaluate, run
+from fourd4d.processing import Processor
 from fourd4d.sampling import interventions
 
 HEADER = {"evaluation": SPEC.answers_json()}
@@ -234,3 +240,110 @@ def test_no_module_evaluates_text_or_unpickles():
 def test_bad_settings_are_named(field):
     with pytest.raises(InputError, match=f"EvalSpec.{field}"):
         EvalSpec(**{field: 0})
+
+
+class Strange(Exception):
+    """An error that nobody thought of."""
+
+
+STAGES = {  # What is called at a stage, and whether a call is about the item ``key``.
+    "reading": (JsonlSource, "__getitem__", lambda key, source, index: index == 4),
+    "media": (runner, "row_media", lambda key, row, *_, **__: row.sample.id == key),
+    "prompt": (Processor, "prompt", lambda key, self, text, media: "odd one" in text),
+    "decoding": (runner, "collate",
+                 lambda key, *_, names, **__: f"item {key!r}" in names),
+    "text": (runner, "texts", lambda key, *_: next(COUNT) == 2),
+    "scoring": (runner, "score", lambda key, sample, text: sample.id == key),
+    "heat maps": (runner, "_store_maps", lambda key, subject, features, one,
+                  *_: one.item.key == key),
+}
+COUNT = itertools.count()
+
+
+@pytest.mark.parametrize("error", [Strange, MemoryError, KeyError, OSError, RecursionError])
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_one_item_raises_fails_that_item_alone(tmp_path, right, monkeypatch, stage, error):
+    source = benchmark(tmp_path)
+    lines = source.path.read_text().splitlines()
+    lines[4] = lines[4].replace("Which way", "The odd one: which way")
+    source.path.write_text("\n".join(lines))
+    source = JsonlSource(source.path)
+    items = read_items(source)
+    kept = {"maps": MapStore(tmp_path / "maps"), "keep": {item.key for item in items}}
+    whole = answers(right, source, items, **kept)
+    owner, name, concerns = STAGES[stage]
+    real = getattr(owner, name)
+    monkeypatch.setattr(sys.modules[__name__], "COUNT", itertools.count())
+
+    def planted(*args, **options):
+        if concerns(items[4].key, *args, **options):
+            raise error("planted")
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, planted)
+    found = answers(right, source, items, **kept)
+    (failed,) = [record for record in found.values() if record["status"] == "failed"]
+    assert failed["reason"].startswith(f"{stage}: ") and "planted" in failed["reason"]
+    assert report.summarise(items, found)["overall"]["items"] == 8
+    del found[failed["key"]], whole[failed["key"]]
+    assert found == whole
+
+
+def test_a_full_disk_is_nobodys_fault(tmp_path, right, monkeypatch):
+    source = benchmark(tmp_path)
+    items = read_items(source)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runner, "_store_maps", full)
+    with pytest.raises(OSError, match="No space"):
+        answers(right, source, items, maps=MapStore(tmp_path), keep={items[0].key})
+
+
+def test_long_prompts_come_fewer_together_and_too_long_ones_fail(tmp_path, right, monkeypatch):
+    source = benchmark(tmp_path)
+    lines = source.path.read_text().splitlines()
+    for number, words in ((1, 300), (5, 3000)):
+        lines[number] = lines[number].replace("Which way", "up " * words + "which way")
+    source.path.write_text("\n".join(lines))
+    source = JsonlSource(source.path)
+    items = read_items(source)
+    shapes = []
+    real = runner.collate
+
+    def watched(examples, shape, *args, **options):
+        shapes.append((shape.rows, shape.length))
+        return real(examples, shape, *args, **options)
+
+    monkeypatch.setattr(runner, "collate", watched)
+    spec = dataclasses.replace(SPEC, rows=4, batch_tokens=1024, max_length=1000)
+    found = answers(right, source, items, spec)
+    assert max(length for _, length in shapes) > 300
+    assert all(rows * length <= 1024 for rows, length in shapes)
+    (failed,) = [record for record in found.values() if record["status"] == "failed"]
+    assert failed["key"] == items[5].key and "--config.eval.max_length" in failed["reason"]
+
+
+def test_options_of_published_benchmarks_are_read_or_fail_alone(tmp_path):
+    rows = [
+        {}, {"C": "Left"}, {"C": ""}, {"Correct": "b"}, {"Correct": "B. Right"},
+            {"Correct": "Right"},
+        {"A": 1, "B": 2.5, "C": 3, "D": 4}, {"Correct": "E"}, {"Correct": None}, {"C": {"x": 1}},
+        {"E": "In", "F": "Out", "G": "On", "H": "Off", "I": "By", "J": "At", "Correct": "J"},
+        {"C": None, "D": None}, {"Question": 7}, {"id": "q0"},
+    ]
+    base = dict(frame_paths=["a.png"], Question="Which way?", A="Left", B="Right", C="Up",
+                D="Down", Correct="B")
+    lines = [json.dumps({**base, "id": f"q{i}", **row}) for i, row in enumerate(rows)]
+    lines += ["[1]", "{", '{"id": "deep", "x": ' + "[" * 50_000,
+              '{"id": "q1e", "A": 1' + "0" * 400 + "}"]
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    items = read_items(open_source(tmp_path / "q.jsonl", keep_bad=True))
+    good = {item.number: item.options for item in items if not item.problem}
+    assert good == {0: 4, 3: 4, 4: 4, 5: 4, 6: 4, 10: 10, 11: 2}
+    assert len(items) == len(lines) == len({item.key for item in items})
+    assert "two options are the same" in items[1].problem and "option C is ''" in items[2].problem
+    assert f"{tmp_path / 'q.jsonl'}:17: the JSON is nested too deeply" in items[16].problem
+    with pytest.raises(InputError, match=r"q.jsonl:2: .*two options are the same"):
+        open_source(tmp_path / "q.jsonl")

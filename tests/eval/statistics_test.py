@@ -32,7 +32,8 @@ def test_chance_adjustment_by_hand():
 
 def test_chance_comes_from_each_items_own_number_of_options():
     records = [record(options=4), record(options=2), record(options=5), record(options=4)]
-    assert statistics.tally(records).summary()["chance"] == pytest.approx((0.25 + 0.5 + 0.2 + 0.25) / 4)
+    chance = statistics.tally(records).summary()["chance"]
+    assert chance == pytest.approx((0.25 + 0.5 + 0.2 + 0.25) / 4)
 
 
 def test_failed_items_stay_in_the_denominator_and_not_in_the_means():
@@ -78,8 +79,11 @@ def test_grouped_questions_widen_the_interval():
 
 
 def test_groups_of_unequal_size_weigh_by_their_items():
-    found = paired_bootstrap(np.zeros(6), np.ones(6), [0, 0, 0, 1, 2, 2], draws=200)
-    assert (found.mean, found.low, found.high) == (1, 1, 1)
+    # Half the groups have nine items that gain, half have one that does not: 0.9, not 0.5.
+    gain = np.concatenate([np.ones(180), np.zeros(20)])
+    groups = [*np.repeat(np.arange(20), 9), *range(20, 40)]
+    found = paired_bootstrap(np.zeros(200), gain, groups, draws=500)
+    assert found.mean == 0.9 and 0.75 < found.low < 0.87 and 0.92 < found.high < 0.99
 
 
 @pytest.mark.parametrize("a, b, groups", [([], [], None), ([1], [1, 0], None), ([1], [1], [0, 1])])
