@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import LETTERS, Sample
-from fourd4d.data import collate, shape_for
+from fourd4d.data.collate import bucketed_shape, collate
 from fourd4d.data.media import load_media
 from fourd4d.parallel import host_to_global, make_mesh, use
 from fourd4d.pretrained.bundle import ModelBundle
@@ -27,6 +27,7 @@ from fourd4d.processing.media import Image, Video, decode_image, read_image
 from fourd4d.processing.video import read_video
 from fourd4d.sampling import SamplingSpec, generate, sample, texts
 
+Options = Iterable[Any] | Mapping[str, Any]
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -56,7 +57,7 @@ class Answerer:
         self._sample = nnx.jit(sample, static_argnames=("spec",))
         self._model = bundle.model
 
-    def answer(self, media: Any, question: str, options: Sequence[str] = (), *,
+    def answer(self, media: Any, question: str, options: Options = (), *,
                max_tokens: int = 512, temperature: float = 0.0, imagery: bool = True,
                seed: int = 0) -> Answer:
         """The model's response.
@@ -64,22 +65,23 @@ class Answerer:
         Args:
           media: a video file, an image file, a ``Video``, an ``Image``, or a list of these.
           question: without its options.
-          options: texts, lettered A, B, … in the prompt.
+          options: texts, lettered A, B, … in the prompt; numbers are written out. Of a mapping,
+            the values are the texts, and the answer's ``letter`` is a key of it.
           max_tokens: most tokens of the response, latents included.
           temperature: 0 is greedy.
           imagery: False never imagines.
 
         Raises:
-          InputError: unreadable media, or more options than letters.
+          InputError: unreadable media; options that are not texts or numbers, or that are more
+            than there are letters.
         """
-        if len(options) > len(LETTERS):
-            raise InputError("options", f"{len(options)} of them", f"Give {len(LETTERS)} at most")
+        keys, said_options = _lettered(options)
         processor = self.bundle.processor
-        lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]
+        lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, said_options, strict=False)]
         text = "\n\n".join([question, "\n".join(lines)]) if lines else question
         items = media if isinstance(media, list | tuple) else [media]
         example = processor.prompt(text, [self._read(item) for item in items])
-        batch = collate([example], shape_for([example], round_to=64), processor.protocol)
+        batch = collate([example], bucketed_shape([example]), processor.protocol)
         spec = SamplingSpec.of(processor.tokenizer, processor.protocol, max_tokens=max_tokens,
                                temperature=temperature, imagery=imagery)
         with use(self._mesh):
@@ -87,7 +89,8 @@ class Answerer:
                                    jax.random.key(seed), spec=spec)
         said = texts(rollout, processor.tokenizer, spec)[0]
         count = int(np.max(np.asarray(rollout.latent_index[0]), initial=-1)) + 1
-        return Answer(said, parse_answer(said, list(options)) if options else None,
+        letter = parse_answer(said, said_options)
+        return Answer(said, keys[LETTERS.index(letter)] if letter else None,
                       np.asarray(rollout.latents[0, :count]), bool(rollout.truncated[0]))
 
     def say(self, text: str, images: Sequence[bytes] = (), *, max_tokens: int = 512) -> str:
@@ -99,7 +102,7 @@ class Answerer:
         protocol = dataclasses.replace(self.bundle.processor.protocol, suffix="none")
         processor = Processor(self.bundle.processor.tokenizer, protocol)
         example = processor.prompt(text, [decode_image(data) for data in images])
-        batch = collate([example], shape_for([example], round_to=64), protocol)
+        batch = collate([example], bucketed_shape([example]), protocol)
         spec = SamplingSpec.of(processor.tokenizer, protocol, max_tokens=max_tokens,
                                temperature=0.0, imagery=False)
         with use(self._mesh):
@@ -127,12 +130,14 @@ class Answerer:
             media, _ = load_media(one, Path(root), protocol, assumed_fps=assumed_fps,
                                   with_overlays=False)
             examples.append(bundle.processor.prompt(one.text_input, media))
-        batch = collate(examples, shape_for(examples, round_to=64), protocol)
+        shape = bucketed_shape(examples)
+        batch = collate(examples, shape, protocol)
         spec = SamplingSpec.of(bundle.processor.tokenizer, protocol, max_tokens=max_tokens,
                                temperature=temperature)
-        keys = jax.vmap(jax.random.key)(np.array(
-            [zlib.crc32(f"{seed}/{n}/{one.id}".encode())
-             for one in samples for n in range(count)], np.uint32))
+        seeds = [zlib.crc32(f"{seed}/{n}/{one.id}".encode())
+                 for one in samples for n in range(count)]
+        padding = [0] * (shape.rows * count - len(seeds))
+        keys = jax.vmap(jax.random.key)(np.array(seeds + padding, np.uint32))
         with use(self._mesh):
             rollout = generate(bundle.graphdef, (bundle.tree,), host_to_global(batch, self._mesh),
                                keys, spec, count)
@@ -147,6 +152,26 @@ class Answerer:
             return read_image(item)
         protocol = self.bundle.processor.protocol
         return read_video(item, protocol.fps, protocol.max_frames)
+
+
+def _lettered(options: Options) -> tuple[list[str], list[str]]:
+    """What each option is called in the answer, and its text."""
+    if isinstance(options, str | bytes):
+        raise InputError("options", f"{options!r} is one text", "Give a list of texts")
+    if isinstance(options, Mapping):
+        names = [str(key) for key in options]
+        ours = set(names) == set(LETTERS[: len(names)])
+        pairs = sorted(zip(names, options.values(), strict=True)) if ours else list(
+            zip(names, options.values(), strict=True))
+    else:
+        pairs = list(zip(LETTERS, options := list(options), strict=False))
+    if len(options) > len(LETTERS):
+        raise InputError("options", f"there are {len(options)}", f"Give {len(LETTERS)} at most")
+    for name, value in pairs:
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not (number or isinstance(value, str)) or not str(value).strip():
+            raise InputError("options", f"option {name} is {value!r}", "Give it a text or a number")
+    return [name for name, _ in pairs], [str(value) for _, value in pairs]
 
 
 def load(directory: str | os.PathLike[str], *, mesh: str = "single", step: int | None = None,

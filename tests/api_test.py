@@ -1,5 +1,7 @@
 """The notebook interface on a trainer's checkpoint: what it says is what evaluation logs."""
 
+import functools
+
 import av
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from helpers.evaluation import benchmark
 from ml_collections import ConfigDict
 
 import fourd4d
+from fourd4d import api
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.core.errors import InputError
 from fourd4d.data.media import row_media
@@ -14,6 +17,8 @@ from fourd4d.eval import EvalSpec, ItemLog, Subject, read_items
 from fourd4d.eval.runner import run
 from fourd4d.parallel import make_mesh, use
 from fourd4d.pretrained.open import fresh, specs
+from fourd4d.processing.media import Video
+from fourd4d.sampling import generate
 from fourd4d.train import OptimizerSpec, make_optimizer, state_from
 
 TOKENS = 12
@@ -65,3 +70,38 @@ def test_it_reads_a_video_file(thinker, tmp_path):
     assert said.text == again.text != other.text
     with pytest.raises(InputError, match=r"no\.mp4"):
         thinker.answer(tmp_path / "no.mp4", "Which way?")
+
+
+def clip(frames, side=64):
+    return Video(np.zeros((frames, side, side, 3), np.uint8), np.arange(frames) / 2)
+
+
+def test_few_shapes_are_compiled(thinker):
+    before = generate._cache_size()
+    for frames in range(1, 33):
+        thinker.answer(clip(frames), "Which way?", ["Left", "Right"], max_tokens=2)
+    assert generate._cache_size() - before <= 8
+    known = generate._cache_size()
+    for frames in (5, 17, 31):
+        thinker.answer(clip(frames), "Where does it go?", ["Left", "Right"], max_tokens=2)
+    assert generate._cache_size() == known
+
+
+def test_options_are_texts_numbers_or_a_mapping(thinker, monkeypatch):
+    said = iter(["<think>x</think><answer>B. 2</answer>", "<think>x</think><answer>2.5</answer>",
+                 "<think>x</think><answer>B</answer>", "<think>x</think><answer>Up</answer>"])
+    monkeypatch.setattr(api, "texts", lambda *_: [next(said)])
+    ask = functools.partial(thinker.answer, clip(2), "How many?", max_tokens=2)
+    assert ask([1, 2, 3]).letter == "B"
+    assert ask(np.array([1.5, 2.5])).letter == "B"
+    assert ask({"B": "Right", "A": "Left"}).letter == "B"
+    assert ask({"one": "Left", "two": "Up"}).letter == "two"
+
+
+@pytest.mark.parametrize("options", [[None, "Left"], ["Left", ""], "ABCD", ["x"] * 11, [True, "a"],
+                                     [["a"], ["b"]], {"A": None}])
+def test_options_that_are_no_texts_are_refused_before_anything_is_decoded(
+        thinker, monkeypatch, options):
+    monkeypatch.setattr(thinker, "_sample", None)
+    with pytest.raises(InputError, match="options: "):
+        thinker.answer(clip(2), "Which way?", options)

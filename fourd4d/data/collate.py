@@ -51,6 +51,28 @@ def shape_of_sizes(sizes: Sequence[Size], rows: int, round_to: int = 1) -> Batch
         windows=max(s.windows for s in sizes), overlays=max(s.overlays for s in sizes))
 
 
+def bucketed_shape(examples: Sequence[Example], length_step: int = 64,
+                   slot_step: int = 4) -> BatchShape:
+    """A shape that holds each example in a row of its own, out of few.
+
+    Rows, windows and overlays are rounded up to 1, 2, 3, 4, 6, 8, 12, 16, …, lengths and slots to as
+    many steps: a program is compiled for logarithmically many shapes.
+    """
+    shape = shape_of_sizes([Size.of(e) for e in examples], len(examples))
+    return BatchShape(
+        rows=_bucket(shape.rows), length=length_step * _bucket(-(-shape.length // length_step)),
+        slots=slot_step * _bucket(-(-shape.slots // slot_step)), windows=_bucket(shape.windows),
+        overlays=_bucket(shape.overlays))
+
+
+def _bucket(count: int) -> int:
+    """The least of 0, 1, 2, 3, 4, 6, 8, 12, … that is not below ``count``."""
+    if count < 4:
+        return count
+    power = 1 << (count - 1).bit_length()
+    return power * 3 // 4 if count <= power * 3 // 4 else power
+
+
 def check_size(size: Size, shape: BatchShape, name: object = "example") -> None:
     """Raises InputError naming the example and every field of the shape that is too small."""
     over = {

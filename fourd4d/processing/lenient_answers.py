@@ -33,7 +33,8 @@ _VERBS: Final = (
     r"finally|do))*\s+(?:choose|chose|pick|select|say|answer|vote for|settle on|conclude|guess|"
     r"go with|opt for|went with|think it'?s|think it is|believe it'?s|believe it is|"
     r"believe|think)|"
-    r"going with|go with|choose|select|pick|must be|has to be|should be|would be|will be|can only be|"
+    r"going with|go with|choose|select|pick|must be|has to be|should be|would be|will be|"
+    r"can only be|"
     r"it'?s|it is|that'?s|that is|this is|"
     r"ich (?:wähle|nehme|entscheide mich für)|je (?:choisis|prends)|elijo|escojo|escolho|scelgo|"
     r"wybieram|kies ik|ik kies|jag väljer|seçiyorum|chọn|выбираю|выбираем")
@@ -80,7 +81,8 @@ _RIGHT: Final = (
     r"(?:the\s+)?(?:only\s+|most\s+)?(?:correct|right|best|accurate|true|answer|likely|one|option)|"
     r"ist\s+(?:richtig|korrekt|die)|est\s+(?:la bonne|correct|juste)|es\s+(?:la\s+)?correct|"
     r"(?:é|è)\s+(?:a\s+|la\s+)?(?:corret|giust)|doğru|правильн|верн|"
-    r"(?:选项|選項|项)?(?:是|为)?(?:正确|正確|对的)|が正|です|を選|입니다|이다|가 정답|가 맞|이 맞|번(?:이|입)|"
+    r"(?:选项|選項|项)?(?:是|为)?(?:正确|正確|对的)|が正|です|を選|입니다|이다|가 정답|가 맞|이 맞|"
+    r"번(?:이|입)|"
     r"adalah|benar|đúng|सही|है")
 _WRONG: Final = (
     r"(?:'s text)?\s*(?:is|are|was|seems|looks|would be|can be|must be|should be)\s+"
