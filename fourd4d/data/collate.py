@@ -55,8 +55,8 @@ def bucketed_shape(examples: Sequence[Example], length_step: int = 64,
                    slot_step: int = 4) -> BatchShape:
     """A shape that holds each example in a row of its own, out of few.
 
-    Rows, windows and overlays are rounded up to 1, 2, 3, 4, 6, 8, 12, 16, …, lengths and slots to as
-    many steps: a program is compiled for logarithmically many shapes.
+    Rows, windows and overlays are rounded up to 1, 2, 3, 4, 6, 8, 12, 16, …, lengths and slots to
+    as many steps: a program is compiled for logarithmically many shapes.
     """
     shape = shape_of_sizes([Size.of(e) for e in examples], len(examples))
     return BatchShape(

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
+from fourd4d.core.terminal import plain_console
 from fourd4d.quickstart import report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -135,8 +136,8 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
     workdir.mkdir(parents=True, exist_ok=True)
     video = find_video(config.video)
     if video is None:
-        console.print("[yellow]No real video is digested: install \".\\[quickstart]\" for a sample "
-                      "clip, or give --config.video=FILE.[/]")
+        console.print('No real video is digested: install ".[quickstart]" for a sample clip, or '
+                      "give --config.video=FILE.", style="yellow", soft_wrap=True)
     done_path = workdir / "stages.json"
     done = json.loads(done_path.read_text()) if done_path.is_file() else {}
     plan = stages(config, workdir, video)
@@ -144,17 +145,17 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
         text = stage.shown()
         before = done.get(stage.name)
         if before and before["command"] == text:
-            console.print(f"{number}/{len(plan)} {stage.name}: done before", highlight=False)
+            console.print(f"{number}/{len(plan)} {stage.name}: done before")
             continue
         if before:
             raise InputError(workdir, f"holds {stage.name!r} of another command:\n  "
                              f"{before['command']}", "Delete it, or choose another workdir")
-        console.print(f"{number}/{len(plan)} $ {text}", highlight=False, soft_wrap=True)
+        console.print(f"{number}/{len(plan)} $ {text}", soft_wrap=True)
         seconds = run_stage(stage, workdir, console)
         done[stage.name] = {"command": text, "seconds": seconds}
         with replacing(done_path) as temporary:
             temporary.write_text(json.dumps(done, indent=2))
-        console.print(f"    {seconds:.0f} s", highlight=False)
+        console.print(f"    {seconds:.0f} s")
     result = report.summarise(workdir, done)
     report.write(workdir, result, done, real_video=video is not None)
     with replacing(workdir / "result.json") as temporary:
@@ -163,10 +164,10 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
 
 
 def main(config: Any) -> None:
-    console = Console()
+    console = plain_console()
     result = quickstart(config, console)
     for name in ("base", "dift", "rl"):
         console.print(f"{name:>5}: {100 * result[f'{name}_accuracy']:.1f} %  of {result['items']} "
                       f"held-out questions (chance {100 * result['chance']:.0f} %)",
                       highlight=False)
-    console.print(f"{Path(config.workdir) / 'report.html'}", highlight=False)
+    console.print(f"{Path(config.workdir) / 'report.html'}", soft_wrap=True)

@@ -17,11 +17,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fourd4d.config.build import frozen
 from fourd4d.config.launch import launch
 from fourd4d.core.errors import InputError
+from fourd4d.core.terminal import plain_console
 from fourd4d.pretrained.open import SHIPPED
 from fourd4d.synth import annotate
 from fourd4d.synth.annotate import AnnotateSpec
@@ -128,7 +127,7 @@ def main(config: Any) -> None:
     """Runs the stage a config describes; prints what came out."""
     if not config.output:
         raise InputError("config.output", "no output folder", "Give --config.output=DIR")
-    console = Console()
+    console = plain_console()
     if config.task == "base":
         spec = scene_spec(config)
 
@@ -139,7 +138,7 @@ def main(config: Any) -> None:
                                         question_spec(config), config.seed, config.quality,
                                         frozen(pretraining_tasks.Practice, config.practice,
                                                "practice"))
-        console.print(f"{shards} shards in {config.output}")
+        console.print(f"{shards} shards in {config.output}", soft_wrap=True)
         return
     works: Iterable[VideoJob]
     if config.source == "videos":
@@ -166,7 +165,7 @@ def main(config: Any) -> None:
             count = sum(len(entry.samples) for entry in entries.values())
             console.print(f"{len(entries)} videos: {states.count('done')} done, "
                           f"{states.count('empty')} empty, {states.count('failed')} failed; "
-                          f"{count} samples in {config.output}")
+                          f"{count} samples in {config.output}", soft_wrap=True)
             if states.count("done") < len(states):
                 console.print(f"Why: python -m fourd4d.synth report {config.output}",
                               highlight=False, soft_wrap=True)

@@ -6,6 +6,8 @@
 import importlib
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from fourd4d.config.build import frozen
-from fourd4d.config.flags import define, only_given, read_flags
+from fourd4d.config.flags import configs_of, define, only_given, read_flags
 from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.data import Reading
@@ -202,3 +204,41 @@ def test_values_come_from_the_command_line(parse):
     assert (config.eval.rows, config.checkpoint) == (3, "here")
     with pytest.raises(SystemExit, match="rows=many"):
         parse("eval_heldout", "--config.eval.rows=many")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_opens_from_any_working_directory(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(ROOT))])
+    for module in [m for m in sys.modules if m.split(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, module)
+    values = flags.FlagValues()
+    flag = define(values)
+    command = ["x", f"--config={ROOT / 'configs' / name}.py"]
+    monkeypatch.setattr(sys, "argv", command)
+    read_flags(command, values)
+    assert flag.value.workdir if "workdir" in flag.value else flag.value
+    assert str(ROOT) not in sys.path
+
+
+def test_a_copied_folder_of_configs_builds_on_its_own(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    base = tmp_path / "configs" / "rl_3b.py"
+    base.write_text(base.read_text().replace("config.prompts = 64", "config.prompts = 7"))
+    done = subprocess.run(
+        [sys.executable, "-c", "from absl import flags; from fourd4d.config import flags as own\n"
+         "import sys; sys.argv = ['x']; values = flags.FlagValues(); flag = own.define(values)\n"
+         f"own.read_flags(['x', '--config={tmp_path}/configs/rl_7b.py'], values)\n"
+         "print(flag.value.prompts, flag.value.workdir)"],
+        capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.stdout.split() == ["7", "runs/rl_7b"], done.stderr
+
+
+def test_a_command_without_a_config_says_which_to_give():
+    with pytest.raises(SystemExit, match="fourd4d.rl: no config is given.*configs/rl_tiny.py"):
+        values = flags.FlagValues()
+        define(values)
+        read_flags(["x"], values, module="fourd4d.rl")
+    assert configs_of("fourd4d.eval") == [
+        "configs/eval_heldout.py", "configs/eval_tiny.py"]
