@@ -5,6 +5,7 @@ Layout of a directory::
     <step>/state/         arrays, under the paths of the state's tree
     <step>/data/          position of the data iterator, one JSON file per process
     <step>/specs/         JSON: model config, protocol, trainer config, …
+    <step>/checksums.json size and CRC-32 of each file, checked when it is read
     processor/            tokenizer and protocol files, written once
 
 A step's directory appears under its name only when it is complete.
@@ -26,8 +27,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from fourd4d.checkpoint import trees
+from fourd4d.checkpoint.integrity import damage, plain_path, write_checksums
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import is_disk_full
+from fourd4d.core.files import is_disk_full, parse_json
 
 PROCESSOR = "processor"
 _ITEMS = ("state", "data", "specs")
@@ -88,9 +90,13 @@ class CheckpointManager:
             raise InputError(self.directory, "a file, not a directory", "Choose another directory")
         self.every = every
         self._processor = processor
+        self._asynchronous = asynchronous
+        self._unchecked: list[int] = []
         try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._plain = plain_path(self.directory)
             self._manager = ocp.CheckpointManager(
-                self.directory, item_names=_ITEMS, item_handlers=_handlers(),
+                self._plain, item_names=_ITEMS, item_handlers=_handlers(),
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=keep, enable_async_checkpointing=asynchronous,
                     cleanup_tmp_directories=True, step_format_fixed_length=None))
@@ -138,9 +144,24 @@ class CheckpointManager:
         try:
             self._write_processor()
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            self._unchecked.append(step)
+            if not self._asynchronous:
+                self._confirm()
         except Exception as error:
             raise self._failed(step, error) from error
         return True
+
+    def _confirm(self) -> None:
+        """Checks that what was saved is there, and writes its checksums."""
+        for step in self._unchecked:
+            where = self._plain / str(step)
+            if not where.exists():
+                continue  # Already among those not kept.
+            if not _stored(where) or not (where / "state" / "manifest.ocdbt").exists():
+                raise InputError(self.directory / str(step), "the checkpoint holds no arrays",
+                                 "Choose another config.workdir")
+            write_checksums(where)
+        self._unchecked = []
 
     def restore(self, abstract_state: Any, iterator: Iterator | None = None,
                 step: int | None = None) -> Restored:
@@ -158,6 +179,7 @@ class CheckpointManager:
         self.wait()
         where = _step_dir(self.directory, step)
         step = int(where.name)
+        _check_files(where)
         wanted = trees.flatten(abstract_state)
         plain = {path: trees.to_abstract(leaf) for path, leaf in wanted.items()}
         _check_same(where, trees.differences(plain, _stored(where)))
@@ -179,6 +201,7 @@ class CheckpointManager:
         """Until everything is written. Raises InputError when an earlier write failed."""
         try:
             self._manager.wait_until_finished()
+            self._confirm()
         except Exception as error:
             raise self._failed(None, error) from error
 
@@ -238,8 +261,8 @@ def read_specs(directory: str | os.PathLike[str], step: int | None = None) -> di
     """The specs saved at ``step``, by default the newest. Raises InputError."""
     path = _step_dir(directory, step) / "specs" / "metadata"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return parse_json(path.read_text(), path, "Use another step")
+    except OSError as error:
         raise InputError(path, f"cannot be read ({error})", "Use another step") from error
 
 
@@ -254,6 +277,7 @@ def restore_params(directory: str | os.PathLike[str], abstract_params: Any,
       InputError: as ``CheckpointManager.restore``.
     """
     where = _step_dir(directory, step)
+    _check_files(where)
     head = tuple(prefix.split("/")) if prefix else ()
     wanted = {head + path: leaf for path, leaf in trees.flatten(abstract_params).items()}
     stored = _stored(where)
@@ -318,14 +342,11 @@ def _read_position(where: epath.Path) -> Any:
         found = sorted(p.name for p in folder.iterdir() if p.name.startswith("process_"))
         raise InputError(folder, f"no {path.name}; there are {found}",
                          "Resume with as many processes as saved it")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(path, f"damaged ({error})", "Use an earlier step") from error
+    return parse_json(path.read_text(), path, "Use an earlier step")
 
 
 def _step_dir(directory: str | os.PathLike[str], step: int | None) -> epath.Path:
-    path = epath.Path(directory).expanduser().absolute()
+    path = plain_path(directory)
     if not path.is_dir():
         raise InputError(path, "no such directory", "Give a checkpoint directory")
     steps = sorted(ocp.utils.checkpoint_steps(path))
@@ -364,8 +385,14 @@ def _read(where: epath.Path,
 
 def _damaged(where: epath.Path, error: Exception) -> InputError:
     others = [s for s in sorted(ocp.utils.checkpoint_steps(where.parent)) if str(s) != where.name]
-    return InputError(where, f"the checkpoint is damaged ({_first_line(error)})",
+    shown = epath.Path(os.path.realpath(where.parent)) / where.name
+    return InputError(shown, f"the checkpoint is damaged ({_first_line(error)})",
                       f"Restore another step: {others}" if others else "There is no other step")
+
+
+def _check_files(where: epath.Path) -> None:
+    if what := damage(where):
+        raise _damaged(where, ValueError(what))
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from fourd4d.processing.tokenizer import SPECIAL_TOKENS, HFTokenizer
+from fourd4d.processing.tokenizer import SHARED_LETTERS, SPECIAL_TOKENS, HFTokenizer
 
 _META = "\u2581"
 

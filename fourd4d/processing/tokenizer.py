@@ -40,6 +40,8 @@ IMAGERY_TOKENS: Final = (LATENT_PAD, LATENT_START, LATENT_END)
 SPECIAL_TOKENS: Final = BASE_TOKENS + IMAGERY_TOKENS
 
 _META = "\u2581"  # SentencePiece's stand-in for a space.
+# Letters that are one piece with and without a space before; the shipped vocabulary has these.
+SHARED_LETTERS: Final = "ABCDEFGH"
 _REPLACEMENT = "\ufffd"
 
 

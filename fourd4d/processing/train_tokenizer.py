@@ -25,13 +25,16 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from fourd4d.core.errors import InputError
-from fourd4d.processing.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer, write_file
+from fourd4d.processing.tokenizer import (
+    SHARED_LETTERS,
+    SPECIAL_TOKENS,
+    SentencePieceTokenizer,
+    write_file,
+)
 
 TAGS: Final = ("<think>", "</think>", "<answer>", "</answer>")
 SYMBOLS: Final = (*SPECIAL_TOKENS, *TAGS, "\n")
 
-# Letters that are one piece before and after a space; the shipped vocabulary was made with these.
-SHARED_LETTERS: Final = "ABCDEFGH"
 
 
 def train(lines: Iterable[str], vocab_size: int = 1024) -> bytes:

@@ -246,6 +246,7 @@ def test_missing_and_damaged_checkpoints(tmp_path, mesh):
         with pytest.raises(InputError, match="damaged"):
             manager.restore(abstract(state), Counter(), step=1)
         position.write_text(text)
+        (run / "1" / "checksums.json").unlink()
         position.rename(position.with_name("process_0-of-4.json"))
         with pytest.raises(InputError, match="as many processes"):
             manager.restore(abstract(state), Counter(), step=1)
@@ -316,3 +317,55 @@ class Twice:
     @classmethod
     def tree_unflatten(cls, _, __):
         return cls()
+
+
+@pytest.mark.parametrize("name", ["exp[lr=1e-4]", "a*b", "what?", "{x,y}", "100%", "a b", "#1:2",
+                                  "-x", "~", "ü", "[" * 40])
+def test_any_folder_name_holds_checkpoints(tmp_path, mesh, name):
+    state = make(mesh)
+    with CheckpointManager(tmp_path / name / "checkpoints") as manager:
+        manager.save(1, state, Counter(3), SPECS)
+    (tmp_path / name).rename(tmp_path / "renamed")
+    for folder in ("renamed", name):
+        if folder == name:
+            (tmp_path / "renamed").rename(tmp_path / name)
+        counter = Counter()
+        with CheckpointManager(tmp_path / folder / "checkpoints") as manager:
+            assert manager.steps() == [1]
+            restored = manager.restore(abstract(state), counter)
+        assert_same(restored.state, state)
+        assert counter.at == 3
+        params = restore_params(tmp_path / folder / "checkpoints", abstract(state.params))
+        assert_same(params, state.params)
+
+
+def test_one_flipped_bit_is_noticed(tmp_path, mesh):
+    state = make(mesh)
+    with CheckpointManager(tmp_path) as manager:
+        manager.save(1, state, Counter(), SPECS)
+        files = [p for p in (tmp_path / "1").rglob("*") if p.is_file() and p.stat().st_size
+                 and p.name != "checksums.json"]
+        assert len(files) > 5
+        for file in files:
+            whole = file.read_bytes()
+            middle = len(whole) // 2
+            file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1:])
+            with pytest.raises(InputError, match=rf"1: the checkpoint is damaged \(.*{file.name}"):
+                manager.restore(abstract(state))
+            with pytest.raises(InputError, match="damaged"):
+                restore_params(tmp_path, abstract(state.params))
+            file.write_bytes(whole)
+        manager.restore(abstract(state))
+        files[0].unlink()
+        with pytest.raises(InputError, match="is missing"):
+            manager.restore(abstract(state))
+        (tmp_path / "1" / "checksums.json").unlink()  # As earlier versions wrote it.
+        files[0].write_bytes(b"")
+
+
+def test_a_save_without_arrays_is_not_called_saved(tmp_path, mesh, monkeypatch):
+    monkeypatch.setattr("fourd4d.checkpoint.orbax._stored", lambda where: {})
+    with CheckpointManager(tmp_path) as manager:
+        with pytest.raises(InputError, match="1: the checkpoint holds no arrays"):
+            manager.save(1, make(mesh), Counter(), SPECS)
+        monkeypatch.undo()

@@ -1,0 +1,97 @@
+"""Checksums of a checkpoint's files, and paths that Orbax can take."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import functools
+import json
+import os
+import re
+import shutil
+import tempfile
+import zlib
+from typing import Final
+
+import jax
+from etils import epath
+
+from fourd4d.core.files import parse_json
+
+NAME: Final = "checksums.json"
+_CHUNK: Final = 16 << 20
+_PATTERN: Final = re.compile(r"[\[\]*?{}]")
+
+
+def plain_path(directory: str | os.PathLike[str]) -> epath.Path:
+    """Return a path to the directory that holds no character of a file name pattern.
+
+    Orbax looks for its own files by pattern below the directory, and in ``exp[lr=1e-4]`` finds none
+    (orbax-checkpoint 0.12): a link from a temporary folder stands for such a directory.
+    """
+    path = epath.Path(directory).expanduser()
+    if "://" in os.fspath(path):
+        return path
+    path = path.absolute()
+    return epath.Path(_linked(os.fspath(path))) if _PATTERN.search(os.fspath(path)) else path
+
+
+@functools.cache
+def _linked(directory: str) -> str:
+    folder = tempfile.mkdtemp(prefix="fourd4d-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    link = os.path.join(folder, "checkpoints")
+    os.symlink(directory, link)
+    return link
+
+
+def write_checksums(step: epath.Path) -> None:
+    """Write size and CRC-32 of every file of a step beside them; the first process does."""
+    if jax.process_index():
+        return
+    value = dict(zip(names := _files(step), _map(functools.partial(_sum, step), names)))
+    temporary = step / f".{NAME}.tmp"
+    temporary.write_text(json.dumps(value))
+    temporary.rename(step / NAME)
+
+
+def damage(step: epath.Path) -> str:
+    """Return which file changed since it was saved and how, or an empty text.
+
+    A step without checksums (of an earlier version) passes. Each process reads its share. Raises
+    InputError where the checksums themselves cannot be read.
+    """
+    path = step / NAME
+    if not path.exists():
+        return ""
+    value = parse_json(path.read_text(), path, "Use another step")
+    names = sorted(value)[jax.process_index() :: jax.process_count()]
+    for name, found in zip(names, _map(functools.partial(_sum, step), names), strict=True):
+        if found != value[name]:
+            return f"{name} {'is missing' if found is None else 'is not as it was saved'}"
+    return ""
+
+
+def _files(step: epath.Path) -> list[str]:
+    root = os.fspath(step)
+    return sorted(os.path.relpath(os.path.join(folder, name), root)
+                  for folder, _, names in os.walk(root) for name in names
+                  if NAME not in name)
+
+
+def _sum(step: epath.Path, name: str) -> list[int] | None:
+    """Size and CRC-32, or None where there is no such file."""
+    size = total = 0
+    try:
+        with (step / name).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                size, total = size + len(chunk), zlib.crc32(chunk, total)
+    except FileNotFoundError:
+        return None
+    return [size, total]
+
+
+def _map(call, names):
+    # CRC-32 leaves the interpreter's lock, so threads share the cores.
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(call, names))
