@@ -6,10 +6,11 @@ from typing import Any
 
 import grain
 
-from fourd4d.core.batch import Batch, BatchShape
+from fourd4d.core.batch import BatchShape
 from fourd4d.core.example import Example
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.data.collate import Packer, Size, collate
+from fourd4d.data.stream import Failed, Read, warn
 
 
 class PackedBatches(grain.IterDataset):
@@ -39,8 +40,9 @@ class _Iterator(grain.DatasetIterator):
         # Everything drawn since the oldest waiting example: (state before it, it or None if used).
         self._drawn: list[tuple[Any, tuple[Example, str] | None]] = []
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Read:
         packer, chosen = Packer(self._shape), []
+        failed: list[Failed] = []
 
         def place(pair: tuple[Example, str]) -> bool:
             fits = packer.add(Size.of(pair[0]))
@@ -57,7 +59,10 @@ class _Iterator(grain.DatasetIterator):
                 pair = next(self._parent)
             except StopIteration:
                 break
-            if place(pair):
+            if isinstance(pair, Failed):
+                failed.append(pair)
+                drawn.append((state, None))
+            elif place(pair):
                 drawn.append((state, None))
             else:
                 drawn.append((state, pair))
@@ -66,9 +71,11 @@ class _Iterator(grain.DatasetIterator):
             drawn.pop(0)
         self._drawn = drawn
         if not chosen:
+            warn(failed)
             raise StopIteration
         examples, names = zip(*chosen, strict=True)
-        return collate(examples, self._shape, self._protocol, pack=True, names=names)
+        batch = collate(examples, self._shape, self._protocol, pack=True, names=names)
+        return Read(batch, tuple(failed))
 
     def get_state(self) -> dict[str, Any]:
         start = self._drawn[0][0] if self._drawn else self._parent.get_state()
@@ -80,4 +87,5 @@ class _Iterator(grain.DatasetIterator):
         for waits in state["waiting"]:
             before = self._parent.get_state()
             pair = next(self._parent)
-            self._drawn.append((before, pair if waits else None))
+            kept = pair if waits and not isinstance(pair, Failed) else None
+            self._drawn.append((before, kept))

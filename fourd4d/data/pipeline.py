@@ -1,14 +1,16 @@
 """Grain pipelines: sources → shuffled, sharded, checkpointable streams of batches.
 
-Every stage prepares its examples here, by one path: row → media → processor. The iterators have
-``get_state`` and ``set_state``; restored, they go on with exactly the batches that would have come.
+Every stage prepares its examples here, by one path: row → media → processor. A row that cannot be
+prepared is left out, named and counted; see ``stream``, whose iterators tell and take their
+position.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import grain
@@ -25,6 +27,7 @@ from fourd4d.data.collate import Size, check_size, collate, shape_of_sizes
 from fourd4d.data.image_cache import ImageCache
 from fourd4d.data.packing import PackedBatches
 from fourd4d.data.source import Row, Source
+from fourd4d.data.stream import Failed, PackedStream, Read, Stream, failed_row, warn
 
 Sources: TypeAlias = Source | Sequence[tuple[Source, float]]
 """One source, or several with weights."""
@@ -140,8 +143,10 @@ def dift_pipeline(
     shard: Shard | None = None,
     reading: Reading | None = None,
     assumed_fps: float | None = None,
-) -> grain.IterDataset:
+) -> Stream | PackedStream:
     """Batches of supervised examples; ``shape.rows`` rows each, for this process.
+
+    Rows that cannot be prepared leave their places empty; see ``stream`` for when they end the run.
 
     The order depends on ``seed`` and the number of processes only. In one epoch each row of the
     data goes to one process, once. With several weighted sources an epoch has as many rows as the
@@ -157,21 +162,21 @@ def dift_pipeline(
         which pads.)
 
     Raises:
-      InputError: while iterating, naming file and row.
+      InputError: while iterating: too many rows fail.
     """
     shard, reading = shard or Shard(), reading or Reading()
     rows = _rows(source, seed, epochs, shuffle)
     prepare = PrepareExample(processor, imagery, assumed_fps, _cache(reading))
-    collator = _Collate(prepare, shape)
     if not pack:
-        return _read(_Groups(rows, shape.rows, shard, remainder).map(collator), reading)
+        return _stream(rows, shape.rows, shard, remainder, _Collate(prepare, shape), reading)
     if shard.count > 1 and epochs is not None:
         raise InputError("dift_pipeline", "packing with several processes and counted epochs",
                          "Use epochs=None and stop by steps, or pack=False")
-    mine = _Groups(rows, 1, shard, "drop").map(_Sized(prepare, shape))
+    mine = _Groups(rows, 1, shard, "drop").map(_Alone(_Sized(prepare, shape)))
     examples = mine.to_iter_dataset(grain.ReadOptions(
         num_threads=reading.threads, prefetch_buffer_size=reading.buffer * 2 * shape.rows))
-    return _workers(PackedBatches(examples, shape, processor.protocol), reading)
+    return PackedStream(_workers(PackedBatches(examples, shape, processor.protocol), reading),
+                        reading.workers)
 
 
 def prompt_pipeline(
@@ -186,16 +191,15 @@ def prompt_pipeline(
     shard: Shard | None = None,
     reading: Reading | None = None,
     assumed_fps: float | None = None,
-) -> grain.IterDataset:
+) -> Stream:
     """Groups of ``prompts`` prompts for this process, each group a tuple of ``Prompt``.
 
     As ``dift_pipeline``; with ``remainder="pad"`` the last group may be shorter, even empty.
     """
     reading = reading or Reading()
     rows = _rows(source, seed, epochs, shuffle)
-    groups = _Groups(rows, prompts, shard or Shard(), remainder)
     prepare = PreparePrompt(processor, assumed_fps, _cache(reading))
-    return _read(groups.map(_Each(prepare)), reading)
+    return _stream(rows, prompts, shard or Shard(), remainder, _Each(prepare), reading)
 
 
 def measure(source: Source, processor: Preparer, rows: int, *, imagery: bool = True,
@@ -203,13 +207,38 @@ def measure(source: Source, processor: Preparer, rows: int, *, imagery: bool = T
             assumed_fps: float | None = None) -> BatchShape:
     """The shape that holds the rows of ``source``, from their texts and image headers.
 
+    Rows that cannot be read are left out with a warning, as the pipelines leave them out.
+
     Args:
       examples: how many rows to look at, spread evenly; by default all.
+
+    Raises:
+      InputError: not one row can be read; the message is the first one's.
+    """
+    sizes = spread_sizes(source, examples, lambda row: row_size(row, processor, imagery,
+                                                                assumed_fps))
+    return shape_of_sizes(sizes, rows, round_to)
+
+
+def spread_sizes(source: Source, count: int | None, size: Callable[[Row], Size]) -> list[Size]:
+    """Sizes of ``count`` rows spread evenly (all by default); bad ones are left out.
+
+    Raises InputError as ``measure`` does.
     """
     total = len(source)
-    chosen = np.unique(np.linspace(0, total - 1, min(examples or total, total)).round().astype(int))
-    sizes = [row_size(source[int(i)], processor, imagery, assumed_fps) for i in chosen]
-    return shape_of_sizes(sizes, rows, round_to)
+    chosen = np.unique(np.linspace(0, total - 1, min(count or total, total)).round().astype(int))
+    sizes: list[Size] = []
+    failures: list[Failed] = []
+    for index in chosen:
+        try:
+            sizes.append(size(source[int(index)]))
+        except Exception as error:
+            failures.append(failed_row(error, f"row {index}"))
+    warn(failures)
+    if not sizes:
+        raise InputError(failures[0].where if failures else "data", "no row can be read: "
+                         f"{failures[0].reason if failures else 'there is none'}", "Fix the data")
+    return sizes
 
 
 def row_size(row: Row, processor: Preparer, imagery: bool = True,
@@ -238,33 +267,69 @@ def _rows(source: Sources, seed: int, epochs: int | None, shuffle: bool) -> grai
     if epochs is not None and epochs < 1:
         raise InputError("epochs", f"{epochs} epochs", "Give 1 or more, or None")
     if not isinstance(source, Sequence):
-        dataset = grain.MapDataset.source(source)
-        if shuffle:
-            dataset = dataset.shuffle(seed=seed % 2**32)
-        return dataset.repeat(epochs)
+        return _Epochs(source, seed, epochs, shuffle)
     if not source or any(weight <= 0 for _, weight in source):
         raise InputError("sources", f"weights {[weight for _, weight in source]}",
                          "Give at least one source, all weights above zero")
     parts = []
     for number, (part, _) in enumerate(source):
-        dataset = grain.MapDataset.source(part)
-        if shuffle:
-            dataset = dataset.shuffle(seed=(seed + 7919 * number) % 2**32)
-        parts.append(dataset.repeat(None))
+        parts.append(_Epochs(part, seed + 7919 * number, None, shuffle))
     mixed = grain.MapDataset.mix(parts, [weight for _, weight in source])
     return mixed if epochs is None else mixed[: epochs * sum(len(part) for part, _ in source)]
 
 
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of an epoch's order: the run's own for the first, then one with the top bit.
+
+    Grain draws epoch e of seed s with s + e, so that neighbouring seeds replay each other's epochs;
+    here no epoch after the first is another seed's first.
+    """
+    if not epoch:
+        return seed % 2**31
+    digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
+    return 2**31 | int.from_bytes(digest[:4], "big")
+
+
+class _Epochs(grain.MapDataset):
+    """The rows of all epochs, each in an order of its own."""
+
+    def __init__(self, source: Source, seed: int, epochs: int | None, shuffle: bool):
+        super().__init__(grain.MapDataset.source(source))
+        self._rows, self._seed, self._shuffle = len(source), seed, shuffle
+        self._total = sys.maxsize if epochs is None else self._rows * epochs
+        self._orders: dict[int, grain.MapDataset] = {}
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        epoch, place = divmod(index, self._rows)
+        if not self._shuffle:
+            return self._parent[place]
+        order = self._orders.get(epoch)
+        if order is None:
+            order = self._parent.shuffle(seed=epoch_seed(self._seed, epoch))
+            self._orders = {k: v for k, v in self._orders.items() if k >= epoch - 1} | {
+                epoch: order}
+        return order[place]
+
+
 class _Groups(grain.MapDataset):
-    """This process's groups of ``size`` rows; group i of all processes lie side by side."""
+    """This process's groups of ``size`` rows; group i of all processes lie side by side.
+
+    Args:
+      start: rows, of all processes, that come before the first group.
+    """
 
     def __init__(self, rows: grain.MapDataset, size: int, shard: Shard,
-                 remainder: Literal["drop", "pad"]):
+                 remainder: Literal["drop", "pad"], start: int = 0):
         super().__init__(rows)
-        self._size, self._shard, self._total = size, shard, len(rows)
-        per_step = size * shard.count
-        steps = self._total // per_step if remainder == "drop" else -(-self._total // per_step)
-        if not steps:
+        self._size, self._shard, self._total, self._start = size, shard, len(rows), start
+        per_step, left = size * shard.count, max(len(rows) - start, 0)
+        steps = left // per_step if remainder == "drop" else -(-left // per_step)
+        if not steps and not start:
             raise InputError("data", f"{self._total} rows, {per_step} a step: no full batch",
                              "Use fewer rows a batch, more epochs, or remainder='pad'")
         self._steps = min(steps, sys.maxsize)
@@ -275,8 +340,15 @@ class _Groups(grain.MapDataset):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.slice(index)
-        start = (index * self._shard.count + self._shard.index) * self._size
-        return [self._parent[i] for i in range(start, min(start + self._size, self._total))]
+        start = self._start + (index * self._shard.count + self._shard.index) * self._size
+        return [self._row(i) for i in range(start, min(start + self._size, self._total))]
+
+    def _row(self, index: int) -> Row | Failed:
+        try:
+            row: Any = self._parent[index]
+            return row
+        except Exception as error:
+            return failed_row(error, f"row {index}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,10 +356,11 @@ class _Collate:
     prepare: PrepareExample
     shape: BatchShape
 
-    def __call__(self, rows: Sequence[Row]) -> Any:
-        examples = [self.prepare(row) for row in rows]
-        return collate(examples, self.shape, self.prepare.processor.protocol,
-                       names=[row.where for row in rows])
+    def __call__(self, rows: Sequence[Row | Failed]) -> Read:
+        good, failed = prepared(rows, _Sized(self.prepare, self.shape))
+        batch = collate([example for example, _ in good], self.shape,
+                        self.prepare.processor.protocol, names=[where for _, where in good])
+        return Read(batch, failed, empty=not good)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,24 +370,59 @@ class _Sized:
     prepare: PrepareExample
     shape: BatchShape
 
-    def __call__(self, rows: Sequence[Row]) -> tuple[Example, str]:
-        (row,) = rows
+    def __call__(self, row: Row) -> tuple[Example, str]:
         example = self.prepare(row)
         check_size(Size.of(example), self.shape, row.where)
         return example, row.where
 
 
 @dataclasses.dataclass(frozen=True)
+class _Alone:
+    """One row's example with its name, or why there is none."""
+
+    prepare: _Sized
+
+    def __call__(self, rows: Sequence[Row | Failed]) -> tuple[Example, str] | Failed:
+        good, failed = prepared(rows, self.prepare)
+        return good[0] if good else failed[0]
+
+
+@dataclasses.dataclass(frozen=True)
 class _Each:
     prepare: PreparePrompt
 
-    def __call__(self, rows: Sequence[Row]) -> tuple[Prompt, ...]:
-        return tuple(self.prepare(row) for row in rows)
+    def __call__(self, rows: Sequence[Row | Failed]) -> Read:
+        good, failed = prepared(rows, self.prepare)
+        return Read(tuple(good), failed, empty=not good)
 
 
-def _read(groups: grain.MapDataset, reading: Reading) -> grain.IterDataset:
-    return _workers(groups.to_iter_dataset(grain.ReadOptions(
-        num_threads=reading.threads, prefetch_buffer_size=reading.buffer)), reading)
+def prepared(rows: Sequence[Row | Failed], prepare: Callable[[Row], Any]
+             ) -> tuple[list[Any], tuple[Failed, ...]]:
+    """What ``prepare`` makes of each row, and the rows of which it makes nothing."""
+    good: list[Any] = []
+    failed: list[Failed] = []
+    for row in rows:
+        if isinstance(row, Failed):
+            failed.append(row)
+            continue
+        try:
+            good.append(prepare(row))
+        except Exception as error:  # Whatever lies in one row.
+            failed.append(failed_row(error, row.where))
+    return good, tuple(failed)
+
+
+def _stream(rows: grain.MapDataset, size: int, shard: Shard, remainder: Literal["drop", "pad"],
+            each: Callable[[Sequence[Row | Failed]], Read], reading: Reading) -> Stream:
+    """Groups of rows from any row on, read and prepared."""
+
+    def start_at(row: int) -> grain.IterDataset:
+        return _workers(_Groups(rows, size, shard, remainder, row).map(each).to_iter_dataset(
+            grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=reading.buffer)),
+            reading)
+
+    start_at(0)  # Too few rows for one group are told now.
+    return Stream(start_at, size * shard.count, alone=shard.count == 1)
 
 
 def _workers(dataset: grain.IterDataset, reading: Reading) -> grain.IterDataset:

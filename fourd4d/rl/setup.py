@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.data.collate import Size, shape_of_sizes
-from fourd4d.data.pipeline import PreparePrompt
+from fourd4d.data.pipeline import PreparePrompt, spread_sizes
 from fourd4d.data.source import Source
 from fourd4d.losses import PolicySpec
 from fourd4d.processing import Processor
@@ -48,10 +47,8 @@ def prompt_shape(source: Source, processor: Processor, rows: int, *, look_at: in
 
     ``look_at``: how many rows to prepare, spread evenly; by default all.
     """
-    total = len(source)
-    chosen = np.unique(np.linspace(0, total - 1, min(look_at or total, total)).round().astype(int))
     prepare = PreparePrompt(processor, assumed_fps)
-    sizes = [Size.of(prepare(source[int(i)]).example) for i in chosen]
+    sizes = spread_sizes(source, look_at, lambda row: Size.of(prepare(row).example))
     return shape_of_sizes(sizes, rows, round_to)
 
 

@@ -9,6 +9,7 @@ from helpers import batches
 
 from fourd4d.core.batch import BatchShape
 from fourd4d.data.packing import PackedBatches
+from fourd4d.data.stream import PackedStream
 
 COUNT = 40
 SHAPE = BatchShape(rows=3, length=100, slots=30, windows=1, overlays=12)
@@ -25,8 +26,8 @@ def examples():
 
 def stream(examples, threads: int = 0, lookahead: int = 8):
     pairs = grain.MapDataset.source([(e, f"row {i}") for i, e in enumerate(examples)])
-    return iter(PackedBatches(pairs.to_iter_dataset(grain.ReadOptions(
-        num_threads=threads, prefetch_buffer_size=4)), SHAPE, batches.PROTOCOL, lookahead))
+    return iter(PackedStream(PackedBatches(pairs.to_iter_dataset(grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=4)), SHAPE, batches.PROTOCOL, lookahead), 0))
 
 
 def contents(batch) -> list[int]:
@@ -60,9 +61,9 @@ def test_resumes_exactly_at_every_batch(examples, threads, lookahead):
         next(iterator)
     assert lookahead == 1 or any(
         True in waits and False in waits[waits.index(True):]
-        for waits in (state["waiting"] for state in states))
+        for waits in (state["packed"]["waiting"] for state in states))
     for stop, state in enumerate(states):
         fresh = stream(examples, threads, lookahead)
         fresh.set_state(state)
         assert [contents(b) for b in fresh] == whole[stop:]
-        assert fresh.get_state()["waiting"] == []
+        assert fresh.get_state()["packed"]["waiting"] == []
