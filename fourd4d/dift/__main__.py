@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,11 @@ def train(config: Any) -> Outcome:
             update, graphdef=bundle.graphdef, tx=tx, spec=spec, accumulate=config.accumulate),
             donate_argnums=0)
 
-        with CheckpointManager(workdir / "checkpoints", keep=config.keep,
-                               processor=bundle.processor.save) as checkpoints:
+        with contextlib.closing(batches), CheckpointManager(
+                workdir / "checkpoints", keep=config.keep,
+                processor=bundle.processor.save) as checkpoints:
             about = specs(config, bundle.config, bundle.processor, config.trainable) | origin(
-                state.params, config.seed)
+                state.params, config.seed, source.fingerprint())
             first, state = resumed(checkpoints, state, batches, about, workdir)
             writer = MetricWriter(workdir, first + 1)
 

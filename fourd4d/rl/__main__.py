@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,11 @@ def train(config: Any) -> Outcome:
         state = state_from(bundle.tree, tx, mesh, trainable=config.trainable)
         reference = copied(state.params)
         about = specs(config, bundle.config, processor, config.trainable) | origin(
-            reference, config.seed)
+            reference, config.seed, source.fingerprint())
 
-        with CheckpointManager(workdir / "checkpoints", keep=config.keep,
-                               processor=processor.save) as checkpoints:
+        with contextlib.closing(batches), CheckpointManager(
+                workdir / "checkpoints", keep=config.keep,
+                processor=processor.save) as checkpoints:
             first, state = resumed(checkpoints, state, batches, about, workdir)
             with MetricWriter(workdir, first + 1) as writer:
                 step = Step(Setting(

@@ -185,6 +185,7 @@ def run(
       DiskFullError: no space left.
     """
     saved, now, reason = first, first, "finished"
+    lost = 0
 
     def keep(at: int) -> None:
         nonlocal saved
@@ -206,6 +207,8 @@ def run(
             state, metrics = step(state, place(batch))
             now += 1
             log.push(now, metrics, count)
+            if lost != (lost := getattr(batches, "failed", 0)):
+                writer.write_scalars(now, {"rows_left_out": lost})
             for hook in hooks:
                 if hook.steps and now % hook.steps == 0:
                     hook.act(now, state)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -36,25 +37,59 @@ def resumed(checkpoints: CheckpointManager, state: TrainState, batches: Any,
     return first, state
 
 
-_REMEDIES = {"start": "Give the config.init (and seed) that the run started from",
-             "seed": "Give the config.seed that the run started with"}
+# What may not change when a run goes on: path in the specs, field of the command line. Everything
+# else may: steps, learning rates, loss weights, batch, workers, mesh, what is logged and kept.
+_FIXED: Final[Mapping[tuple[str, ...], str]] = {
+    ("start",): "config.init (and seed)",
+    ("seed",): "config.seed",
+    ("data",): "config.data.path",
+    ("protocol",): "config.protocol",
+    ("model", "lora"): "config.model.lora",
+    ("model", "imagery"): "config.model.imagery",
+    ("trainable",): "config.trainable",
+    ("config", "imagery"): "config.imagery",
+    ("config", "data", "pack"): "config.data.pack",
+    ("config", "data", "assumed_fps"): "config.data.assumed_fps",
+}
 
 
-def origin(params: Any, seed: int) -> dict[str, Any]:
-    """What a checkpoint's specs say of the weights and the draws its run began with."""
-    return {"start": fingerprint(params), "seed": seed}
+def origin(params: Any, seed: int, data: str = "") -> dict[str, Any]:
+    """Return what a checkpoint's specs say of the weights, draws and data its run began with.
+
+    Args:
+      data: the source's ``fingerprint``.
+    """
+    return {"start": fingerprint(params), "seed": seed} | ({"data": data} if data else {})
 
 
 def check_origin(saved: Mapping[str, Any], now: Mapping[str, Any], where: object) -> None:
-    """Raises InputError unless a run continues with the weights and draws it began with.
+    """Raise InputError, naming the field, where a run would go on with other data or weights.
 
     Args:
-      saved, now: specs that hold what ``origin`` gave.
+      saved, now: specs that hold what ``origin`` gave. What one of them lacks is not compared.
     """
-    for key, remedy in _REMEDIES.items():
-        if saved.get(key) != now[key]:
-            raise InputError(where, f"{key} was {saved.get(key)}, now {now[key]}",
-                             f"{remedy}, or another config.workdir")
+    for path, field in _FIXED.items():
+        before, after = _at(saved, path), _at(now, path)
+        if before != after and _ABSENT not in (before, after):
+            raise InputError(where, f"{'.'.join(path)} was {_short(before)}, now {_short(after)}",
+                             f"Give the {field} that the run started with, or another "
+                             "config.workdir")
+
+
+_ABSENT: Final = "(absent)"
+
+
+def _at(specs: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        if not isinstance(specs, Mapping) or key not in specs:
+            return _ABSENT
+        specs = specs[key]
+    return json.loads(json.dumps(specs))
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) < 120 else f"{text[:117]}..."
 
 
 def fingerprint(params: Any) -> str:
