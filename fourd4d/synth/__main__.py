@@ -26,7 +26,7 @@ from fourd4d.synth import annotate
 from fourd4d.synth.annotate import AnnotateSpec
 from fourd4d.synth.camera import pose_backends
 from fourd4d.synth.clip import Clip
-from fourd4d.synth.dataset import build, pretraining
+from fourd4d.synth.dataset import build, manifest, pretraining
 from fourd4d.synth.dataset.build import DatasetSpec, VideoJob, build_dataset, process_job
 from fourd4d.synth.objects import mask_backends
 from fourd4d.synth.objects.mask_backends import MaskSpec
@@ -37,7 +37,7 @@ from fourd4d.synth.simulator.spec import SceneSpec
 from fourd4d.synth.tools import cli
 from fourd4d.synth.tools.common import root_of
 from fourd4d.synth.tools.difficulty import Answer
-from fourd4d.synth.video.discover import find_videos
+from fourd4d.synth.video.discover import find_videos, named_before, other_names
 from fourd4d.synth.vlm import client
 from fourd4d.synth.vlm.client import Prices
 from fourd4d.synth.vlm.openai_backend import Endpoint
@@ -67,10 +67,20 @@ def video_works(config: Any) -> list[VideoJob]:
     spec = frozen(AnnotateSpec, config.digest, "digest")
     pose_of = pose_backends.pose_backend_finder(config.poses, config.poses_root)
     mask_of = mask_backends.mask_backend_finder(frozen(MaskSpec, config.masks, "masks"))
-    return [VideoJob(name,
-                     functools.partial(annotate.iter_clips_with_backends, path, name, spec, pose_of,
-                                             mask_of))
+    return [VideoJob(name, functools.partial(
+                annotate.iter_clips_with_backends, path, name, spec, pose_of, mask_of,
+                other_names(path, Path(config.input))))
             for name, path in find_videos(config.input).items()]
+
+
+def check_names(config: Any) -> None:
+    """Raise InputError where the output folder holds videos under an earlier version's names."""
+    if not (Path(config.output) / manifest.NAME).is_file():
+        return
+    old = named_before(config.input, manifest.read_entries(config.output))
+    if old is not None:
+        raise InputError(config.output, f"it holds the video {old!r}, which is named by its whole "
+                         "path now and would come twice", "Choose another --config.output")
 
 
 def client_of(config: Any) -> client.Client | None:
@@ -142,6 +152,7 @@ def main(config: Any) -> None:
         return
     works: Iterable[VideoJob]
     if config.source == "videos":
+        check_names(config)
         works, kinds = video_works(config), tuple(config.kinds)
         total = len(works)
     elif config.source == "scenes":

@@ -9,9 +9,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -40,14 +40,34 @@ from fourd4d.synth.video import letterbox
 from fourd4d.synth.video.shots import ShotSpec
 from fourd4d.synth.video.spans import Span, SpanSpec, iter_spans
 
+T = TypeVar("T")
+
 
 def iter_clips_with_backends(path: str | os.PathLike[str], name: str, spec: AnnotateSpec,
                              pose_of: Callable[[str], PoseBackend],
-                             mask_of: Callable[[str], MaskBackend]
-                             ) -> Iterator[Clip]:
-    """The clips of a file, with the sources of that video. Raises InputError as they do."""
-    spec = dataclasses.replace(spec, poses=pose_of(name), masks=mask_of(name))
+                             mask_of: Callable[[str], MaskBackend],
+                             other_names: Sequence[str] = ()) -> Iterator[Clip]:
+    """Return the clips of a file, with the backends of that video.
+
+    Args:
+      other_names: under which files of poses and masks are looked for too.
+
+    Raises InputError as the backends do.
+    """
+    names = (name, *other_names)
+    spec = dataclasses.replace(spec, poses=_first(pose_of, names), masks=_first(mask_of, names))
     return iter_clips(path, spec, name)
+
+
+def _first(find: Callable[[str], T], names: Sequence[str]) -> T:
+    """What is found under the first name that has anything; raises as the first name does."""
+    errors = []
+    for name in names:
+        try:
+            return find(name)
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,8 @@ import collections
 import contextlib
 import dataclasses
 import os
+import shutil
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +17,7 @@ from rich.progress import Progress
 
 from fourd4d.core import jsonl, records
 from fourd4d.core.errors import DiskFullError, InputError
+from fourd4d.core.files import is_disk_full
 from fourd4d.synth.clip import CameraSegment, Clip, Track
 from fourd4d.synth.dataset import encode
 from fourd4d.synth.dataset.manifest import Entry, Manifest
@@ -136,7 +139,9 @@ def build_dataset(root: str | os.PathLike[str], works: Iterable[VideoJob], total
             before = manifest.entries.get(work.video_id)
             if before is None or (retry_failed and before.status == "failed"):
                 manifest.add(process_job(work, number, recipe,
-                                         lambda one: encode.write_files(root, one.files)))
+                                         lambda one: encode.write_files(root, one.files),
+                                  lambda name: shutil.rmtree(root / encode.ROOT / name,
+                                                             ignore_errors=True)))
     entries = dict(sorted(manifest.entries.items()))
     rows = [records.sample_from_json(dict(s), root) for e in entries.values() for s in e.samples]
     jsonl.write(root / "dift.jsonl", (jsonl.dift_row(s) for s in rows))
@@ -147,36 +152,60 @@ def build_dataset(root: str | os.PathLike[str], works: Iterable[VideoJob], total
 
 
 def process_job(work: VideoJob, number: int, recipe: DatasetSpec,
-                keep: Callable[[encode.EncodedSample], Any]) -> Entry:
-    """Asks about every clip of one video; ``keep`` is handed each sample as it is made.
+                keep: Callable[[encode.EncodedSample], Any],
+                discard: Callable[[str], Any] = lambda video_id: None) -> Entry:
+    """Ask about every clip of one video.
 
-    Bad input makes a ``failed`` entry. Raises what is not the video's fault: a full disk, a model
-    that nobody answers for.
+    Whatever is raised on the way makes a ``failed`` entry that says where. Raises what is not the
+    video's fault: a full disk, a model that nobody answers for.
+
+    Args:
+      keep: is handed each sample as it is made.
+      discard: is handed the name of each clip that was kept, when the video fails after all.
     """
     dropped: collections.Counter[str] = collections.Counter()
     notes: collections.Counter[str] = collections.Counter()
     rows: list[Mapping[str, Any]] = []
     pictures: dict[str, Any] = {}
+    begun: list[str] = []
+
+    def failed(reason: str) -> Entry:
+        for name in begun:
+            discard(name)
+        return Entry(work.video_id, "failed", reason, dict(dropped), notes=dict(notes))
+
     try:
         for clip in work.clips():
             made = samples_of(clip, recipe, number * len(recipe.kinds) + len(rows))
+            begun.append(clip.video_id)
             for one in made.samples:
                 keep(one)
             rows += [records.sample_to_json(one.sample) for one in made.samples]
             dropped += made.dropped
             notes += made.notes
             pictures[clip.video_id] = drawing(made.clip)
-    except (OSError, DiskFullError, EndpointUnreachable):
+    except (DiskFullError, EndpointUnreachable):
         raise
     except InputError as error:
-        return Entry(work.video_id, "failed", str(error), dict(dropped), notes=dict(notes))
+        return failed(str(error))
     except Exception as error:  # One odd video must not end a run of thousands.
-        reason = f"unexpected {type(error).__name__}: {error}"
-        return Entry(work.video_id, "failed", reason, dict(dropped), notes=dict(notes))
+        if is_disk_full(error):
+            raise
+        return failed(f"unexpected {type(error).__name__} {_place_of(error)}: {error}")
     if not rows:
         why = "; ".join(dropped) or "nothing to ask"
         return Entry(work.video_id, "empty", why, dict(dropped), (), pictures, dict(notes))
     return Entry(work.video_id, "done", "", dict(dropped), tuple(rows), pictures, dict(notes))
+
+
+def _place_of(error: BaseException) -> str:
+    """Where in the package an error came up: file and line."""
+    package = Path(__file__).resolve().parents[2]
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if Path(frame.filename).is_relative_to(package)]
+    if not inside:
+        return "outside of the package"
+    return f"at {Path(inside[-1].filename).relative_to(package)}:{inside[-1].lineno}"
 
 
 def drawing(clip: Clip) -> dict[str, Any]:

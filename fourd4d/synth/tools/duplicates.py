@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from fourd4d.core import jsonl, records
 from fourd4d.core.errors import InputError
@@ -23,7 +24,10 @@ from fourd4d.synth.tools.common import require_jsonl, row_of
 from fourd4d.synth.video import letterbox
 from fourd4d.synth.video.discover import SUFFIXES, find_videos
 
-MOMENTS: Final = 4  # Frames of a video that its hash looks at.
+MOMENTS: Final = 4  # Frames of a video that its print looks at.
+_SIDE: Final = 64  # Pixels of their sides.
+_BLOCK: Final = 8
+_NOISE: Final = 0.08  # Contrast, in standard deviations of the clip, that compression leaves.
 
 
 # ---- near-duplicates and overlap ----
@@ -34,8 +38,63 @@ def clip_name(sample: Sample) -> str:
     return sample.video_id or (sample.frames[0] if sample.frames else sample.video)
 
 
-def hash_of(sample: Sample, root: Path) -> tuple[int, ...]:
-    """Perceptual hashes of a few frames of the sample's clip."""
+@dataclasses.dataclass(frozen=True)
+class ClipPrint:
+    """What clips are compared by.
+
+    Attributes:
+      hashes: perceptual hash of a few frames.
+      pictures: the same frames, small and grey, evened in brightness and contrast.
+    """
+
+    hashes: tuple[int, ...]
+    pictures: Float[np.ndarray, "K S S"]
+
+    @staticmethod
+    def of(frames: Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "T H W 3"]
+           ) -> ClipPrint:
+        """Return the print of a clip, without the black bars around its picture."""
+        picked = moments_of(frames)
+        grey = np.stack([cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), (_SIDE, _SIDE),
+                                    interpolation=cv2.INTER_AREA) for frame in picked])
+        pictures = grey.astype(np.float32)
+        pictures -= pictures.mean()
+        return ClipPrint(tuple(perceptual_hash(frame) for frame in picked),
+                         pictures / max(float(pictures.std()), 1.0))
+
+    def same(self, other: ClipPrint) -> bool:
+        """Whether what rests and what moves is the same in both.
+
+        A fixed camera shows one scene whatever passes by, slides share their ground, and in the
+        dark little is bright: what differs from place to place, and from time to time, must agree.
+        """
+        mine, theirs = (np.median(one.pictures, axis=0) for one in (self, other))
+        if not _agree(_detail(mine), _detail(theirs)):
+            return False
+        return _agree(*(cv2.GaussianBlur((one.pictures - rest).reshape(-1, _SIDE), (0, 0), 1.0)
+                        for one, rest in ((self, mine), (other, theirs))))
+
+
+def _detail(picture: np.ndarray) -> np.ndarray:
+    """The picture without what changes slowly across it."""
+    return picture - cv2.GaussianBlur(picture, (0, 0), 4.0)
+
+
+def _agree(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two pictures of mean 0 show the same, where either shows anything."""
+    sizes = [float(np.sqrt((part * part).mean())) for part in (one, other)]
+    if max(sizes) < _NOISE:
+        return True
+    blocks = [part.reshape(part.shape[0] // _BLOCK, _BLOCK, -1, _BLOCK) for part in (one, other)]
+    apart = ((blocks[0] - blocks[1]) ** 2).mean((1, 3))
+    strong = np.maximum(*((block**2).mean((1, 3)) for block in blocks))
+    told = strong > max(_NOISE**2, 0.05 * float(strong.max()))
+    # Of what shows anything, most must be nearer to its twin than to nothing.
+    return float((apart[told] < 0.7 * strong[told]).mean()) > 0.6
+
+
+def hash_of(sample: Sample, root: Path) -> ClipPrint:
+    """Return the print of the sample's clip."""
     where = f"sample {sample.id!r}"
     if sample.frames:
         picked = np.linspace(0, len(sample.frames) - 1, MOMENTS).round().astype(int)
@@ -44,34 +103,35 @@ def hash_of(sample: Sample, root: Path) -> tuple[int, ...]:
             images = [decode_image(path.read_bytes(), path).pixels for path in paths]
         except OSError as error:
             raise InputError(where, f"a frame cannot be read ({error})", "Give --root") from error
-        return clip_hash(images, MOMENTS)
+        return ClipPrint.of(images)
     return hash_file(jsonl.inside(root, sample.video, where))
 
 
-def hash_file(path: Path) -> tuple[int, ...]:
-    frames = read_video(path, 1e6, MOMENTS).frames
-    return clip_hash(frames, MOMENTS)
+def hash_file(path: Path) -> ClipPrint:
+    """Return the print of a video file."""
+    return ClipPrint.of(read_video(path, 1e6, MOMENTS).frames)
 
 
 def hashes_at(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
-              ) -> dict[str, tuple[int, ...]]:
-    """Hashes by clip, of a JSONL file or of the video files below a folder."""
+              ) -> dict[str, ClipPrint]:
+    """Return prints by clip, of a JSONL file or of the video files below a folder."""
     path = Path(path)
     if path.is_dir() and any(p.suffix.lower() in SUFFIXES for p in path.rglob("*")):
         return {name: hash_file(file) for name, file in find_videos(path).items()}
     if path.is_dir():
         return {clip_name(r.sample): hash_record(r)
                 for r in records.read_shards(records.find_shards(path))}
-    out: dict[str, tuple[int, ...]] = {}
+    out: dict[str, ClipPrint] = {}
     for sample in jsonl.read(path):
         if clip_name(sample) not in out:
             out[clip_name(sample)] = hash_of(sample, Path(root) if root else path.parent)
     return out
 
 
-def hash_record(record: Record) -> tuple[int, ...]:
+def hash_record(record: Record) -> ClipPrint:
+    """Return the print of a record's clip."""
     picked = np.linspace(0, len(record.frames) - 1, MOMENTS).round().astype(int)
-    return clip_hash([decode_image(record.frames[i]).pixels for i in picked], MOMENTS)
+    return ClipPrint.of([decode_image(record.frames[i]).pixels for i in picked])
 
 
 def run_dedup(args: argparse.Namespace) -> str:
@@ -114,54 +174,57 @@ def perceptual_hash(frame: UInt8[np.ndarray, "H W 3"], side: int = 8) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def clip_hash(frames: Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "T H W 3"],
-              moments: int = 4) -> tuple[int, ...]:
-    """Hashes of evenly spaced frames, without the black bars around their picture."""
-    picked = [frames[i] for i in np.linspace(0, len(frames) - 1, moments).round().astype(int)]
+def moments_of(frames: Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "T H W 3"]
+               ) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+    """Return evenly spaced frames, without the black bars around their picture."""
+    picked = [frames[i] for i in np.linspace(0, len(frames) - 1, MOMENTS).round().astype(int)]
     if len({frame.shape for frame in picked}) == 1:
         pictures = np.stack(picked)
         picked = list(letterbox.window(pictures).crop(pictures))
-    return tuple(perceptual_hash(frame) for frame in picked)
+    return picked
 
 
-def hash_distance(one: Sequence[int], other: Sequence[int]) -> float:
-    """Mean number of differing bits of two clips' hashes."""
-    return sum((a ^ b).bit_count() for a, b in zip(one, other, strict=True)) / len(one)
+def hash_distance(one: ClipPrint, other: ClipPrint) -> float:
+    """Return the mean number of differing bits of two clips' hashes."""
+    return sum((a ^ b).bit_count() for a, b in zip(one.hashes, other.hashes, strict=True)
+               ) / len(one.hashes)
 
 
-def near_duplicates(hashes: Mapping[str, Sequence[int]], most: float = 8.0
-                    ) -> dict[str, str]:
+def near_duplicates(prints: Mapping[str, ClipPrint], most: float = 8.0) -> dict[str, str]:
     """For each clip that nearly equals an earlier one (by name), the name of that one.
 
     ``most`` is the largest mean number of differing bits, of 128.
     """
     kept: list[str] = []
     out: dict[str, str] = {}
-    table = np.zeros((len(hashes), 0), np.uint8)
-    names = sorted(hashes)
+    table = np.zeros((len(prints), 0), np.uint8)
+    names = sorted(prints)
     if names:
-        width = 16 * len(hashes[names[0]])
-        packed = [b"".join(h.to_bytes(16, "big") for h in hashes[n]) for n in names]
+        width = 16 * MOMENTS
+        packed = [b"".join(h.to_bytes(16, "big") for h in prints[n].hashes) for n in names]
         table = np.frombuffer(b"".join(packed), np.uint8).reshape(len(names), width)
     rows: list[int] = []
     for i, name in enumerate(names):
         if rows:
-            bits = np.bitwise_count(table[rows] ^ table[i]).sum(1) / len(hashes[name])
-            near = int(bits.argmin())
-            if bits[near] <= most:
-                out[name] = kept[near]
+            bits = np.bitwise_count(table[rows] ^ table[i]).sum(1) / MOMENTS
+            near = [n for n in np.argsort(bits, kind="stable") if bits[n] <= most]
+            twin = next((kept[n] for n in near if prints[kept[n]].same(prints[name])), None)
+            if twin is not None:
+                out[name] = twin
                 continue
         kept.append(name)
         rows.append(i)
     return out
 
 
-def alike(ours: Mapping[str, Sequence[int]], theirs: Mapping[str, Sequence[int]],
+def alike(ours: Mapping[str, ClipPrint], theirs: Mapping[str, ClipPrint],
           most: float = 8.0) -> dict[str, str]:
     """For each clip of ours that nearly equals one of theirs, the name of the nearest."""
     out: dict[str, str] = {}
     for name, own in ours.items():
-        near = min(theirs, key=lambda other: hash_distance(own, theirs[other]), default=None)
-        if near is not None and hash_distance(own, theirs[near]) <= most:
-            out[name] = near
+        near = sorted((hash_distance(own, print_), other) for other, print_ in theirs.items())
+        twin = next((other for bits, other in near if bits <= most and own.same(theirs[other])),
+                    None)
+        if twin is not None:
+            out[name] = twin
     return out

@@ -11,19 +11,23 @@ from typing import Any
 from fourd4d.core import jsonl
 from fourd4d.synth.tools import duplicates
 from fourd4d.synth.tools.common import require_jsonl, row_of
-from fourd4d.synth.tools.duplicates import clip_name, hashes_at
+from fourd4d.synth.tools.duplicates import ClipPrint, clip_name, hashes_at
+from fourd4d.synth.video.discover import SUFFIXES
 
 
 def run_overlap(args: argparse.Namespace) -> str:
     """Clips of a training set that a benchmark holds too: by name, and by looks."""
     require_jsonl(args.data)
     benchmark = Path(args.benchmark)
-    looks: dict[str, tuple[int, ...]] = {}
+    looks: dict[str, ClipPrint] = {}
     if benchmark.suffix == ".txt":
         names = {line.strip() for line in benchmark.read_text(encoding="utf-8").splitlines()}
     else:
         looks = hashes_at(benchmark, args.benchmark_root)
         names = set(looks)
+        if benchmark.is_dir():
+            names |= {path.stem for path in benchmark.rglob("*")
+                      if path.suffix.lower() in SUFFIXES}
     train = [clip_name(sample) for sample in jsonl.read(args.data)]
     by_name = overlap(train, names - {""})
     by_looks = duplicates.alike(hashes_at(args.data, args.root), looks, args.bits) if looks else {}

@@ -18,7 +18,7 @@ from fourd4d.synth.questions.readout import Place
 from fourd4d.synth.simulator.clips import outline, simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
 from fourd4d.synth.tools import report
-from fourd4d.synth.video.discover import find_videos
+from fourd4d.synth.video.discover import find_videos, name_of
 
 SPEC = QuestionSpec(style="full")
 
@@ -107,8 +107,9 @@ def test_files_of_one_name_get_two(tmp_path):
     for name in ("a/clip.mp4", "b/clip.mp4", "b/other.MOV", "b/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list(find_videos(tmp_path)) == ["a-clip-mp4", "b-clip-mp4", "other"]
-    assert list(find_videos(tmp_path / "b/other.MOV")) == ["other"]
+    names = list(find_videos(tmp_path))
+    assert [name[:-9] for name in names] == ["a-clip", "b-clip", "b-other"]
+    assert list(find_videos(tmp_path / "b/other.MOV")) == [name_of("other.MOV")]
     for bad in (tmp_path / "none", ""):
         with pytest.raises(InputError, match="no such"):
             find_videos(bad)

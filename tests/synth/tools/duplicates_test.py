@@ -39,9 +39,9 @@ def test_hashes_survive_scaling_and_recompression_only():
     one, other = (cv2.resize(r, (96, 72), interpolation=cv2.INTER_CUBIC) for r in rough)
     small = cv2.resize(one, (48, 36), interpolation=cv2.INTER_AREA)
     again = cv2.imdecode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], 1)
-    hashes = {"a": duplicates.clip_hash(np.stack([one] * 5)),
-              "b": duplicates.clip_hash(np.stack([again] * 3)),
-              "c": duplicates.clip_hash(np.stack([other] * 5))}
+    hashes = {"a": duplicates.ClipPrint.of(np.stack([one] * 5)),
+              "b": duplicates.ClipPrint.of(np.stack([again] * 3)),
+              "c": duplicates.ClipPrint.of(np.stack([other] * 5))}
     assert duplicates.near_duplicates(hashes) == {"b": "a"}
     assert duplicates.hash_distance(hashes["a"], hashes["c"]) > 20
     assert duplicates.near_duplicates({}) == {}
@@ -52,11 +52,68 @@ def test_a_hash_does_not_see_black_bars():
     rough = rng.integers(60, 255, (2, 6, 6, 3), dtype=np.uint8)
     one, other = (cv2.resize(r, (96, 72), interpolation=cv2.INTER_CUBIC) for r in rough)
     barred = [np.pad(picture, ((20, 20), (0, 0), (0, 0))) for picture in (one, other)]
-    whole, framed = duplicates.clip_hash([one, other]), duplicates.clip_hash(barred)
+    whole, framed = duplicates.ClipPrint.of([one, other]), duplicates.ClipPrint.of(barred)
     assert duplicates.hash_distance(whole, framed) <= 8
     # Frames of several sizes have no common picture, and are taken as they are.
-    assert len(duplicates.clip_hash([one, barred[0]])) == 4
+    assert len(duplicates.ClipPrint.of([one, barred[0]]).hashes) == 4
 
 
 def test_overlap_counts_training_samples_of_benchmark_videos():
     assert overlap.overlap(["a", "b", "a", "c"], ["a", "d"]) == {"a": 2}
+
+
+def yard(seed, draw):
+    """Four frames of one ground, with what ``draw`` puts into each."""
+    rough = np.random.default_rng(seed).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    ground = cv2.resize(rough, (320, 240), interpolation=cv2.INTER_CUBIC)
+    frames = [ground.copy() for _ in range(4)]
+    for number, frame in enumerate(frames):
+        draw(frame, number)
+    return np.stack(frames)
+
+
+def block(x, step, colour, y=100, size=30):
+    return lambda f, n: cv2.rectangle(f, (x + step * n, y), (x + step * n + size, y + size), colour,
+                                      -1)
+
+
+def slide(text):
+    def draw(frame, number):
+        frame[:] = 255
+        cv2.putText(frame, text, (20 + 8 * number, 120), cv2.FONT_HERSHEY_SIMPLEX, 1, (0, 0, 0), 2)
+    return draw
+
+
+def night(x, y):
+    def draw(frame, number):
+        frame[:] = 0
+        block(x, 9, (70, 70, 70), y, 9)(frame, number)
+    return draw
+
+
+DIFFERENT = {
+    "left": yard(1, block(270, -60, (230, 0, 0))), "right": yard(1, block(20, 60, (0, 0, 230))),
+    "lower": yard(1, block(20, 60, (0, 0, 230), 190)), "empty": yard(1, lambda f, n: None),
+    "lesson": yard(1, slide("Lesson one")), "homework": yard(1, slide("Homework 7")),
+    "physics": yard(1, slide("Physics")), "night1": yard(1, night(20, 30)),
+    "night2": yard(1, night(200, 180)), "night3": yard(1, night(20, 180)),
+    "elsewhere": yard(2, block(20, 60, (0, 0, 230))),
+}
+
+
+def test_one_camera_slides_and_nights_are_told_apart():
+    prints = {name: duplicates.ClipPrint.of(frames) for name, frames in DIFFERENT.items()}
+    assert duplicates.near_duplicates(prints) == {}
+    assert duplicates.alike({"left": prints["left"]}, {"right": prints["right"]}) == {}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_copy_is_found_whatever_was_done_to_it(name):
+    frames = DIFFERENT[name]
+    half = np.stack([cv2.resize(f, (160, 120), interpolation=cv2.INTER_AREA) for f in frames])
+    brighter = np.clip(frames * 1.2 + 10, 0, 255).astype(np.uint8)
+    again = np.stack([cv2.imdecode(cv2.imencode(".jpg", f, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], 1)
+                      for f in frames])
+    own = duplicates.ClipPrint.of(frames)
+    for copy in (half, brighter, again):
+        assert own.same(duplicates.ClipPrint.of(copy))

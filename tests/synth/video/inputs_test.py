@@ -23,7 +23,7 @@ from fourd4d.synth.dataset.build import DatasetSpec, VideoJob
 from fourd4d.synth.objects import mask_backends
 from fourd4d.synth.objects.mask_backends import MaskSpec
 from fourd4d.synth.questions.ask import KINDS, QuestionSpec
-from fourd4d.synth.video.discover import find_videos
+from fourd4d.synth.video.discover import find_videos, name_of
 from fourd4d.synth.video.spans import iter_spans
 
 ROOT = Path(__file__).parents[3]
@@ -140,7 +140,7 @@ def test_two_clips_of_one_name_stay_apart(tmp_path):
         sound.sample_rate = 16000
         out.mux([*stream.encode(sound), *stream.encode(None)])
     entries = run(tmp_path / "out", tmp_path / "films", MaskSpec())
-    one, two = entries["a-clip-mp4"], entries["b-clip-mp4"]
+    one, two = entries[name_of("a/clip.mp4")], entries[name_of("b/clip.mp4")]
     assert one.status == two.status == "done" and entries["sound"].status == "failed"
     assert "no video stream" in entries["sound"].reason
     paths = [{p for s in e.samples for p in s["frames"]} for e in (one, two)]
