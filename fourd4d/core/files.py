@@ -8,12 +8,16 @@ import json
 import math
 import os
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from fourd4d.core.errors import DiskFullError, InputError
 
+MOST_ARRAY_BYTES: Final = 16 << 30
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What the libraries say whose errors carry no number.
 _FULL_WORDS: Final = ("No space left", "Disk quota exceeded", "File too large", "ENOSPC")
@@ -54,6 +58,34 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def read_arrays(path: str | os.PathLike[str], remedy: str = "Give a NumPy archive"
+                ) -> dict[str, np.ndarray]:
+    """Return the arrays of an npz file by name, or of an npy file under the empty name.
+
+    Raises InputError for whatever else is there: a broken or truncated file, pickled objects, more
+    than ``MOST_ARRAY_BYTES``.
+    """
+    path = Path(path)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                total = sum(entry.file_size for entry in archive.infolist())
+            if total > MOST_ARRAY_BYTES:
+                raise ValueError(f"{total / 1e9:.1f} GB of arrays")
+        data = np.load(path, allow_pickle=False)
+        if isinstance(data, np.ndarray):
+            return {"": data}
+        with data:
+            stored = {key: data[key] for key in data.files}
+        for key, value in stored.items():
+            if not isinstance(value, np.ndarray):  # Any other member comes as its bytes.
+                raise ValueError(f"{key!r} is not an array")
+        return stored
+    except Exception as error:  # zipfile, zlib and NumPy have many of their own.
+        what = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(path, f"it is not a readable array file ({what})", remedy) from error
 
 
 def parse_json(text: str | bytes, where: object, remedy: str = "Fix or delete it") -> Any:

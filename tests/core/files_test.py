@@ -3,9 +3,12 @@
 import errno
 import os
 import threading
+import zipfile
 
+import numpy as np
 import pytest
 
+from fourd4d.core import files
 from fourd4d.core.errors import DiskFullError, InputError
 from fourd4d.core.files import full_disk_told, replacing
 
@@ -74,3 +77,44 @@ def test_only_a_full_disk_is_told_as_one(error, told):
         with full_disk_told("out"):
             raise error
     assert told == (type(caught.value) is DiskFullError)
+
+
+def test_json_that_is_none_is_told_in_one_line(tmp_path):
+    deep, long = "[" * 100_000, "1" * 400
+    for text, what in ((deep, "nested too deeply"), (f'{{"a": {long}}}', "number of 400 digits"),
+                       ('{"a": 1e999}', "not finite"), ('{"a": NaN}', "not finite"),
+                       ('{"a": -Infinity}', "not finite"), ("{", "malformed JSON"),
+                       ("", "malformed JSON")):
+        with pytest.raises(InputError, match=f"^here: .*{what}") as caught:
+            files.parse_json(text, "here")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="not UTF-8"):
+        files.parse_json(b'"\xff"', "here")
+    assert files.parse_json('{"a": 123456789012345678901234567890}', "here")["a"] > 1e29
+
+
+@pytest.mark.parametrize("damage",
+                         ["cut", "flip", "text", "empty", "zip", "pickle", "folder", "big"])
+def test_a_broken_array_file_is_told_in_one_line(tmp_path, damage, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, masks=np.arange(9000).reshape(9, -1), fps=2.0)
+    assert set(files.read_arrays(path)) == {"masks", "fps"}
+    whole = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "flip":
+        path.write_bytes(whole[:200] + bytes(b ^ 255 for b in whole[200:260]) + whole[260:])
+    elif damage in ("text", "empty"):
+        path.write_bytes(b"no archive" if damage == "text" else b"")
+    elif damage == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("masks.npy", b"not an array")
+    elif damage == "pickle":
+        np.savez(path, masks=np.array([{}], object))
+    elif damage == "big":
+        monkeypatch.setattr(files, "MOST_ARRAY_BYTES", 1000)
+    else:
+        path.unlink()
+        path.mkdir()
+    with pytest.raises(InputError, match="a.npz: it is not a readable array file"):
+        files.read_arrays(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import full_disk_told
+from fourd4d.core.files import full_disk_told, parse_json
 
 NAME = "manifest.jsonl"
 
@@ -57,13 +57,15 @@ def _parse(path: Path) -> tuple[Mapping[str, Any] | None, dict[str, Entry], int]
             if not line.endswith(b"\n"):
                 break
             try:
-                value = json.loads(line)
+                value = parse_json(line, f"{path}:{number}")
                 if number == 1:
                     run = value["run"]
                 else:
                     entry = Entry(**{**value, "samples": tuple(value["samples"])})
                     entries[entry.video_id] = entry
-            except (ValueError, KeyError, TypeError) as error:
+            except InputError:
+                raise
+            except (KeyError, TypeError) as error:
                 raise InputError(f"{path}:{number}", f"no manifest line ({error})",
                                  "Delete the line; its video will be done again") from error
             sound += len(line)

@@ -231,12 +231,20 @@ def steps(clip: Clip, track: Track, frames: tuple[int, ...], depth: float = 1.0
 
 def confident_speed(clip: Clip, track: Track, frames: tuple[int, ...], margins: Margins
                     ) -> tuple[str, str]:
-    """The change of speed over ``frames``, and its source; Dropped where errors could change it."""
+    """The change of speed over ``frames``, and its source; Ambiguous where errors could change it.
+    """
+    first, last = frames[0], frames[-1]
     if np.diff(clip.timestamps[list(frames)]).min() < margins.interval - 1e-6:
         raise Ambiguous("speed: its readings are too close in time")
     if track.depth_error is not None and not np.isfinite(
             track.depth_error[:, list(frames)]).any(0).all():
         raise Ambiguous("speed: its distance is not known")
+    # A mask that is not whole yet makes its object seem to come nearer; as far as a speed may be
+    # off between one that changes and one that does not.
+    if track.depth_error is not None and not (
+            np.ptp(track.depth_error[:, first : last + 1][:, track.seen[first : last + 1]], axis=1)
+            <= margins.pace / margins.steady - 1).all():
+        raise Ambiguous("speed: the mask changes otherwise than the picture in it")
     speeds, source = steps(clip, track, frames)
     answer = speed_answer(speeds, margins)
     for a, b in zip(frames, frames[1:], strict=False) if track.error is not None else ():

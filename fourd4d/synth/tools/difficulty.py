@@ -12,7 +12,7 @@ from typing import Any
 
 from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import full_disk_told
+from fourd4d.core.files import full_disk_told, parse_json
 from fourd4d.core.sample import LETTERS, Sample
 from fourd4d.synth.tools.common import require_jsonl
 
@@ -62,14 +62,14 @@ def _read_tries(log: Path, head: Mapping[str, Any]) -> dict[str, float]:
         if not line.endswith(b"\n"):
             break  # Cut short by a crash: asked again.
         try:
-            value = json.loads(line)
+            value = parse_json(line, f"{log}:{number}", "Delete the file")
             if number == 1 and value["run"] != head:
                 changed = [k for k in head if head[k] != value["run"].get(k)]
                 raise InputError(log, f"these tries are of another run ({', '.join(changed)})",
                                  "Choose another output, or delete this file")
             if number > 1:
                 shares[str(value["id"])] = float(value["share"])
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError) as error:
             raise InputError(f"{log}:{number}", f"no line of a log ({error})",
                              "Delete the file") from error
         sound += len(line)

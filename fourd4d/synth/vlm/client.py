@@ -257,7 +257,7 @@ class Client:
             return None
         try:
             value = json.loads(path.read_text(encoding="utf-8"))["value"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         verdict = parse(json.dumps(value), request)
         return verdict if verdict.value is not None else None

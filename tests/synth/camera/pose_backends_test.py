@@ -111,7 +111,7 @@ def test_spatialvid_steps_are_a_fifth_of_a_second(tmp_path):
 
 @pytest.mark.parametrize("table, message", [
     ({"0->5": ["Spin"]}, "unknown moves"), ({"0-5": ["Stay"]}, "span '0-5'"),
-    ({"0->5": ["Stay"], "4->9": ["Stay"]}, "overlap"), (["Stay"], "no object"),
+    ({"0->5": ["Stay"], "4->9": ["Stay"]}, "overlap"), (["Stay"], "not a JSON object"),
 ])
 def test_bad_instructions_are_told(tmp_path, table, message):
     (tmp_path / "i.json").write_text(json.dumps(table))

@@ -128,7 +128,7 @@ def test_bad_mask_files_are_told(tmp_path, arrays, message):
 
 def test_a_pickle_is_not_opened(tmp_path):
     np.savez(tmp_path / "m.npz", masks=np.array([{"a": 1}], object), allow_pickle=True)
-    with pytest.raises(InputError, match="no readable npz"):
+    with pytest.raises(InputError, match="not a readable array file"):
         GivenMasks(tmp_path / "m.npz").source().find(sight())
     with pytest.raises(InputError, match="no masks of 'x' here"):
         find_given(tmp_path, "x")

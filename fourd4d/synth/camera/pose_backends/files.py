@@ -9,7 +9,6 @@ structure from motion where the camera travels (a camera that only turns gives i
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import read_arrays, read_object
 from fourd4d.synth.camera.motion import CameraMotion
 from fourd4d.synth.camera.pose_backends.base import CameraPath, Frames, interpolate
 from fourd4d.synth.clip import MOVES, CameraSegment
@@ -38,32 +38,45 @@ class GivenPoses:
 
     def __call__(self, frames: Frames, times: np.ndarray, motion: CameraMotion) -> CameraPath:
         """Raises InputError where the file is not as described or covers too little."""
-        try:
-            with np.load(self.path, allow_pickle=False) as data:
-                stored = {key: data[key] for key in data.files}
-        except (OSError, ValueError) as error:
-            raise InputError(self.path, f"no readable npz ({error})", "Give a NumPy archive"
-                             ) from error
+        stored = read_arrays(self.path)
         poses = stored.get("poses", stored.get("cam_c2w"))
         if poses is None or poses.ndim != 3 or poses.shape[1:] != (4, 4) or not len(poses):
             raise InputError(self.path, "no (N, 4, 4) array 'poses' or 'cam_c2w'", "Add it")
-        if "timestamps" in stored:
-            at = np.asarray(stored["timestamps"], float)
-        elif "fps" in stored:
-            at = np.arange(len(poses)) / float(stored["fps"])
-        else:
-            raise InputError(self.path, "neither 'timestamps' nor 'fps'", "Say when poses hold")
-        if at.shape != (len(poses),) or (np.diff(at) <= 0).any():
-            raise InputError(self.path, "timestamps do not rise or do not match the poses",
-                             "Give one a pose")
+        if poses.dtype.kind not in "fiu":
+            raise InputError(self.path, f"poses are {poses.dtype}", "Give numbers")
+        at = stored_times(stored, len(poses), 0.0, self.path)
         _covers(self.path, at, times)
         depth = stored.get("scene_depth")
         if depth is not None:
-            depth = np.interp(times, at, np.broadcast_to(np.asarray(depth, float), at.shape))
+            try:
+                depth = np.interp(times, at, np.broadcast_to(np.asarray(depth, float), at.shape))
+            except (TypeError, ValueError) as error:
+                raise InputError(self.path, f"scene_depth is not a depth a pose ({error})",
+                                 "Give one number, or one a pose") from error
         elif not self.metric:
             depth = _depth_by_features(interpolate(poses.astype(float), at, times), motion)
         return CameraPath(interpolate(poses.astype(float), at, times), depth,
                           "metric" if self.metric else "relative", "poses")
+
+
+def stored_times(stored: Mapping[str, np.ndarray], count: int, fps: float, where: object
+                 ) -> Float[np.ndarray, "N"]:
+    """Return the seconds of ``count`` poses or masks of a file: its ``timestamps``, or by ``fps``.
+
+    Raises InputError where they are not ``count`` rising numbers.
+    """
+    try:
+        if "timestamps" in stored:
+            at = np.asarray(stored["timestamps"], float)
+        elif "fps" in stored or fps:
+            at = np.arange(count) / float(stored.get("fps", fps))
+        else:
+            raise InputError(where, "neither 'timestamps' nor 'fps'", "Say when they hold")
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(where, f"its times are not numbers ({error})", "Give seconds") from error
+    if at.shape != (count,) or not count or not np.isfinite(at).all() or (np.diff(at) <= 0).any():
+        raise InputError(where, "timestamps do not rise or do not match", "Give one each")
+    return at
 
 
 def _covers(where: object, at: np.ndarray, times: np.ndarray) -> None:
@@ -94,12 +107,8 @@ class SpatialVidPoses:
     def __call__(self, frames: Frames, times: np.ndarray, motion: CameraMotion) -> CameraPath:
         """Raises InputError on missing or malformed files."""
         folder = Path(self.folder)
-        try:
-            rows = np.load(folder / "poses.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(folder / "poses.npy", f"no readable array ({error})",
-                             "Fetch it again") from error
-        if rows.ndim != 2 or rows.shape[1] != 7 or not len(rows):
+        rows = read_arrays(folder / "poses.npy", "Fetch it again").get("", np.zeros(0))
+        if rows.dtype.kind not in "fiu" or rows.ndim != 2 or rows.shape[1] != 7 or not len(rows):
             raise InputError(folder / "poses.npy", f"shape {rows.shape}", "It must be (N, 7)")
         poses = np.tile(np.eye(4), (len(rows), 1, 1))
         poses[:, :3, :3] = Rotation.from_quat(rows[:, 3:]).as_matrix()
@@ -116,12 +125,7 @@ class SpatialVidPoses:
 
 def read_instructions(path: str | os.PathLike[str]) -> tuple[CameraSegment, ...]:
     """Spans of an ``instructions.json``, seconds. Raises InputError on unknown moves or spans."""
-    try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"no readable JSON ({error})", "Fetch it again") from error
-    if not isinstance(table, Mapping):
-        raise InputError(path, "no object", "It maps 'start->end' to lists of moves")
+    table = read_object(path, "Fetch it again")
     out = []
     for key, moves in table.items():
         try:

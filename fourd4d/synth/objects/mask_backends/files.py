@@ -23,7 +23,8 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.sparse import csr_matrix
 
 from fourd4d.core.errors import InputError
-from fourd4d.synth.camera.pose_backends.files import SPATIALVID_STEP
+from fourd4d.core.files import read_arrays
+from fourd4d.synth.camera.pose_backends.files import SPATIALVID_STEP, stored_times
 from fourd4d.synth.objects import mask_motion
 from fourd4d.synth.objects.mask_backends.base import MaskBackend, MaskRequest, ObjectMask
 
@@ -145,11 +146,7 @@ def find_given(root: str | os.PathLike[str], video_id: str, fps: float = 0.0) ->
 
 
 def _read_npz(path: Path, fps: float) -> StoredMasks:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            stored = {key: data[key] for key in data.files}
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"no readable npz ({error})", "Give a NumPy archive") from error
+    stored = read_arrays(path)
     if "shape" in stored:
         return _read_sparse(path, stored)
     if "masks" not in stored:
@@ -166,16 +163,9 @@ def _read_npz(path: Path, fps: float) -> StoredMasks:
     else:
         raise InputError(path, f"masks are {masks.dtype} of shape {masks.shape}",
                          "Give (N, h, w) numbers below 256, or (K, N, h, w) booleans")
-    if "timestamps" in stored:
-        times = np.asarray(stored["timestamps"], float)
-    elif "fps" in stored or fps:
-        times = np.arange(len(labels)) / float(stored.get("fps", fps))
-    else:
-        raise InputError(path, "neither 'timestamps' nor 'fps'", "Say when masks hold")
-    if times.shape != (len(labels),) or not len(times) or (np.diff(times) <= 0).any():
-        raise InputError(path, "timestamps do not rise or do not match the masks",
-                         "Give one a mask")
-    return StoredMasks(labels, times, tuple(str(n) for n in stored.get("names", ())), apart)
+    times = stored_times(stored, len(labels), fps, path)
+    return StoredMasks(labels, times, tuple(str(n) for n in np.ravel(stored.get("names", ()))),
+                       apart)
 
 
 def _read_sparse(path: Path, stored: Mapping[str, Any]) -> StoredMasks:
@@ -188,8 +178,8 @@ def _read_sparse(path: Path, stored: Mapping[str, Any]) -> StoredMasks:
             matrix = csr_matrix(tuple(parts), shape=(height, width))
             matrix.check_format(full_check=True)
             frames.append(matrix.toarray() != 0)
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputError(path, f"no sparse masks ({error})", "Fetch it again") from error
+    except Exception as error:  # SciPy has many of its own.
+        raise InputError(path, f"it holds no sparse masks ({error})", "Fetch it again") from error
     if not frames:
         raise InputError(path, "it holds no frame", "Fetch it again")
     return StoredMasks(np.stack(frames).astype(np.uint8), SPATIALVID_STEP * np.arange(count),
