@@ -10,32 +10,67 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, ColorTrc
 from jaxtyping import Float, UInt8
 
-_UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
-_RGB_MATRIX = 0  # AVCOL_SPC_RGB
+from fourd4d.core.errors import InputError
+
+# Codes of matrices, primaries and ranges are those of ITU-T H.273, as in FFmpeg.
+_RGB_MATRIX, _UNSPECIFIED, _YCGCO = 0, 2, 8
+_MATRICES = {1, 4, 5, 6, 7, 9}  # Those that swscale converts from.
+_DERIVED = {12, 13}  # From the primaries; 13 with constant luminance.
+_OF_PRIMARIES = {1: 1, 4: 4, 5: 5, 6: 6, 7: 7, 9: 9}
+_CONSTANT_LUMINANCE = 10  # BT.2020; near enough to the usual matrix.
+_NOT_READ = {11: "YDzDx", 14: "ICtCp", 15: "IPT-C2", 16: "YCgCo-Re", 17: "YCgCo-Ro"}
+_FULL_RANGE = 2
 _REFERENCE_WHITE = 203.0  # nits, ITU-R BT.2408
 _HLG_PEAK = 1000.0  # nits, ITU-R BT.2100
 _KNEE = 0.75  # of reference white: brighter light is rolled off towards 1.
 # BT.2020 to BT.709 primaries, linear light (ITU-R BT.2087).
 _TO_709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083],
-                    [-0.0182, -0.1006, 1.1187]], np.float32)
+                    [-0.0182, -0.1006, 1.1187]], np.float32)  # fmt: skip
 _LUMINANCE_2020 = np.array([0.2627, 0.6780, 0.0593], np.float32)
 
 
-def to_rgb(frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+def to_rgb(frame: VideoFrame, where: object = "video") -> UInt8[np.ndarray, "H W 3"]:
     """The frame as 8-bit RGB.
 
     The matrix is the one that the stream names; where it names none, BT.709 from 720 lines on and
-    BT.601 below, as players do. High dynamic range (PQ and HLG) is mapped to sRGB: diffuse white
-    (203 nits) near white, highlights rolled off, BT.2020 primaries turned into BT.709.
+    BT.601 below, as players do. A matrix derived from the primaries is that of the standard with
+    these primaries; constant luminance is read as the usual kind. High dynamic range (PQ and HLG)
+    is mapped to sRGB: diffuse white (203 nits) near white, highlights rolled off, BT.2020 primaries
+    turned into BT.709. ``where`` names the file in errors.
+
+    Raises:
+      InputError: the stream names a matrix that is not read, such as ICtCp.
     """
     space = frame.colorspace
-    if space == _UNSPECIFIED:
+    if space in _NOT_READ and not frame.format.is_rgb:
+        raise InputError(where, f"its colours are coded as {_NOT_READ[space]}, which is not read",
+                         "Convert it to BT.709")
+    if space == _YCGCO and not frame.format.is_rgb:
+        return _from_ycgco(frame)
+    if space == _CONSTANT_LUMINANCE:
+        space = Colorspace.BT2020
+    elif space in _DERIVED:
+        space = _OF_PRIMARIES.get(frame.color_primaries, _UNSPECIFIED)
+    if space not in _MATRICES and space != _RGB_MATRIX:
         space = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
     options: dict[str, Any] = {} if space == _RGB_MATRIX else {"src_colorspace": space}
     if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
         codes = frame.to_ndarray(format="rgb48le", **options)
         return _tone_map(codes, hlg=frame.color_trc == ColorTrc.ARIB_STD_B67)
     return frame.to_ndarray(format="rgb24", **options)
+
+
+def _from_ycgco(frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+    # Any matrix will do, on both sides: then no colours are converted.
+    kept: dict[str, Any] = {"src_colorspace": Colorspace.ITU709,
+                            "dst_colorspace": Colorspace.ITU709}
+    y, green, orange = frame.to_ndarray(format="yuv444p", **kept).astype(np.float32)
+    if frame.color_range != _FULL_RANGE:
+        y, green, orange = (y - 16) * (255 / 219), (green - 128) * (255 / 224) + 128, (
+            orange - 128) * (255 / 224) + 128
+    green, orange = green - 128, orange - 128
+    rgb = np.stack([y - green + orange, y + green, y - green - orange], axis=-1)
+    return np.clip(np.round(rgb), 0, 255).astype(np.uint8)
 
 
 @functools.cache

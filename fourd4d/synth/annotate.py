@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 
 from fourd4d.core.errors import InputError
-from fourd4d.processing.video import read_video
 from fourd4d.synth.camera import estimate, pose_backends
 from fourd4d.synth.camera.motion import NoMotion
 from fourd4d.synth.camera.motion_labels import MotionLabelSpec, without_ambiguous_moves
@@ -152,7 +151,6 @@ def iter_clips(path: str | os.PathLike[str], spec: AnnotateSpec | None = None, v
     """
     spec = spec or AnnotateSpec()
     path = Path(path)
-    read_video(path, 1.0, 1)  # Lists the packets: truncated files are told before any work.
     made, refused, number = 0, [], 0
     for span in iter_spans(path, spec.spans):
         name = f"{video_id or path.stem}" + (f"_{number:04d}" if number else "")

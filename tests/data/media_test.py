@@ -68,7 +68,7 @@ def test_times_are_never_assumed_silently(stored):
 def test_missing_damaged_and_unequal_images(stored):
     value, root = stored
     (root / value.frames[2]).write_bytes(helpers.png(1)[:60])
-    with pytest.raises(InputError, match=r"row 7: .*2\.png.*no readable image"):
+    with pytest.raises(InputError, match=r"row 7: .*2\.png.*not a readable image"):
         load_media(value, root, helpers.PROTOCOL, where="row 7")
     (root / value.frames[2]).write_bytes(helpers.png(1, side=64))
     with pytest.raises(InputError, match="different sizes"):
@@ -120,7 +120,8 @@ def test_records_hold_the_same_media(tmp_path):
         np.testing.assert_array_equal(a.timestamps, b.timestamps)
         np.testing.assert_array_equal(left, right)
     broken = dataclasses.replace(records[0].record, frames=(b"x",) * 3)
-    with pytest.raises(InputError, match=r"shard:3, image 'clip0/0.png': no readable image"):
+    with pytest.raises(InputError,
+                       match=r"shard:3, image 'clip0/0.png': it is not a readable image"):
         decode_media(broken, helpers.PROTOCOL, where="shard:3")
 
 

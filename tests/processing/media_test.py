@@ -296,8 +296,8 @@ def _no_frames(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("make, message", [
-    (_truncated, "no whole video"), (_truncated_after_index, "truncated"),
-    (_truncated_matroska, "truncated"), (_text, "no whole video"), (_empty, "empty"),
+    (_truncated, "not a whole video"), (_truncated_after_index, "truncated"),
+    (_truncated_matroska, "truncated"), (_text, "not a whole video"), (_empty, "empty"),
     (_missing, "no such file"), (_audio, "no video stream"), (_no_frames, "no frame"),
 ])
 def test_bad_files_say_what_is_wrong(tmp_path, make, message):
@@ -379,7 +379,7 @@ def test_bad_images(tmp_path):
     PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
         stream, "PNG")
     path.write_bytes(stream.getvalue()[:2000])
-    with pytest.raises(InputError, match="no readable image"):
+    with pytest.raises(InputError, match="not a readable image"):
         read_image(path)
     with pytest.raises(InputError, match="row 3"):
         decode_image(b"nothing", "row 3")

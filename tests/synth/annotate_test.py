@@ -142,7 +142,7 @@ def _cut_short(path):
 
 
 @pytest.mark.parametrize("kind, message", [
-    ("text", "no whole video"), ("empty", "empty"), ("missing", "no such file"),
+    ("text", "not a whole video"), ("empty", "empty"), ("missing", "no such file"),
     ("short", "video"), ("single", "a single frame|shorter"), ("grey", "empty"),
     ("noise", "points|shorter"), ("sound", "no video stream"),
 ])
