@@ -27,9 +27,14 @@ def _is_colour(value: Any) -> bool:
             and all(type(n) in (int, float) and math.isfinite(n) for n in value))
 
 
+def _is_optional_count(value: Any) -> bool:
+    return value is None or _is_count(value)
+
+
 _FIELDS: Final[tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...]] = (
     (("patch_size", "temporal_patch", "merge", "window", "min_pixels", "max_pixels", "max_frames",
       "latent_size"), _is_count, "a positive integer"),
+    (("image_min_pixels", "image_max_pixels"), _is_optional_count, "a positive integer"),
     (("fps", "tokens_per_second"), _is_rate, "a positive number"),
     (("image_mean", "image_std"), _is_colour, "three numbers"),
     (("image_std",), lambda std: min(std) > 0, "three positive numbers"),
@@ -46,7 +51,8 @@ class ProtocolSpec:
       temporal_patch: frames in one frame slot.
       merge: side of the square of patches merged into one token.
       window: side of an attention window, pixels.
-      min_pixels, max_pixels: bounds of one resized frame, pixels.
+      min_pixels, max_pixels: bounds of one resized frame of a video, pixels.
+      image_min_pixels, image_max_pixels: bounds of a still image; None for those of frames.
       max_frames: most frames of a video; longer ones are sampled uniformly in time.
       fps: frames a second asked of a video file; true timestamps travel with the frames.
       tokens_per_second: temporal M-RoPE ids per second of video.
@@ -72,11 +78,15 @@ class ProtocolSpec:
     pooling: Literal["strips", "grid"] = "strips"
     suffix: Literal["fourd4d", "released", "none"] = "fourd4d"
     system: str = "You are a helpful assistant."
+    image_min_pixels: int | None = None
+    image_max_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        if self.min_pixels > self.max_pixels:
-            raise InputError("ProtocolSpec.min_pixels", f"{self.min_pixels} is more than "
-                             f"max_pixels = {self.max_pixels}", "Mend either")
+        for kind, prefix in (("video", ""), ("image", "image_")):
+            low, high = self.pixel_bounds(kind)
+            if low > high:
+                raise InputError(f"ProtocolSpec.{prefix}min_pixels", f"{low} is more than "
+                                 f"{prefix}max_pixels = {high}", "Fix either")
         if self.window % (self.patch_size * self.merge):
             raise InputError(
                 "ProtocolSpec.window",
@@ -104,8 +114,17 @@ class ProtocolSpec:
         """Patches of a full window (axis M)."""
         return (self.window // self.patch_size) ** 2
 
+    def pixel_bounds(self, kind: str) -> tuple[int, int]:
+        """Return the least and the largest area of an ``image`` or of a ``video``'s frame."""
+        if kind != "image":
+            return self.min_pixels, self.max_pixels
+        low, high = self.image_min_pixels, self.image_max_pixels
+        return (self.min_pixels if low is None else low,
+                self.max_pixels if high is None else high)
+
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Return the fields that are set, as JSON values."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: object = "protocol") -> ProtocolSpec:

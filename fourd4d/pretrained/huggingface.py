@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,9 @@ from fourd4d.models.lora import merge_lora
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded
 from fourd4d.pretrained.bundle import DTYPES, ModelBundle, shapes
 from fourd4d.processing import Processor, Tokenizer, load_processor
+
+MAX_NEW_TOKENS: Final = 1024
+"""Budget of a response that an export tells transformers, whose own is 20 tokens."""
 
 
 def is_hf(directory: str | os.PathLike[str]) -> bool:
@@ -50,6 +53,12 @@ def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:
     value = read_object(path, "Give a Hugging Face model directory")
     text = value.get("text_config")
     text = text if isinstance(text, dict) else {}
+    for part in (value, text):
+        quantized = part.get("quantization_config")
+        if quantized:
+            how = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+            raise InputError(path, f"the weights are quantized ({how or 'unnamed method'})",
+                             "Give the unquantized model, or dequantize it with transformers")
     stored = value.get("torch_dtype") or value.get("dtype") or text.get("torch_dtype") or "float32"
     if not isinstance(stored, str) or stored not in DTYPES:
         raise InputError(path, f"torch_dtype {stored!r}", f"Use one of {sorted(DTYPES)}")
@@ -74,6 +83,11 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
         a vocabulary larger than the embedding table.
     """
     directory = Path(directory)
+    for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"):
+        if (directory / name).exists():
+            raise InputError(directory / name, "an adapter lies here, which would not be used",
+                             "Merge it with peft's merge_and_unload and save the model, or remove "
+                             "it")
     config = hf_config(directory, **model)
     processor = _processor(directory, config.protocol(), new_tokens)
     size = processor.tokenizer.vocab_size
@@ -162,7 +176,8 @@ def export_hf(bundle: ModelBundle, directory: str | os.PathLike[str], *,
     written = {
         "generation_config.json": {
             "bos_token_id": words.pad, "eos_token_id": [words.eos, words.pad],
-            "pad_token_id": words.pad, "do_sample": False},
+            "pad_token_id": words.pad, "do_sample": False,
+            "max_new_tokens": MAX_NEW_TOKENS},
         "config.json": kin.to_hf(config, dtype, **token_ids(words)),
     }
     if jax.process_index() == 0:

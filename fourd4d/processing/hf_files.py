@@ -15,6 +15,8 @@ from fourd4d.processing.tokenizer import END_OF_TEXT, TURN_END, HFTokenizer, wri
 
 _PREPROCESSOR = "preprocessor_config.json"
 _PROCESSOR = "processor_config.json"
+_VIDEO_PREPROCESSOR = "video_preprocessor_config.json"
+_BOUNDS = ("min_pixels", "max_pixels")
 _OURS = "fourd4d"
 _UNNAMED = ("max_frames", "fps", "latent_size", "pooling", "suffix", "system")
 """Fields of the protocol for which transformers' files have no name; they are kept under ``_OURS``,
@@ -31,6 +33,7 @@ class ProcessorClasses:
     processor: str
     tokenizer: str
     image_processor: str
+    video_processor: str
     pattern: str
 
 
@@ -50,9 +53,12 @@ def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec,
         write_file(directory / "merges.txt", text.encode("utf-8"))
     files = {
         "tokenizer_config.json": _tokenizer_config(tokenizer, protocol, classes),
-        _PREPROCESSOR: _preprocessor_config(protocol, classes),
+        _PREPROCESSOR: _preprocessor_config(protocol, classes, "image"),
         "chat_template.json": {"chat_template": chat_template.jinja(protocol)},
     }
+    if protocol.pixel_bounds("image") != protocol.pixel_bounds("video"):
+        files[_VIDEO_PREPROCESSOR] = _preprocessor_config(protocol, classes, "video") | {
+            "video_processor_type": classes.video_processor}
     for name, value in files.items():
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         write_file(directory / name, text.encode("utf-8"))
@@ -90,7 +96,9 @@ def _tokenizer_config(tokenizer: HFTokenizer, protocol: ProtocolSpec, classes: P
     }
 
 
-def _preprocessor_config(protocol: ProtocolSpec, classes: ProcessorClasses) -> dict[str, Any]:
+def _preprocessor_config(protocol: ProtocolSpec, classes: ProcessorClasses, kind: str
+                         ) -> dict[str, Any]:
+    low, high = protocol.pixel_bounds(kind)
     return {
         "do_convert_rgb": True,
         "do_normalize": True,
@@ -100,14 +108,14 @@ def _preprocessor_config(protocol: ProtocolSpec, classes: ProcessorClasses) -> d
         "image_mean": list(protocol.image_mean),
         "image_processor_type": classes.image_processor,
         "image_std": list(protocol.image_std),
-        "max_pixels": protocol.max_pixels,
+        "max_pixels": high,
         "merge_size": protocol.merge,
-        "min_pixels": protocol.min_pixels,
+        "min_pixels": low,
         "patch_size": protocol.patch_size,
         "processor_class": classes.processor,
         "resample": 3,
         "rescale_factor": 1 / 255,
-        "size": {"longest_edge": protocol.max_pixels, "shortest_edge": protocol.min_pixels},
+        "size": {"longest_edge": high, "shortest_edge": low},
         "temporal_patch_size": protocol.temporal_patch,
     }
 
@@ -115,8 +123,9 @@ def _preprocessor_config(protocol: ProtocolSpec, classes: ProcessorClasses) -> d
 def read_protocol(directory: Path, unsaid: ProtocolSpec) -> ProtocolSpec:
     """The protocol that a Hugging Face directory implies.
 
-    Read is ``preprocessor_config.json`` or, as transformers 5 writes, the part on images of
-    ``processor_config.json``: one spec serves images and videos here. What a directory written
+    Read are ``preprocessor_config.json`` and ``video_preprocessor_config.json`` or, as
+    transformers 5 writes, the parts on images and on videos of ``processor_config.json``. Bounds of
+    pixels may differ between them, nothing else. What a directory written
     here said of the prompt's suffix, latents and frames is in it too, and outlives being saved
     again by transformers.
 
@@ -126,21 +135,42 @@ def read_protocol(directory: Path, unsaid: ProtocolSpec) -> ProtocolSpec:
     Raises:
       InputError: no readable file of the two, or fields that no protocol has.
     """
-    path = directory / _PREPROCESSOR
+    path, videos = directory / _PREPROCESSOR, directory / _VIDEO_PREPROCESSOR
     if path.is_file() or not (directory / _PROCESSOR).is_file():
         value = read_object(path, "Give a directory with protocol.json, or with it")
+        video = read_object(videos, "") if videos.is_file() else {}
     else:
-        path = directory / _PROCESSOR
-        value = read_object(path, "").get("image_processor")
+        path = videos = directory / _PROCESSOR
+        both = read_object(path, "")
+        value, video = both.get("image_processor"), both.get("video_processor") or {}
         if not isinstance(value, dict):
-            raise InputError(path, "no image_processor",
+            raise InputError(path, "it has no image_processor",
                              "Give a vision-language model's processor")
+        if not isinstance(video, dict):
+            raise InputError(path, "its video_processor is not an object", "Fix it")
     own = value.get(_OURS, {})
     if not isinstance(own, dict):
-        raise InputError(path, f"{_OURS!r} is {own!r}, no object", "Remove it")
+        raise InputError(path, f"{_OURS!r} is {own!r}, not an object", "Remove it")
+    named, of_videos = _named(value, path), _named(video, videos)
+    for name, field in of_videos.items():
+        if name in _BOUNDS:
+            named |= {f"image_{name}": named[name]} if named.get(name, field) != field else {}
+            named[name] = field
+        elif named.get(name, field) != field:
+            raise InputError(videos, f"{name} of videos is {field}, of images {named[name]}",
+                             "Only their bounds of pixels may differ; save them alike")
+    return ProtocolSpec.from_json({**unsaid.to_json(), **named, **own}, path)
+
+
+def _named(value: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The fields of a protocol that an image or video processor's file sets."""
     size = value.get("size") or {}
     if not isinstance(size, dict):
-        raise InputError(path, f"'size' is {size!r}, no object", "Mend it")
+        raise InputError(path, f"'size' is {size!r}, not an object", "Fix it")
+    for name in ("do_resize", "do_rescale", "do_normalize"):
+        if value.get(name, True) is not True:
+            raise InputError(path, f"{name} is {value[name]!r}",
+                             "Pixels are always resized and normalised here; set it to true")
     fields = {
         "patch_size": value.get("patch_size"),
         "temporal_patch": value.get("temporal_patch_size"),
@@ -150,5 +180,4 @@ def read_protocol(directory: Path, unsaid: ProtocolSpec) -> ProtocolSpec:
         "image_mean": value.get("image_mean"),
         "image_std": value.get("image_std"),
     }
-    named = {name: field for name, field in fields.items() if field is not None}
-    return ProtocolSpec.from_json({**unsaid.to_json(), **named, **own}, path)
+    return {name: field for name, field in fields.items() if field is not None}

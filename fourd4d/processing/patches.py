@@ -20,12 +20,14 @@ from fourd4d.core.example import VisionSlots
 from fourd4d.core.protocol import ProtocolSpec
 
 
-def smart_resize(height: int, width: int, protocol: ProtocolSpec) -> tuple[int, int]:
+def smart_resize(height: int, width: int, protocol: ProtocolSpec, kind: str = "video"
+                 ) -> tuple[int, int]:
     """Size nearest to (height, width) that the encoder takes, pixels.
 
     Both sides become multiples of ``patch_size * merge``, the area lies within the protocol's
-    bounds and the aspect ratio is kept as well as these allow (the official formula). Sides that
-    the official formula would round to nothing get one merged token.
+    bounds for the ``kind`` (``image`` or ``video``) and the aspect ratio is kept as well as these
+    allow (the official formula). Sides that the official formula would round to nothing get one
+    merged token.
 
     Raises:
       InputError: an aspect ratio above 200.
@@ -35,12 +37,13 @@ def smart_resize(height: int, width: int, protocol: ProtocolSpec) -> tuple[int, 
         raise InputError("image", f"{height}x{width} pixels", "Sides may differ 200-fold at most")
     rows, columns = round(height / factor) * factor, round(width / factor) * factor
     rows, columns = max(rows, factor), max(columns, factor)
-    if rows * columns > protocol.max_pixels:
-        shrink = math.sqrt((height * width) / protocol.max_pixels)
+    least, most = protocol.pixel_bounds(kind)
+    if rows * columns > most:
+        shrink = math.sqrt((height * width) / most)
         rows = max(factor, math.floor(height / shrink / factor) * factor)
         columns = max(factor, math.floor(width / shrink / factor) * factor)
-    elif rows * columns < protocol.min_pixels:
-        grow = math.sqrt(protocol.min_pixels / (height * width))
+    elif rows * columns < least:
+        grow = math.sqrt(least / (height * width))
         rows = math.ceil(height * grow / factor) * factor
         columns = math.ceil(width * grow / factor) * factor
     return rows, columns
@@ -125,17 +128,19 @@ def _patch_places(
 
 
 def frames_to_slots(
-    frames: UInt8[np.ndarray, "T H W 3"], protocol: ProtocolSpec, stills: bool = False
+    frames: UInt8[np.ndarray, "T H W 3"], protocol: ProtocolSpec, stills: bool = False,
+    kind: str = "video",
 ) -> tuple[VisionSlots, Grid]:
     """Resized, normalised frames cut into patches; the last frame fills an odd slot.
 
     Args:
       stills: the frames are pictures of their own, each of which fills a slot.
+      kind: whose bounds of pixels hold, ``image`` or ``video``.
 
     Returns:
       The slots, and their grid. Patches past the grid's edge are zero and masked.
     """
-    size = smart_resize(frames.shape[1], frames.shape[2], protocol)
+    size = smart_resize(frames.shape[1], frames.shape[2], protocol, kind)
     if size != frames.shape[1:3]:
         frames = np.stack([resize(frame, size) for frame in frames])
     t, p, m = protocol.temporal_patch, protocol.patch_size, protocol.merge

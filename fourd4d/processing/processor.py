@@ -118,9 +118,9 @@ class Processor:
         length, slots, windows = len(self.tokenizer.encode(text)) - len(media), 0, 0
         if response is not None:
             length += len(self._response_ids(response, imagery))
-        stills = [MediumShape("image", 1, *shape) for shape in overlays]
+        stills = [MediumShape("video", 1, *shape) for shape in overlays]  # Drawn over frames.
         for number, medium in enumerate((*media, *stills)):
-            height, width = smart_resize(medium.height, medium.width, protocol)
+            height, width = smart_resize(medium.height, medium.width, protocol, medium.kind)
             grid = Grid(-(-medium.frames // protocol.temporal_patch),
                         height // protocol.patch_size, width // protocol.patch_size)
             slots += grid.slots
@@ -142,7 +142,7 @@ class Processor:
         parts: list[VisionSlots] = []
         spans, offsets = [], []
         for medium in media:
-            slots, grid = frames_to_slots(medium.frames, protocol)
+            slots, grid = frames_to_slots(medium.frames, protocol, kind=medium.kind)
             times = (slot_times(medium.timestamps, protocol) if isinstance(medium, Video)
                      else np.zeros(1, np.int32))
             parts.append(slots)

@@ -347,8 +347,7 @@ def test_an_index_that_is_none(sharded, mesh, text):
 def test_files_of_two_models(sharded, directory, bundle, mesh):
     shutil.copy(directory / "model.safetensors", sharded)
     refused(sharded, mesh, "model.safetensors, and model.safetensors.index.json of other files")
-    (sharded / safetensors.INDEX).unlink()  # What transformers reads, adapters beside it or not.
-    shutil.copy(sharded / "model.safetensors", sharded / "adapter_model.safetensors")
+    (sharded / safetensors.INDEX).unlink()
     assert_same(open_hf(sharded, mesh), bundle)
 
 
@@ -456,8 +455,8 @@ def test_pickle(directory, mesh):
     (dict(torch_dtype=None, text_config="large"), "text_config is no object"),
     (dict(num_hidden_layers=True), "num_hidden_layers is True"),
     (dict(max_position_embeddings="far"), "max_position_embeddings is 'far'"),
-    (dict(rms_norm_eps=float("nan")), "rms_norm_eps is nan, not a positive number"),
-    (dict(rope_theta=float("inf")), "rope_theta is inf, not a positive number"),
+    (dict(rms_norm_eps=float("nan")), "the number NaN is not finite"),
+    (dict(rope_theta=float("inf")), "the number Infinity is not finite"),
     (dict(rope_scaling=dict(type="mrope", mrope_section=[-1, 2, 3])), "[-1, 2, 3], not a list"),
     (dict(tie_word_embeddings="no"), "tie_word_embeddings is 'no'"),
     (dict(num_key_value_heads=3), "config.json: ModelConfig.decoder.kv_heads: 3 does not"),
@@ -471,9 +470,10 @@ def test_config(directory, mesh, change, word):
 
 
 def test_config_absent_or_malformed(directory, mesh):
-    for text in ("{", "[" * 100_000):
+    for text, what in (("{", "malformed JSON"), ("[" * 100_000, "nested too deeply"),
+                       ('{"a": ' + "1" * 400 + "}", "a number of 400 digits")):
         (directory / "config.json").write_text(text)
-        refused(directory, mesh, "config.json: malformed JSON")
+        refused(directory, mesh, "config.json: ", what)
     (directory / "config.json").unlink()
     refused(directory, mesh, "no such file")
 
@@ -546,3 +546,26 @@ def test_export_over_another_tokenizer_leaves_none_of_it(directory, tmp_path):
     assert (directory / "tokenizer.model").exists()
     Processor(small_bpe(), CONFIG.protocol()).export(directory, qwen2_5_vl.CLASSES)
     assert load_processor(directory).tokenizer.vocab_size == small_bpe().vocab_size
+
+
+@pytest.mark.parametrize("method, where", [("awq", ""), ("gptq", ""), ("fp8", "text_config"),
+                                           ("bitsandbytes", "")])
+def test_quantized_weights_are_called_so(directory, mesh, method, where):
+    path = directory / "config.json"
+    value = json.loads(path.read_text())
+    quantized = {"quantization_config": {"quant_method": method, "bits": 4}}
+    value |= {where: value.get(where, {}) | quantized} if where else quantized
+    path.write_text(json.dumps(value))
+    refused(directory, mesh, f"quantized ({method})", "dequantize")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_beside_the_weights_is_not_passed_over(directory, mesh, name):
+    (directory / name).write_text("{}")
+    refused(directory, mesh, name, "merge_and_unload")
+
+
+def test_a_bare_generate_goes_on_beyond_twenty_tokens(tmp_path):
+    export_hf(bundle_of(), tmp_path / "m")
+    value = json.loads((tmp_path / "m" / "generation_config.json").read_text())
+    assert value["max_new_tokens"] == 1024

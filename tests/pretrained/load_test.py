@@ -24,8 +24,8 @@ def test_answer(tmp_path):
     again = thinker.answer([video], "Which way?", ["Left", "Right"], max_tokens=9)
     assert said.text == again.text and said.letter in (None, "A", "B")
     assert said.latents.shape[1] == 32
-    with pytest.raises(InputError, match="9 of them"):
-        thinker.answer(video, "Which?", list("abcdefghi"))
+    with pytest.raises(InputError, match="there are 11"):
+        thinker.answer(video, "Which?", list("abcdefghijk"))
     with pytest.raises(InputError, match="no such directory"):
         fourd4d.load(tmp_path / "absent")
 

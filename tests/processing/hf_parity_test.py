@@ -275,7 +275,7 @@ def test_what_transformers_saves_again_keeps_the_protocol(tmp_path):
     assert load_processor(tmp_path / "saved", model).protocol == protocol
     path = tmp_path / "saved" / "preprocessor_config.json"
     value = json.loads(path.read_text())
-    for own, words in ((7, "'fourd4d' is 7, no object"), ({"sufix": "none"}, "unknown fields")):
+    for own, words in ((7, "'fourd4d' is 7, not an object"), ({"sufix": "none"}, "unknown fields")):
         path.write_text(json.dumps(value | {"fourd4d": own}))
         with pytest.raises(InputError, match=words):
             load_processor(tmp_path / "saved", model)

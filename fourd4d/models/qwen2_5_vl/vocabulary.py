@@ -19,7 +19,8 @@ PATTERN: Final = (
 """Splits text into pieces that are encoded apart."""
 CLASSES: Final = ProcessorClasses(
     processor="Qwen2_5_VLProcessor", tokenizer="Qwen2TokenizerFast",
-    image_processor="Qwen2VLImageProcessor", pattern=PATTERN)
+    image_processor="Qwen2VLImageProcessor",
+    video_processor="Qwen2VLVideoProcessor", pattern=PATTERN)
 SPECIAL: Final = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
     "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
