@@ -1,1 +1,1 @@
-"""Floor 6: benchmarks. ``python -m fourd4d.bench NAME [--json FILE]``."""
+"""Benchmarks. ``python -m fourd4d.bench NAME [--json FILE]``."""

@@ -1,4 +1,4 @@
-"""Floor 2: pytrees on disk. Orbax for training, Hugging Face safetensors in and out."""
+"""Pytrees on disk. Orbax for training, Hugging Face safetensors in and out."""
 
 from fourd4d.checkpoint.orbax import (
     CheckpointManager,

@@ -1,1 +1,1 @@
-"""Floor 0: the schemas that travel between rooms. Import the modules, not this package."""
+"""The schemas that travel between packages. Import the modules, not this package."""

@@ -138,7 +138,7 @@ class ProtocolSpec:
         for names, good, wanted in _FIELDS:
             for name in names:
                 if name in kwargs and not good(kwargs[name]):
-                    raise InputError(where, f"{name} is {value[name]!r}, not {wanted}", "Mend it")
+                    raise InputError(where, f"{name} is {value[name]!r}, not {wanted}", "Fix it")
         try:
             return cls(**kwargs)
         except InputError as error:

@@ -1,4 +1,4 @@
-"""Floor 2: datasets on disk → batches. Sources, media loading, collation, Grain pipelines."""
+"""Datasets on disk → batches. Sources, media loading, collation, Grain pipelines."""
 
 from fourd4d.data.collate import collate, shape_for
 from fourd4d.data.media import load_media

@@ -1,1 +1,1 @@
-"""Floor 5: Dynamic-Imagery Fine-Tuning, text and latents supervised together."""
+"""Dynamic-Imagery Fine-Tuning, text and latents supervised together."""

@@ -1,4 +1,4 @@
-"""Floor 5: evaluation. Benchmark items in; statistics, a per-item log and a page out."""
+"""Evaluation. Benchmark items in; statistics, a per-item log and a page out."""
 
 from fourd4d.eval.items import Item, ItemLog, read_items
 from fourd4d.eval.runner import EvalSpec, Subject, evaluate

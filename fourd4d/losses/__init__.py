@@ -1,4 +1,4 @@
-"""Floor 1: pure functions from log-probabilities, latents and rewards to (sum, weight) means."""
+"""Pure functions from log-probabilities, latents and rewards to (sum, weight) means."""
 
 from fourd4d.losses.cross_entropy import text_loss, token_log_probs_and_entropy
 from fourd4d.losses.imagery import cosine_loss, norm_loss, norm_ratio

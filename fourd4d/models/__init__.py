@@ -1,4 +1,4 @@
-"""Floor 2: the models. Vision encoder, language decoder, imagery head, their sizes and kernels."""
+"""The models. Vision encoder, language decoder, imagery head, their sizes and kernels."""
 
 from fourd4d.models.config import (
     DecoderConfig,

@@ -1,4 +1,4 @@
-"""Floor 1: self-contained HTML pages of numbers, charts, tables and question cards."""
+"""Self-contained HTML pages of numbers, charts, tables and question cards."""
 
 from fourd4d.pages.cards import Card, MentalImage
 from fourd4d.pages.charts import Bar, Bars, Interval, Lines, Paths, Real, Reals, Series

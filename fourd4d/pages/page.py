@@ -175,7 +175,7 @@ def read_curves(path: str | os.PathLike[str], *names: str) -> dict[str, Series]:
             if number == len(lines):
                 break
             raise InputError(f"{path}:{number}", f"malformed JSON ({error.msg})",
-                             "Mend or delete the line") from error
+                             "Fix or delete the line") from error
         for name, value in row.items():
             number_like = isinstance(value, int | float) and not isinstance(value, bool)
             if name != "step" and number_like and (not names or name in names):

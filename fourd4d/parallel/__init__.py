@@ -1,4 +1,4 @@
-"""Floor 1: one mesh, one table from logical axes to mesh axes, and everything born sharded."""
+"""One mesh, one table from logical axes to mesh axes, and everything born sharded."""
 
 from fourd4d.parallel.hosts import batch_axes, host_to_global, is_main, start, to_host
 from fourd4d.parallel.mesh import make_mesh

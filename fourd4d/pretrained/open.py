@@ -1,4 +1,4 @@
-"""Floor 6: configs and checkpoint directories → the objects that the rooms take as arguments."""
+"""Opens checkpoint directories: ours, Hugging Face's, and those in the package, by name."""
 
 from __future__ import annotations
 

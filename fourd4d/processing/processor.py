@@ -270,4 +270,4 @@ def load_processor(
     path = directory / "protocol.json"
     if not path.is_file():
         return Processor(tokenizer, hf_files.read_protocol(directory, unsaid or ProtocolSpec()))
-    return Processor(tokenizer, ProtocolSpec.from_json(read_object(path, "Mend it"), path))
+    return Processor(tokenizer, ProtocolSpec.from_json(read_object(path, "Fix it"), path))

@@ -40,19 +40,19 @@ class Stage:
     """One command. ``name`` is its log's too."""
 
     name: str
-    room: str
+    package: str
     config: str
     fields: dict[str, Any]
 
     def command(self) -> list[str]:
         fields = [f"--config.{key}={value}" for key, value in self.fields.items()]
-        return [sys.executable, "-m", f"fourd4d.{self.room}",
+        return [sys.executable, "-m", f"fourd4d.{self.package}",
                 f"--config={CONFIGS / self.config}.py", *fields]
 
     def shown(self) -> str:
         """The command as a user would type it."""
         fields = [f"--config.{key}={value}" for key, value in self.fields.items()]
-        return shlex.join(["python", "-m", f"fourd4d.{self.room}",
+        return shlex.join(["python", "-m", f"fourd4d.{self.package}",
                            f"--config=configs/{self.config}.py", *fields])
 
 
@@ -112,7 +112,7 @@ def run_stage(stage: Stage, workdir: Path, console: Console) -> float:
     """
     log = workdir / "logs" / f"{stage.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = CPU | (HOARD if stage.room == "dift" else {}) | os.environ | {
+    environment = CPU | (HOARD if stage.package == "dift" else {}) | os.environ | {
         "JAX_COMPILATION_CACHE_DIR": os.environ.get(
             "JAX_COMPILATION_CACHE_DIR", str(workdir / "compiled")),
         "PYTHONPATH": os.pathsep.join(
@@ -126,7 +126,7 @@ def run_stage(stage: Stage, workdir: Path, console: Console) -> float:
     if code:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
         raise InputError(log, f"the stage {stage.name!r} failed (exit {code}):\n{tail}\n",
-                         "Mend the cause; the same command goes on from here")
+                         "Fix the cause; the same command goes on from here")
     return seconds
 
 

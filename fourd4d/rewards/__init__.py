@@ -1,4 +1,4 @@
-"""Floor 2: rewards of responses; training and evaluation score with the same objects."""
+"""Rewards of responses; training and evaluation score with the same objects."""
 
 from fourd4d.rewards.rewards import DEFAULT, AnswerReward, FormatReward, Reward, score
 

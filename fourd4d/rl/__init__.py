@@ -1,1 +1,1 @@
-"""Floor 5: 4D Reinforcement Learning, a group-relative policy gradient on text tokens."""
+"""4D Reinforcement Learning, a group-relative policy gradient on text tokens."""

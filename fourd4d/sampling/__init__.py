@@ -1,4 +1,4 @@
-"""Floor 3: decoding with imagery, and the replay of what was decoded."""
+"""Decoding with imagery, and the replay of what was decoded."""
 
 from fourd4d.sampling.loop import Imagined, Intervention, generate, row_keys, sample
 from fourd4d.sampling.replay import replay

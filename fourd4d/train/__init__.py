@@ -1,4 +1,4 @@
-"""Floor 4: what both trainers share: state, optimizer, the loop's parts, metric writing."""
+"""What both trainers share: state, optimizer, the loop's parts, metric writing."""
 
 from fourd4d.train.loop import Every, NonFiniteError, Outcome, Preemption, run
 from fourd4d.train.optimizer import OptimizerSpec, learning_rate, make_optimizer

@@ -43,7 +43,7 @@ def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any)
         raise InputError(where, "vision_config is missing", "Give a vision-language model")
     text = value.get("text_config") or {}
     if not isinstance(text, dict):
-        raise InputError(where, "text_config is no object", "Mend the config")
+        raise InputError(where, "text_config is no object", "Fix the config")
     ties = [part.get("tie_word_embeddings") for part in (value, text)]
     if not {*map(type, ties)} <= {bool, type(None)}:
         raise InputError(where, f"tie_word_embeddings is {ties[0] or ties[1]!r}",
@@ -107,7 +107,7 @@ def _check(d: dict[str, Any], v: dict[str, Any], where: object) -> int:
                 type(n) is int and n >= 0 for n in found):
             problems.append(f"{name} is {found!r}, not a list of integers from 0")
     if problems:
-        raise InputError(where, "; ".join(problems), "Mend the config")
+        raise InputError(where, "; ".join(problems), "Fix the config")
     if d["hidden_size"] % d["num_attention_heads"]:
         problems.append(f"hidden_size {d['hidden_size']} does not divide by "
                         f"{d['num_attention_heads']} heads")
@@ -129,7 +129,7 @@ def _check(d: dict[str, Any], v: dict[str, Any], where: object) -> int:
     if d["use_sliding_window"]:
         problems.append("use_sliding_window is not supported")
     if problems:
-        raise InputError(where, "; ".join(problems), "Mend the config")
+        raise InputError(where, "; ".join(problems), "Fix the config")
     return head_dim
 
 

@@ -237,7 +237,7 @@ class Client:
                 raise EndpointUnreachable(self.backend.name,
                                           f"{self._silent} requests in a row came to "
                                           f"nothing, the last: {reason}",
-                                          "Mend the endpoint and give the same command again")
+                                          "Fix the endpoint and give the same command again")
 
     def _count(self, request: Request, what: str, tokens_in: int = 0, tokens_out: int = 0) -> None:
         with self._lock:
