@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     config.data.pack = 0  # Longest examples a packed row has room for; 0 packs nothing.
     config.data.measure = 0  # Examples looked at to find the batch shape; 0 is all.
     config.data.round_to = 8
+    config.data.bad_rows = 0.01  # Share of rows that may be left out because they cannot be read.
     config.reading = ConfigDict(dict(workers=0, threads=1, buffer=2))
 
     config.imagery = True  # False trains on text alone, from the same data.

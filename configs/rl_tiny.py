@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.data.assumed_fps = 0.0
     config.data.measure = 0  # Prompts looked at to find the batch shape; 0 is all.
     config.data.round_to = 8
+    config.data.bad_rows = 0.01  # Share of rows that may be left out because they cannot be read.
     config.reading = ConfigDict(dict(workers=0, threads=1, buffer=2))
 
     config.imagery = True  # False never imagines: the text-only baseline.

@@ -23,6 +23,10 @@ class BatchShape:
     windows: int
     overlays: int
 
+    def holding(self, other: BatchShape) -> BatchShape:
+        """The smallest shape that holds a batch of either."""
+        return BatchShape(*map(max, dataclasses.astuple(self), dataclasses.astuple(other)))
+
 
 @pytree
 class VisionInput:

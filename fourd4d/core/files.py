@@ -38,6 +38,16 @@ def full_disk_told(where: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def unreadable_told(where: object) -> Iterator[None]:
+    """A file or folder that may not be read becomes an InputError; other errors pass."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(error.filename or where, f"cannot be read ({error.strerror})",
+                         "Allow yourself to read it, or give another") from error
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside ``path``, renamed to it when the block ends well, else removed.
 

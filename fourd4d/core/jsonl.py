@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import replacing, unreadable_told
 from fourd4d.core.sample import LETTERS, Sample, check
 
 _OPTION = re.compile(r"^([A-H])\.\s+(.*)$")
@@ -152,28 +152,40 @@ def read(path: str | os.PathLike[str]) -> Iterator[Sample]:
       InputError: naming file and line of the first malformed row, or a duplicate id.
     """
     for _, _, sample in scan(path):
+        assert isinstance(sample, Sample)
         yield sample
 
 
-def scan(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, Sample]]:
-    """As ``read``, with each row's byte offset and line number, for random access later."""
+def scan(path: str | os.PathLike[str],
+         lenient: bool = False) -> Iterator[tuple[int, int, Sample | InputError]]:
+    """As ``read``, with each row's byte offset and line number, for random access later.
+
+    Args:
+      lenient: gives the error of a malformed row in the row's place.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "no such file", "Give a JSONL file")
+    with unreadable_told(path):
+        if not path.is_file():
+            raise InputError(path, "no such file", "Give a JSONL file")
     seen: dict[str, int] = {}
     offset = 0
-    with path.open("rb") as lines:
+    with unreadable_told(path), path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             start, offset = offset, offset + len(line)
             if not line.strip():
                 continue
-            sample = parse_line(line, f"{path}:{number}")
-            if sample.id in seen:
-                raise InputError(f"{path}:{number}",
-                                 f"id {sample.id!r} stands at line {seen[sample.id]} too",
-                                 "Make ids unique")
-            seen[sample.id] = number
-            yield start, number, sample
+            try:
+                found: Sample | InputError = parse_line(line, f"{path}:{number}")
+                if found.id in seen:
+                    raise InputError(f"{path}:{number}",
+                                     f"id {found.id!r} stands at line {seen[found.id]} too",
+                                     "Make ids unique")
+                seen[found.id] = number
+            except InputError as error:
+                if not lenient:
+                    raise
+                found = error
+            yield start, number, found
 
 
 def parse_line(line: bytes, where: object) -> Sample:

@@ -1,13 +1,9 @@
 """Floor 2: datasets on disk → batches. Sources, media loading, collation, Grain pipelines."""
 
+from fourd4d.data.bad_rows import SHARE
+from fourd4d.data.batches import left_out
 from fourd4d.data.collate import collate, shape_for
 from fourd4d.data.media import load_media
-from fourd4d.data.pipeline import (
-    Prompt,
-    Reading,
-    Shard,
-    dift_pipeline,
-    measure,
-    prompt_pipeline,
-)
+from fourd4d.data.pipeline import Prompt, dift_pipeline, measure, prompt_pipeline
+from fourd4d.data.rows import Reading, Shard
 from fourd4d.data.source import JsonlSource, ListSource, RecordSource, open_source

@@ -7,6 +7,7 @@ from typing import Any
 import grain
 
 from fourd4d.core.batch import Batch, BatchShape
+from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.data.collate import Packer, Size, collate
@@ -75,6 +76,12 @@ class _Iterator(grain.DatasetIterator):
         return {"parent": start, "waiting": [pair is not None for _, pair in self._drawn]}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        if "waiting" not in state:  # An old position: each worker packed for itself.
+            parts = state.get("iterators_in_use_states", ())
+            if len(parts) != 1:
+                raise InputError("data", f"rows packed by {len(parts)} workers each for itself",
+                                 "Resume with the version that saved it, or start a new run")
+            state = parts[0]
         self._parent.set_state(state["parent"])
         self._drawn = []
         for waits in state["waiting"]:

@@ -7,27 +7,27 @@ Every stage prepares its examples here, by one path: row → media → processor
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-from absl import flags
 
-from fourd4d.core.batch import BatchShape
+from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data import media
+from fourd4d.data.bad_rows import SHARE, BadRow, Tally
+from fourd4d.data.batches import Batches, ahead
 from fourd4d.data.collate import Size, check_size, collate, shape_of_sizes
 from fourd4d.data.image_cache import ImageCache
 from fourd4d.data.packing import PackedBatches
+from fourd4d.data.rows import Order, Reading, Rows, Shard, Sources, row_name
 from fourd4d.data.source import Row, Source
 
-Sources: TypeAlias = Source | Sequence[tuple[Source, float]]
-"""One source, or several with weights."""
 
 @runtime_checkable
 class Preparer(Protocol):
@@ -43,36 +43,6 @@ class Preparer(Protocol):
     def size(self, question: str, media: Sequence[Any], response: str | None = ...,
              overlays: Sequence[tuple[int, int]] = ...,
              imagery: bool = ...) -> tuple[int, int, int, int]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """Which part of the data this process reads: share ``index`` of ``count``."""
-
-    index: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise InputError("Shard", f"index {self.index} of {self.count}",
-                             "Indices run from 0 to count - 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How the work of reading is spread; no effect on what is read.
-
-    Attributes:
-      workers: processes; 0 reads in this one.
-      threads: threads of each process; 0 reads when asked.
-      buffer: batches held ready by each process.
-      cache_mb: megabytes of decoded images that each process keeps for the next epoch.
-    """
-
-    workers: int = 0
-    threads: int = 2
-    buffer: int = 2
-    cache_mb: int = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +110,7 @@ def dift_pipeline(
     shard: Shard | None = None,
     reading: Reading | None = None,
     assumed_fps: float | None = None,
+    bad_rows: float = SHARE,
 ) -> grain.IterDataset:
     """Batches of supervised examples; ``shape.rows`` rows each, for this process.
 
@@ -151,27 +122,28 @@ def dift_pipeline(
       epochs: None for an endless stream.
       imagery: False trains on text alone, from the same data.
       pack: fill rows with several examples. How many batches an epoch then gives depends on the
-        examples, so several processes need an endless stream, and workers change the batches.
+        examples, so several processes need an endless stream.
       remainder: what becomes of the last rows that fill no batch; ``pad`` completes it with empty
         rows. Every process yields the same number of batches either way. (Ignored with ``pack``,
         which pads.)
+      bad_rows: share of an epoch's rows that may be left out because they cannot be read, raise, or
+        exceed ``shape``; one always may, unless this is 0. They are logged and counted
+        (``left_out``), and the rows that follow take their places.
 
     Raises:
-      InputError: while iterating, naming file and row.
+      InputError: while iterating, too many such rows; it names file and row of the first.
     """
     shard, reading = shard or Shard(), reading or Reading()
-    rows = _rows(source, seed, epochs, shuffle)
-    prepare = PrepareExample(processor, imagery, assumed_fps, _cache(reading))
-    collator = _Collate(prepare, shape)
-    if not pack:
-        return _read(_Groups(rows, shape.rows, shard, remainder).map(collator), reading)
-    if shard.count > 1 and epochs is not None:
+    if pack and shard.count > 1 and epochs is not None:
         raise InputError("dift_pipeline", "packing with several processes and counted epochs",
                          "Use epochs=None and stop by steps, or pack=False")
-    mine = _Groups(rows, 1, shard, "drop").map(_Sized(prepare, shape))
-    examples = mine.to_iter_dataset(grain.ReadOptions(
-        num_threads=reading.threads, prefetch_buffer_size=reading.buffer * 2 * shape.rows))
-    return _workers(PackedBatches(examples, shape, processor.protocol), reading)
+    make = _Sized(PrepareExample(processor, imagery, assumed_fps, _cache(reading)), shape)
+    size = 1 if pack else shape.rows
+    rows = Rows(Order(source, seed, epochs, shuffle), make, size, shard, reading, bad_rows)
+    if pack:
+        return ahead(PackedBatches(rows, shape, processor.protocol), reading)
+    return ahead(Batches(rows, remainder, functools.partial(
+        _collated, shape=shape, protocol=processor.protocol)), reading)
 
 
 def prompt_pipeline(
@@ -186,30 +158,59 @@ def prompt_pipeline(
     shard: Shard | None = None,
     reading: Reading | None = None,
     assumed_fps: float | None = None,
+    shape: BatchShape | None = None,
+    bad_rows: float = SHARE,
 ) -> grain.IterDataset:
     """Groups of ``prompts`` prompts for this process, each group a tuple of ``Prompt``.
 
     As ``dift_pipeline``; with ``remainder="pad"`` the last group may be shorter, even empty.
+
+    Args:
+      shape: prompts that exceed its rows are left out; by default none do.
     """
     reading = reading or Reading()
-    rows = _rows(source, seed, epochs, shuffle)
-    groups = _Groups(rows, prompts, shard or Shard(), remainder)
-    prepare = PreparePrompt(processor, assumed_fps, _cache(reading))
-    return _read(groups.map(_Each(prepare)), reading)
+    make = _Fitting(PreparePrompt(processor, assumed_fps, _cache(reading)), shape)
+    rows = Rows(Order(source, seed, epochs, shuffle), make, prompts, shard or Shard(), reading,
+                bad_rows)
+    return ahead(Batches(rows, remainder, tuple), reading)
 
 
 def measure(source: Source, processor: Preparer, rows: int, *, imagery: bool = True,
             examples: int | None = None, round_to: int = 1,
-            assumed_fps: float | None = None) -> BatchShape:
+            assumed_fps: float | None = None, bad_rows: float = SHARE) -> BatchShape:
     """The shape that holds the rows of ``source``, from their texts and image headers.
 
     Args:
       examples: how many rows to look at, spread evenly; by default all.
+      bad_rows: as in ``dift_pipeline``; a row that cannot be measured is left out.
+
+    Raises:
+      InputError: too many such rows.
+    """
+    return shape_of_sizes(sizes_of(
+        source, lambda row: row_size(row, processor, imagery, assumed_fps), examples, bad_rows),
+        rows, round_to)
+
+
+def sizes_of(source: Source, size: Callable[[Row], Size], examples: int | None = None,
+             bad_rows: float = SHARE) -> list[Size]:
+    """``size`` of ``examples`` rows of the source, spread evenly; by default of all.
+
+    Raises:
+      InputError: too many rows that raise; the others are left out and named.
     """
     total = len(source)
     chosen = np.unique(np.linspace(0, total - 1, min(examples or total, total)).round().astype(int))
-    sizes = [row_size(source[int(i)], processor, imagery, assumed_fps) for i in chosen]
-    return shape_of_sizes(sizes, rows, round_to)
+    tally, sizes = Tally(bad_rows, len(chosen)), []
+    for number, index in enumerate(chosen.tolist(), 1):
+        where = row_name(source, index)
+        try:
+            sizes.append(size(source[index]))
+        except Exception as error:  # Whatever decoders raise: one row must not end a run.
+            tally.add(BadRow.of(error, where), number)
+    if not sizes:
+        raise InputError(repr(source), "not one row that can be used", "Fix the rows named above")
+    return sizes
 
 
 def row_size(row: Row, processor: Preparer, imagery: bool = True,
@@ -233,94 +234,34 @@ def _located(error: InputError, row: Row) -> InputError:
                       error.remedy)
 
 
-def _rows(source: Sources, seed: int, epochs: int | None, shuffle: bool) -> grain.MapDataset:
-    """All rows of all epochs in their order, the same on every process."""
-    if epochs is not None and epochs < 1:
-        raise InputError("epochs", f"{epochs} epochs", "Give 1 or more, or None")
-    if not isinstance(source, Sequence):
-        dataset = grain.MapDataset.source(source)
-        if shuffle:
-            dataset = dataset.shuffle(seed=seed % 2**32)
-        return dataset.repeat(epochs)
-    if not source or any(weight <= 0 for _, weight in source):
-        raise InputError("sources", f"weights {[weight for _, weight in source]}",
-                         "Give at least one source, all weights above zero")
-    parts = []
-    for number, (part, _) in enumerate(source):
-        dataset = grain.MapDataset.source(part)
-        if shuffle:
-            dataset = dataset.shuffle(seed=(seed + 7919 * number) % 2**32)
-        parts.append(dataset.repeat(None))
-    mixed = grain.MapDataset.mix(parts, [weight for _, weight in source])
-    return mixed if epochs is None else mixed[: epochs * sum(len(part) for part, _ in source)]
-
-
-class _Groups(grain.MapDataset):
-    """This process's groups of ``size`` rows; group i of all processes lie side by side."""
-
-    def __init__(self, rows: grain.MapDataset, size: int, shard: Shard,
-                 remainder: Literal["drop", "pad"]):
-        super().__init__(rows)
-        self._size, self._shard, self._total = size, shard, len(rows)
-        per_step = size * shard.count
-        steps = self._total // per_step if remainder == "drop" else -(-self._total // per_step)
-        if not steps:
-            raise InputError("data", f"{self._total} rows, {per_step} a step: no full batch",
-                             "Use fewer rows a batch, more epochs, or remainder='pad'")
-        self._steps = min(steps, sys.maxsize)
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return self.slice(index)
-        start = (index * self._shard.count + self._shard.index) * self._size
-        return [self._parent[i] for i in range(start, min(start + self._size, self._total))]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Collate:
-    prepare: PrepareExample
-    shape: BatchShape
-
-    def __call__(self, rows: Sequence[Row]) -> Any:
-        examples = [self.prepare(row) for row in rows]
-        return collate(examples, self.shape, self.prepare.processor.protocol,
-                       names=[row.where for row in rows])
+def _collated(pairs: Sequence[tuple[Example, str]], shape: BatchShape,
+              protocol: ProtocolSpec) -> Batch:
+    return collate([example for example, _ in pairs], shape, protocol,
+                   names=[name for _, name in pairs])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sized:
-    """One example that fits a row by itself."""
+    """Row → (Example that fits a row of the batch, its name)."""
 
     prepare: PrepareExample
     shape: BatchShape
 
-    def __call__(self, rows: Sequence[Row]) -> tuple[Example, str]:
-        (row,) = rows
+    def __call__(self, row: Row) -> tuple[Example, str]:
         example = self.prepare(row)
         check_size(Size.of(example), self.shape, row.where)
         return example, row.where
 
 
 @dataclasses.dataclass(frozen=True)
-class _Each:
+class _Fitting:
+    """Row → Prompt that fits a row of the batch."""
+
     prepare: PreparePrompt
+    shape: BatchShape | None
 
-    def __call__(self, rows: Sequence[Row]) -> tuple[Prompt, ...]:
-        return tuple(self.prepare(row) for row in rows)
-
-
-def _read(groups: grain.MapDataset, reading: Reading) -> grain.IterDataset:
-    return _workers(groups.to_iter_dataset(grain.ReadOptions(
-        num_threads=reading.threads, prefetch_buffer_size=reading.buffer)), reading)
-
-
-def _workers(dataset: grain.IterDataset, reading: Reading) -> grain.IterDataset:
-    if not reading.workers:
-        return dataset
-    if not flags.FLAGS.is_parsed():  # Grain's workers read flags; outside absl nobody parses them.
-        flags.FLAGS.mark_as_parsed()
-    return dataset.mp_prefetch(grain.MultiprocessingOptions(
-        num_workers=reading.workers, per_worker_buffer_size=reading.buffer))
+    def __call__(self, row: Row) -> Prompt:
+        prompt = self.prepare(row)
+        if self.shape is not None:
+            check_size(Size.of(prompt.example), self.shape, row.where)
+        return prompt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,11 @@ import numpy as np
 
 from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import unreadable_told
 from fourd4d.core.records import SUFFIX, Record, decode_sample, find_shards
 from fourd4d.core.sample import Sample
+
+_BLOCK, _BLOCKS = 1 << 16, 64  # Bytes and number of the blocks of a shard that are looked at.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +47,25 @@ class Source(Protocol):
 class JsonlSource:
     """Rows of a JSONL file of either published layout; image paths are below ``root``.
 
-    Every row is parsed and checked once at the start, so that a malformed line stops a run before
-    its first step; afterwards rows are read from disk by offset.
+    Every row is parsed and checked once at the start; afterwards rows are read from disk by offset.
+
+    Args:
+      lenient: a malformed row stays in its place and raises when it is asked for; else the first
+        one raises at the start.
 
     Raises InputError naming file and line.
     """
 
-    def __init__(self, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None):
+    def __init__(self, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None,
+                 lenient: bool = False):
         self.path = Path(path)
         self.root = Path(root) if root is not None else self.path.parent
-        table = [(offset, line) for offset, line, _ in jsonl.scan(self.path)]
+        self._bad: dict[int, InputError] = {}
+        table = []
+        for offset, line, found in jsonl.scan(self.path, lenient):
+            if isinstance(found, InputError):
+                self._bad[len(table)] = found
+            table.append((offset, line))
         if not table:
             raise InputError(self.path, "the file has no rows", "Give a file with samples")
         self._table = np.array(table, np.int64)
@@ -60,9 +73,23 @@ class JsonlSource:
     def __len__(self) -> int:
         return len(self._table)
 
+    def where(self, index: int) -> str:
+        """File and line of a row."""
+        return f"{self.path}:{int(self._table[index][1])}"
+
+    def fingerprint(self) -> str:
+        """A short name of exactly these rows in this order; the file's name plays no part."""
+        digest = hashlib.blake2b(digest_size=8)
+        with unreadable_told(self.path), self.path.open("rb") as lines:
+            for line in lines:
+                if text := line.strip():
+                    digest.update(text + b"\n")
+        return digest.hexdigest()
+
     def __getitem__(self, index: int) -> Row:
-        offset, line = (int(x) for x in self._table[index])
-        where = f"{self.path}:{line}"
+        if index in self._bad:
+            raise self._bad[index]
+        offset, where = int(self._table[index][0]), self.where(index)
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
@@ -98,12 +125,34 @@ class RecordSource:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: int) -> Row:
+    def _place(self, index: int) -> tuple[int, int]:
+        """(number of the shard, number of the record in it)."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        number = index - (int(self._ends[shard - 1]) if shard else 0)
-        where = f"{self.paths[shard]}:{number}"
+        return shard, index - (int(self._ends[shard - 1]) if shard else 0)
+
+    def where(self, index: int) -> str:
+        """Shard and record of a row."""
+        shard, number = self._place(index)
+        return f"{self.paths[shard]}:{number}"
+
+    def fingerprint(self) -> str:
+        """A short name of these shards: their sizes, and blocks spread over each."""
+        digest = hashlib.blake2b(digest_size=8)
+        for path in self.paths:
+            size = os.path.getsize(path)
+            digest.update(size.to_bytes(8, "little"))
+            starts = np.linspace(0, max(size - _BLOCK, 0), min(_BLOCKS, -(-size // _BLOCK) or 1))
+            with unreadable_told(path), open(path, "rb") as file:
+                for start in starts.astype(np.int64).tolist():
+                    file.seek(start)
+                    digest.update(file.read(_BLOCK))
+        return digest.hexdigest()
+
+    def __getitem__(self, index: int) -> Row:
+        shard, number = self._place(index)
+        where = self.where(index)
         readers = self._local.__dict__.setdefault("readers", {})  # A reader serves one thread.
         if shard not in readers:
             readers[shard] = _open(self.paths[shard])
@@ -135,27 +184,37 @@ class ListSource:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def where(self, index: int) -> str:
+        """Name and number of a row."""
+        return f"{self.name}:{index}"
+
+    def fingerprint(self) -> str:
+        """A short name of exactly these samples in this order."""
+        return hashlib.blake2b(repr(self.samples).encode(), digest_size=8).hexdigest()
+
     def __getitem__(self, index: int) -> Row:
-        return Row(self.samples[index], f"{self.name}:{index}", root=self.root)
+        return Row(self.samples[index], self.where(index), root=self.root)
 
     def __repr__(self) -> str:
         return f"ListSource({self.name!r}, {len(self)} rows)"
 
 
-def open_source(path: str | os.PathLike[str],
-                root: str | os.PathLike[str] | None = None) -> JsonlSource | RecordSource:
+def open_source(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None,
+                lenient: bool = False) -> JsonlSource | RecordSource:
     """The source at ``path``: a ``.jsonl`` file, or a shard or directory of ArrayRecord files.
 
     Args:
       root: where the image paths of a JSONL file start; by default the file's own directory.
+      lenient: malformed rows raise when they are asked for, not at once.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(path, "no such file or directory",
-                         "Give a .jsonl file or a dataset directory")
-    if path.is_dir() or SUFFIX in path.name:
-        return RecordSource(path)
-    return JsonlSource(path, root)
+    with unreadable_told(path):
+        if not path.exists():
+            raise InputError(path, "no such file or directory",
+                             "Give a .jsonl file or a dataset directory")
+        if path.is_dir() or SUFFIX in path.name:
+            return RecordSource(path)
+        return JsonlSource(path, root, lenient)
 
 
 def samples(source: Source) -> Iterator[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ import jax
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.config.build import frozen
 from fourd4d.config.launch import launch
-from fourd4d.data import Reading, Shard, dift_pipeline, measure, open_source
+from fourd4d.data import (
+    SHARE,
+    Reading,
+    Shard,
+    dift_pipeline,
+    left_out,
+    measure,
+    open_source,
+)
 from fourd4d.dift.step import DiftSpec, evaluate, update
 from fourd4d.parallel import host_to_global
 from fourd4d.pretrained.open import packed_rows, specs, training
@@ -32,15 +41,20 @@ def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/dift_tiny.py``."""
     workdir = Path(config.workdir)
     with training(config) as (mesh, bundle):
-        source = open_source(config.data.path, config.data.root or None)
+        use = dict(imagery=config.imagery, assumed_fps=config.data.assumed_fps or None,
+                   bad_rows=config.data.get("bad_rows", SHARE))
         read = functools.partial(
-            dift_pipeline, processor=bundle.processor, imagery=config.imagery,
-            shard=Shard(jax.process_index(), jax.process_count()),
-            assumed_fps=config.data.assumed_fps or None)
-        shape = measure(source, bundle.processor, config.batch // jax.process_count(),
-                        imagery=config.imagery, examples=config.data.measure or None,
-                        round_to=config.data.round_to,
-                        assumed_fps=config.data.assumed_fps or None)
+            dift_pipeline, processor=bundle.processor,
+            shard=Shard(jax.process_index(), jax.process_count()), **use)
+        size = functools.partial(
+            measure, processor=bundle.processor, rows=config.batch // jax.process_count(),
+            examples=config.data.measure or None, round_to=config.data.round_to, **use)
+        source = open_source(config.data.path, config.data.root or None, lenient=True)
+        shape = size(source)
+        if config.data.held_out:
+            test = open_source(config.data.held_out, config.data.held_out_root or None,
+                               lenient=True)
+            test_shape = shape.holding(size(test))
         rows = packed_rows(shape, config.data.pack)
         batches = iter(read(source, shape=rows, seed=config.seed, epochs=config.epochs or None,
                             pack=bool(config.data.pack), reading=frozen(
@@ -54,8 +68,9 @@ def train(config: Any) -> Outcome:
             update, graphdef=bundle.graphdef, tx=tx, spec=spec, accumulate=config.accumulate),
             donate_argnums=0)
 
-        with CheckpointManager(workdir / "checkpoints", keep=config.keep,
-                               processor=bundle.processor.save) as checkpoints:
+        with contextlib.closing(batches), CheckpointManager(
+                workdir / "checkpoints", keep=config.keep,
+                processor=bundle.processor.save) as checkpoints:
             about = specs(config, bundle.config, bundle.processor, config.trainable) | origin(
                 state.params, config.seed)
             first, state = resumed(checkpoints, state, batches, about, workdir)
@@ -63,21 +78,21 @@ def train(config: Any) -> Outcome:
 
             def held_out(at: int, now: Any) -> None:
                 losses = evaluate(now.params, now.frozen, read(
-                    test, shape=shape, epochs=1, shuffle=False, remainder="pad"),
+                    test, shape=test_shape, epochs=1, shuffle=False, remainder="pad"),
                     graphdef=bundle.graphdef, spec=spec,
                     place=lambda batch: host_to_global(batch, mesh))
                 writer.write_scalars(at, {f"held_out/{k}": v for k, v in losses.items()})
 
             hooks = []
             if config.data.held_out:
-                test = open_source(config.data.held_out, config.data.held_out_root or None)
                 hooks.append(Every(config.eval_every, held_out, last=True))
             with writer:
                 return run(
                     state, step, batches, first=first, total=config.steps, writer=writer,
                     place=lambda batch: host_to_global(batch, mesh), hooks=hooks,
                     save=lambda at, now: checkpoints.save(at, now, batches, about, force=True),
-                    save_every=config.save_every, log_every=config.log_every, name="dift")
+                    save_every=config.save_every, log_every=config.log_every,
+                    beside=lambda: left_out(batches), name="dift")
 
 
 def main(config: Any) -> None:

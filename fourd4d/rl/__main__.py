@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.config.build import frozen
 from fourd4d.config.launch import launch
-from fourd4d.data import Reading, Shard, open_source, prompt_pipeline
+from fourd4d.data import SHARE, Reading, Shard, left_out, open_source, prompt_pipeline
 from fourd4d.pretrained.open import specs, training
 from fourd4d.rewards import AnswerReward, FormatReward
 from fourd4d.rl.grpo import RLSpec
@@ -34,12 +35,15 @@ def train(config: Any) -> Outcome:
     workdir = Path(config.workdir)
     with training(config) as (mesh, bundle):
         processor, fps = bundle.processor, config.data.assumed_fps or None
-        source = open_source(config.data.path, config.data.root or None)
+        bad_rows = config.data.get("bad_rows", SHARE)
+        source = open_source(config.data.path, config.data.root or None, lenient=True)
         rows = config.prompts // jax.process_count()
+        shape = prompt_shape(source, processor, rows, look_at=config.data.measure or None,
+                             round_to=config.data.round_to, assumed_fps=fps, bad_rows=bad_rows)
         batches = iter(prompt_pipeline(
             source, processor, rows, seed=config.seed, epochs=config.epochs or None,
-            shard=Shard(jax.process_index(), jax.process_count()), assumed_fps=fps,
-            reading=frozen(Reading, config.reading, "reading")))
+            shard=Shard(jax.process_index(), jax.process_count()), assumed_fps=fps, shape=shape,
+            reading=frozen(Reading, config.reading, "reading"), bad_rows=bad_rows))
 
         spec = frozen(RLSpec, config.rl, "rl")
         tx = make_optimizer(frozen(
@@ -50,8 +54,9 @@ def train(config: Any) -> Outcome:
         about = specs(config, bundle.config, processor, config.trainable) | origin(
             reference, config.seed)
 
-        with CheckpointManager(workdir / "checkpoints", keep=config.keep,
-                               processor=processor.save) as checkpoints:
+        with contextlib.closing(batches), CheckpointManager(
+                workdir / "checkpoints", keep=config.keep, processor=processor.save
+        ) as checkpoints:
             first, state = resumed(checkpoints, state, batches, about, workdir)
             with MetricWriter(workdir, first + 1) as writer:
                 step = Step(Setting(
@@ -61,8 +66,7 @@ def train(config: Any) -> Outcome:
                     sampling=SamplingSpec.of(processor.tokenizer, processor.protocol,
                                              imagery=config.imagery, **config.sampling),
                     processor=processor, mesh=mesh, seed=config.seed, writer=writer,
-                    shape=prompt_shape(source, processor, rows, look_at=config.data.measure or None,
-                                       round_to=config.data.round_to, assumed_fps=fps),
+                    shape=shape,
                     rewards=(AnswerReward(config.rewards.answer),
                              FormatReward(config.rewards.format)),
                     cache_features=not trains_vision(state.params),
@@ -71,7 +75,7 @@ def train(config: Any) -> Outcome:
                     state, step, batches, first=first, total=config.steps, writer=writer,
                     place=step.place, tokens=lambda _: 0, save_every=config.save_every,
                     save=lambda at, now: checkpoints.save(at, now, batches, about, force=True),
-                    log_every=config.log_every, name="rl")
+                    log_every=config.log_every, beside=lambda: left_out(batches), name="rl")
 
 
 def main(config: Any) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
+from fourd4d.data.bad_rows import SHARE
 from fourd4d.data.collate import Size, shape_of_sizes
-from fourd4d.data.pipeline import PreparePrompt
+from fourd4d.data.pipeline import PreparePrompt, sizes_of
 from fourd4d.data.source import Source
 from fourd4d.losses import PolicySpec
 from fourd4d.processing import Processor
@@ -43,16 +43,17 @@ def policy_spec(variant: str, max_tokens: int, changes: Mapping[str, Any]) -> Po
 
 
 def prompt_shape(source: Source, processor: Processor, rows: int, *, look_at: int | None = None,
-                 round_to: int = 1, assumed_fps: float | None = None) -> BatchShape:
+                 round_to: int = 1, assumed_fps: float | None = None,
+                 bad_rows: float = SHARE) -> BatchShape:
     """The shape that holds ``rows`` prompts of the source, found by preparing them.
 
-    ``look_at``: how many rows to prepare, spread evenly; by default all.
+    Args:
+      look_at: how many rows to prepare, spread evenly; by default all.
+      bad_rows: share of them that may be left out because they cannot be prepared.
     """
-    total = len(source)
-    chosen = np.unique(np.linspace(0, total - 1, min(look_at or total, total)).round().astype(int))
     prepare = PreparePrompt(processor, assumed_fps)
-    sizes = [Size.of(prepare(source[int(i)]).example) for i in chosen]
-    return shape_of_sizes(sizes, rows, round_to)
+    return shape_of_sizes(sizes_of(source, lambda row: Size.of(prepare(row).example), look_at,
+                                   bad_rows), rows, round_to)
 
 
 def trains_vision(params: Any) -> bool:

@@ -161,6 +161,8 @@ class Step:
         updates = s.spec.epochs * s.spec.minibatches
         if s.writer is None or not s.show_every or (number // updates) % s.show_every:
             return
+        if not questions.samples:  # This host's rows ended before the others'.
+            return
         first = jax.process_index() * s.shape.rows
         s.writer.write_texts(number // updates + 1, {
             "sample": questions.samples[0].id, "response": responses[0],

@@ -86,8 +86,10 @@ class Outcome(Generic[S]):
 class _Log:
     """Metrics of steps not yet read, and their running means."""
 
-    def __init__(self, writer: MetricWriter, progress: Progress, every: int):
+    def __init__(self, writer: MetricWriter, progress: Progress, every: int,
+                 beside: Callable[[], Mapping[str, float]]):
         self._writer, self._progress, self._every = writer, progress, every
+        self._beside = beside
         self._pending: tuple[int, dict[str, Any], int] | None = None
         self._means: dict[str, Mean] = {}
         self._tokens, self._steps = 0, 0
@@ -134,6 +136,7 @@ class _Log:
                 out["tokens_per_second"] = self._tokens / seconds
             self._since, self._tokens, self._steps = now, 0, 0
         self._means = {}
+        out |= self._beside()
         self._writer.write_scalars(step, out)
         self._writer.flush()
         self._progress.update(step, out)
@@ -161,6 +164,7 @@ def run(
     hooks: Sequence[Every] = (),
     log_every: int = 1,
     tokens: Callable[[Any], int] = count_tokens,
+    beside: Callable[[], Mapping[str, float]] = dict,
     name: str = "train",
     show: bool = True,
 ) -> Outcome[S]:
@@ -179,6 +183,7 @@ def run(
       save_every: 0 saves only at the end.
       log_every: metrics are means over this many steps.
       tokens: host batch → its number of tokens, for ``tokens_per_second``.
+      beside: numbers of the host that are written beside the metrics, e.g. rows left out.
 
     Raises:
       NonFiniteError: before anything non-finite is saved.
@@ -195,7 +200,7 @@ def run(
             saved = at
 
     with Progress(name, first, total, show) as progress, Preemption() as preemption:
-        log = _Log(writer, progress, log_every)
+        log = _Log(writer, progress, log_every, beside)
         while now < total:
             try:
                 batch = next(batches)
