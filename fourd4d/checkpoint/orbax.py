@@ -27,7 +27,7 @@ from etils import epath
 
 from fourd4d.checkpoint import trees
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import is_disk_full
+from fourd4d.core.files import is_disk_full, parse_json
 
 PROCESSOR = "processor"
 _ITEMS = ("state", "data", "specs")
@@ -238,8 +238,8 @@ def read_specs(directory: str | os.PathLike[str], step: int | None = None) -> di
     """The specs saved at ``step``, by default the newest. Raises InputError."""
     path = _step_dir(directory, step) / "specs" / "metadata"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return parse_json(path.read_bytes(), path, "Use another step", finite=False)
+    except OSError as error:
         raise InputError(path, f"cannot be read ({error})", "Use another step") from error
 
 
@@ -285,7 +285,8 @@ class IteratorHandler(ocp.CheckpointHandler):
         (directory / _position_name()).write_text(text)
 
     def restore(self, directory: epath.Path, args: Any = None) -> Any:
-        return json.loads((directory / _position_name()).read_text())
+        path = directory / _position_name()
+        return parse_json(path.read_bytes(), path)
 
 
 @ocp.args.register_with_handler(IteratorHandler, for_save=True)
@@ -318,10 +319,7 @@ def _read_position(where: epath.Path) -> Any:
         found = sorted(p.name for p in folder.iterdir() if p.name.startswith("process_"))
         raise InputError(folder, f"no {path.name}; there are {found}",
                          "Resume with as many processes as saved it")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(path, f"damaged ({error})", "Use an earlier step") from error
+    return parse_json(path.read_bytes(), path, "Use an earlier step")
 
 
 def _step_dir(directory: str | os.PathLike[str], step: int | None) -> epath.Path:

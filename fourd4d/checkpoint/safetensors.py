@@ -32,7 +32,7 @@ from jax.experimental import multihost_utils
 
 from fourd4d.checkpoint.copying import WORKERS, ahead, bits, blocks, copy, empty, finite
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import parse_json, read_json, replacing
 from fourd4d.core.weight_map import Entry, KeyTable
 
 INDEX = "model.safetensors.index.json"
@@ -69,13 +69,13 @@ def _header(file: Path) -> list[Tensor]:
         if size < 8 or length > min(size - 8, _HEADER_LIMIT):
             raise InputError(file, f"{size} bytes hold no whole header", "Copy the shard again")
         try:
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length), file)
             header.pop("__metadata__", None)
             found = [Tensor(key, file, str(item["dtype"]),
                             tuple(map(operator.index, item["shape"])),
                             *(8 + length + operator.index(at) for at in item["data_offsets"]))
                      for key, item in header.items()]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(file, "its header is no safetensors header",
                              "Copy the shard again") from error
     if any(not 8 + length <= tensor.start <= tensor.stop for tensor in found):
@@ -113,10 +113,10 @@ def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
     index, expected = directory / INDEX, None
     if index.is_file():
         try:
-            expected = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            expected = read_json(index)["weight_map"]
             names = sorted(set(expected.values()))
             outside = [name for name in names if Path(name).name != name]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(index, "no index of shards", "Copy it again") from error
         if outside:
             raise InputError(index, f"shards {outside} lie outside the directory",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing, unreadable_told
+from fourd4d.core.files import parse_json, replacing, unreadable_told
 from fourd4d.core.sample import LETTERS, Sample, check
 
 _OPTION = re.compile(r"^([A-H])\.\s+(.*)$")
@@ -58,7 +58,7 @@ def rl_row(sample: Sample) -> dict[str, Any]:
 def parse_row(row: Any, where: object) -> Sample:
     """A checked Sample from a row of either layout. Raises InputError naming ``where``."""
     if not isinstance(row, Mapping):
-        raise InputError(where, "the row is no JSON object", "Write one object a line")
+        raise InputError(where, "the row is not a JSON object", "Write one object a line")
     if "text_input" in row:
         sample = _parse_dift(row, where)
     elif "Question" in row:
@@ -190,15 +190,7 @@ def scan(path: str | os.PathLike[str],
 
 def parse_line(line: bytes, where: object) -> Sample:
     """The Sample of one line. Raises InputError naming ``where``."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(where, f"malformed JSON ({error.msg})",
-                         "Mend or delete the line") from error
-    except UnicodeDecodeError as error:
-        raise InputError(where, f"no UTF-8 text ({error.reason})",
-                         "Save the file as UTF-8") from error
-    return parse_row(row, where)
+    return parse_row(parse_json(line, where, "Fix or delete the line"), where)
 
 
 def write(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import full_disk_told
+from fourd4d.core.files import full_disk_told, parse_json
 from fourd4d.data.source import Source
 
 Record = dict[str, Any]
@@ -178,7 +178,7 @@ def _parse(path: Path, data: bytes) -> tuple[dict[str, Any] | None, dict[str, Re
     header, records = None, {}
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line, path, finite=False)
             if number == 1:
                 header = row["evaluation"] and row
             else:

@@ -16,7 +16,6 @@ Every ``add_*`` returns the page, so calls chain. All text is escaped; pictures 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import parse_json, replacing
 from fourd4d.pages.cards import VERDICTS, Card
 from fourd4d.pages.charts import Chart, Interval, Real, Series
 from fourd4d.pages.pictures import data_uri
@@ -170,12 +169,11 @@ def read_curves(path: str | os.PathLike[str], *names: str) -> dict[str, Series]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line, f"{path}:{number}", "Fix or delete the line", finite=False)
+        except InputError:
             if number == len(lines):
                 break
-            raise InputError(f"{path}:{number}", f"malformed JSON ({error.msg})",
-                             "Mend or delete the line") from error
+            raise
         for name, value in row.items():
             number_like = isinstance(value, int | float) and not isinstance(value, bool)
             if name != "step" and number_like and (not names or name in names):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from fourd4d.core.environment import environment
+from fourd4d.core.files import read_json
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.data.media import row_media
 from fourd4d.data.source import open_source
@@ -23,7 +23,7 @@ NAMES: Final = {"base": "base", "dift": "after DIFT", "rl": "after 4DRL"}
 
 def read_result(workdir: Path, name: str) -> dict[str, Any]:
     """``result.json`` of the evaluation of ``base``, ``dift`` or ``rl``."""
-    return json.loads((workdir / f"eval-{name}" / "result.json").read_text(encoding="utf-8"))
+    return read_json(workdir / f"eval-{name}" / "result.json")
 
 
 def _log(workdir: Path, name: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import read_json, replacing
 from fourd4d.quickstart import report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -138,7 +138,7 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
         console.print("[yellow]No real video is digested: install \".\\[quickstart]\" for a sample "
                       "clip, or give --config.video=FILE.[/]")
     done_path = workdir / "stages.json"
-    done = json.loads(done_path.read_text()) if done_path.is_file() else {}
+    done = read_json(done_path) if done_path.is_file() else {}
     plan = stages(config, workdir, video)
     for number, stage in enumerate(plan, 1):
         text = stage.shown()

@@ -65,7 +65,10 @@ def test_scan_gives_the_place_of_every_row(tmp_path):
 
 @pytest.mark.parametrize("line, message", [
     ('{"id": "a", ', "malformed JSON"),
-    ("[1, 2]", "no JSON object"),
+    (json.dumps(ROW).replace("0.5", "1" * 400, 1), "a number is too large"),
+    (json.dumps(ROW).replace("0.5", "NaN", 1), "NaN is not a JSON number"),
+    ("[" * 100_000, "nested more than 100 levels"),
+    ("[1, 2]", "not a JSON object"),
     ({"id": "a"}, "neither 'text_input' nor 'Question'"),
     ({**ROW, "text_output": 3}, "'text_output' is int"),
     ({**ROW, "image_input": "a.png"}, "'image_input' is str"),
@@ -99,7 +102,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(InputError, match=r"twice.jsonl:2: id .* stands at line 1 too"):
         list(jsonl.read(write_lines(tmp_path / "twice.jsonl", ROW, ROW)))
     (tmp_path / "latin.jsonl").write_bytes('{"id": "ü"}'.encode("latin-1"))
-    with pytest.raises(InputError, match="latin.jsonl:1: no UTF-8"):
+    with pytest.raises(InputError, match="latin.jsonl:1: not UTF-8"):
         list(jsonl.read(tmp_path / "latin.jsonl"))
 
 
