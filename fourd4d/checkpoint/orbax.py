@@ -7,13 +7,16 @@ Layout of a directory::
     <step>/specs/         JSON: model config, protocol, trainer config, …
     processor/            tokenizer and protocol files, written once
 
-A step's directory appears under its name only when it is complete.
+A step's directory appears under its name only when it is complete. Each of the first three holds
+``checksums.json``; a file that is damaged afterwards is named when it is restored.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -23,11 +26,13 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from etils import epath
 
-from fourd4d.checkpoint import trees
+from fourd4d.checkpoint import checksums, trees
+from fourd4d.checkpoint.plain_paths import expanded, plain
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import is_disk_full, parse_json
+from fourd4d.core.files import is_disk_full, parse_json, unreadable_told
 
 PROCESSOR = "processor"
 _ITEMS = ("state", "data", "specs")
@@ -83,14 +88,16 @@ class CheckpointManager:
         if every < 1 or (keep is not None and keep < 1):
             raise InputError("CheckpointManager", f"keep={keep}, every={every}",
                              "Both are at least 1")
-        self.directory = epath.Path(directory).expanduser().absolute()
-        if self.directory.exists() and not self.directory.is_dir():
-            raise InputError(self.directory, "a file, not a directory", "Choose another directory")
+        self.directory = expanded(directory)
         self.every = every
         self._processor = processor
         try:
+            if self.directory.exists() and not self.directory.is_dir():
+                raise InputError(self.directory, "a file, not a directory",
+                                 "Choose another directory")
+            self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
-                self.directory, item_names=_ITEMS, item_handlers=_handlers(),
+                plain(self.directory), item_names=_ITEMS, item_handlers=_handlers(),
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=keep, enable_async_checkpointing=asynchronous,
                     cleanup_tmp_directories=True, step_format_fixed_length=None))
@@ -120,23 +127,25 @@ class CheckpointManager:
         """Saves if it is time (or ``force``); whether it did.
 
         Save before the next batch is drawn: the iterator's position is taken now. Every process
-        must call this.
+        must call this. What was written is read back: all arrays are there, and each file has a
+        checksum.
 
         Raises:
-          InputError: the disk is full; the last complete checkpoint is untouched and the
-            incomplete one is removed.
+          InputError: the disk is full, or arrays are missing from what was written; the last
+            complete checkpoint is untouched and the incomplete one is removed.
         """
         if step in self.steps() or not (force or self.should_save(step)):
             return False
-        plain = {path: trees.to_plain(leaf) for path, leaf in trees.flatten(state).items()}
-        self._check_space(plain)
+        stored = {path: trees.to_plain(leaf) for path, leaf in trees.flatten(state).items()}
+        self._check_space(stored)
         items: dict[str, Any] = dict(
-            state=ocp.args.StandardSave(trees.nest(plain)),
-            specs=ocp.args.JsonSave(_json(specs or {})))
+            state=_SaveState(trees.nest(stored)),
+            specs=_SaveSpecs(_json(specs or {})))
         if iterator is not None:
             items["data"] = SaveIterator(iterator)
         try:
             self._write_processor()
+            plain(self.directory)
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:
             raise self._failed(step, error) from error
@@ -159,10 +168,11 @@ class CheckpointManager:
         where = _step_dir(self.directory, step)
         step = int(where.name)
         wanted = trees.flatten(abstract_state)
-        plain = {path: trees.to_abstract(leaf) for path, leaf in wanted.items()}
-        _check_same(where, trees.differences(plain, _stored(where)))
+        shapes = {path: trees.to_abstract(leaf) for path, leaf in wanted.items()}
+        _check_same(where, trees.differences(shapes, _stored(where)))
         position = _read_position(where) if iterator is not None else None
-        state = _read(where, plain)
+        checksums.verify(where / "state")
+        state = _read(where, shapes)
         values = [trees.from_plain(state[path], leaf) for path, leaf in wanted.items()]
         specs = read_specs(self.directory, step)
         if iterator is not None:
@@ -202,11 +212,11 @@ class CheckpointManager:
             if temporary.exists():
                 temporary.rmtree()
 
-    def _check_space(self, plain: Mapping[Any, Any]) -> None:
+    def _check_space(self, stored: Mapping[Any, Any]) -> None:
         """Before anything is written: an error here leaves nothing to clean up."""
         if "://" in os.fspath(self.directory):
             return
-        need = _SLACK + sum(_local_bytes(leaf) for leaf in plain.values())
+        need = _SLACK + sum(_local_bytes(leaf) for leaf in stored.values())
         free = shutil.disk_usage(self.directory).free
         if free < need:
             raise InputError(
@@ -214,18 +224,21 @@ class CheckpointManager:
                 f"{free / 1e9:.2f} GB are free", self._remedy())
 
     def _failed(self, step: int | None, error: Exception) -> InputError:
+        self._remove_incomplete()
         if isinstance(error, InputError):
             return error
-        self._remove_incomplete()
         name = f"checkpoint of step {step}" if step is not None else "checkpoint"
         what = ("the disk is full" if is_disk_full(error)
                 else f"{type(error).__name__}: {_first_line(error)}")
-        return InputError(self.directory, f"{name} was not written ({what})", self._remedy())
+        return InputError(self.directory, f"{name} was not written ({what})",
+                          self._remedy(is_disk_full(error)))
 
-    def _remedy(self) -> str:
+    def _remedy(self, full: bool = True) -> str:
         last = self.latest()
         safe = f"step {last} is intact" if last is not None else "there is no earlier checkpoint"
-        return f"Free space or lower the number of checkpoints kept; {safe}"
+        act = ("Free space or lower the number of checkpoints kept" if full
+               else "Save again, or to another directory")
+        return f"{act}; {safe}"
 
     def _remove_incomplete(self) -> None:
         if jax.process_index() == 0:
@@ -237,6 +250,7 @@ class CheckpointManager:
 def read_specs(directory: str | os.PathLike[str], step: int | None = None) -> dict[str, Any]:
     """The specs saved at ``step``, by default the newest. Raises InputError."""
     path = _step_dir(directory, step) / "specs" / "metadata"
+    checksums.verify(path.parent)
     try:
         return parse_json(path.read_bytes(), path, "Use another step", finite=False)
     except OSError as error:
@@ -261,23 +275,68 @@ def restore_params(directory: str | os.PathLike[str], abstract_params: Any,
     if not below:
         raise InputError(where, f"no {prefix!r} in the checkpoint",
                          f"It holds {sorted({path[0] for path in stored})}")
-    plain = {path: trees.to_abstract(leaf) for path, leaf in wanted.items()}
-    _check_same(where, trees.differences(plain, below))
-    state = _read(where, plain)
+    shapes = {path: trees.to_abstract(leaf) for path, leaf in wanted.items()}
+    _check_same(where, trees.differences(shapes, below))
+    checksums.verify(where / "state")
+    state = _read(where, shapes)
     values = [trees.from_plain(state[path], leaf) for path, leaf in wanted.items()]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(abstract_params), values)
 
 
 def processor_dir(directory: str | os.PathLike[str]) -> Path:
     """Where the tokenizer's files of a checkpoint directory are. Raises InputError."""
-    path = Path(directory) / PROCESSOR
+    path = Path(expanded(directory)) / PROCESSOR
     if not path.is_dir():
         raise InputError(directory, f"no {PROCESSOR}/ with tokenizer files",
                          "Give a checkpoint directory written by a trainer")
     return path
 
 
-class IteratorHandler(ocp.CheckpointHandler):
+class _Summed:
+    """Before a handler's folder takes its name, its files get checksums."""
+
+    def finalize(self, directory: epath.Path) -> None:
+        super().finalize(directory)  # type: ignore[misc]
+        checksums.write(directory)
+
+
+class _StateHandler(_Summed, ocp.StandardCheckpointHandler):
+    def finalize(self, directory: epath.Path) -> None:
+        """Raises OSError where arrays are missing from what was written."""
+        super().finalize(directory)
+        try:
+            missing = _missing(directory)
+        except Exception as error:
+            raise OSError(f"its arrays cannot be read back: {_first_line(error)[:200]}") from error
+        if missing:
+            raise OSError(f"{len(missing)} of its arrays are missing, among them {missing[0]!r}")
+
+
+class _SpecsHandler(_Summed, ocp.JsonCheckpointHandler):
+    pass
+
+
+def _registered(handler: Any, save: Any, restore: Any) -> Any:
+    """Arguments of a save by ``handler``, which Orbax finds by the arguments' type."""
+
+    @ocp.args.register_with_handler(handler, for_save=True)
+    @dataclasses.dataclass
+    class Save(save):
+        pass
+
+    @ocp.args.register_with_handler(handler, for_restore=True)
+    @dataclasses.dataclass
+    class Restore(restore):
+        pass
+
+    return Save
+
+
+_SaveState = _registered(_StateHandler, ocp.args.StandardSave, ocp.args.StandardRestore)
+_SaveSpecs = _registered(_SpecsHandler, ocp.args.JsonSave, ocp.args.JsonRestore)
+
+
+class IteratorHandler(_Summed, ocp.CheckpointHandler):
     """The position of a data iterator, JSON, one file per process."""
 
     def save(self, directory: epath.Path, args: SaveIterator) -> None:
@@ -302,8 +361,7 @@ class RestoreIterator(ocp.args.CheckpointArgs):
 
 
 def _handlers() -> dict[str, Any]:
-    return dict(state=ocp.StandardCheckpointHandler(), data=IteratorHandler(),
-                specs=ocp.JsonCheckpointHandler())
+    return dict(state=_StateHandler(), data=IteratorHandler(), specs=_SpecsHandler())
 
 
 def _position_name() -> str:
@@ -319,14 +377,17 @@ def _read_position(where: epath.Path) -> Any:
         found = sorted(p.name for p in folder.iterdir() if p.name.startswith("process_"))
         raise InputError(folder, f"no {path.name}; there are {found}",
                          "Resume with as many processes as saved it")
-    return parse_json(path.read_bytes(), path, "Use an earlier step")
+    checksums.verify(folder)
+    with unreadable_told(path):
+        return parse_json(path.read_bytes(), path, "Use an earlier step")
 
 
 def _step_dir(directory: str | os.PathLike[str], step: int | None) -> epath.Path:
-    path = epath.Path(directory).expanduser().absolute()
-    if not path.is_dir():
-        raise InputError(path, "no such directory", "Give a checkpoint directory")
-    steps = sorted(ocp.utils.checkpoint_steps(path))
+    path = expanded(directory)
+    with unreadable_told(path):
+        if not path.is_dir():
+            raise InputError(path, "no such directory", "Give a checkpoint directory")
+        steps = sorted(ocp.utils.checkpoint_steps(path))
     if not steps:
         raise InputError(path, "holds no complete checkpoint",
                          "Give a directory that a trainer has saved to")
@@ -335,24 +396,54 @@ def _step_dir(directory: str | os.PathLike[str], step: int | None) -> epath.Path
     return path / str(steps[-1] if step is None else step)
 
 
-def _stored(where: epath.Path) -> dict[tuple[str, ...], Any]:
-    """Shape and dtype of every stored array."""
-    try:
-        metadata = ocp.PyTreeCheckpointHandler().metadata(where / "state")
-        tree = getattr(metadata, "tree", metadata)
-        if not isinstance(tree, Mapping):
-            raise ValueError("no description of its arrays")
-    except Exception as error:
-        raise _damaged(where, error) from error
+def _missing(folder: epath.Path) -> list[str]:
+    """Arrays that the folder's description names and its store does not hold whole."""
+    bucket = "://" in os.fspath(folder)
+    store: Any = ts.KvStore.open({"driver": "ocdbt", "base": (
+        f"{os.fspath(folder)}/" if bucket else f"file://{os.fspath(folder)}/")}).result()
+    chunks, found = _keys(store), []
+    for path in _described(folder):
+        name = ".".join(path)
+        head = store.read(f"{name}/.zarray").result()
+        about = json.loads(head.value) if head.state == "value" else None
+        if about is None or chunks[name.encode()] <= math.prod(
+                -(-size // step) for size, step in zip(about["shape"], about["chunks"],
+                                                       strict=True)):
+            found.append(name)
+    return found
+
+
+def _keys(store: Any) -> collections.Counter[bytes]:
+    """Of each array, how many pieces there are; its description is one."""
+    return collections.Counter(key.rpartition(b"/")[0] for key in store.list().result())
+
+
+def _described(folder: epath.Path) -> dict[tuple[str, ...], Any]:
+    metadata = ocp.PyTreeCheckpointHandler().metadata(folder)
+    tree = getattr(metadata, "tree", metadata)
+    if not isinstance(tree, Mapping):
+        raise ValueError("no description of its arrays")
     return trees.flatten(dict(tree))
 
 
-def _read(where: epath.Path,
-          plain: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
-    """The arrays at these paths; others are left unread."""
-    abstract = trees.nest(plain)
+def _stored(where: epath.Path) -> dict[tuple[str, ...], Any]:
+    """Shape and dtype of every stored array."""
     try:
-        tree = ocp.PyTreeCheckpointHandler().restore(where / "state", args=ocp.args.PyTreeRestore(
+        return _described(_state(where))
+    except Exception as error:
+        raise _damaged(where, error) from error
+
+
+def _state(where: epath.Path) -> epath.Path:
+    return plain(where.parent) / where.name / "state"
+
+
+def _read(where: epath.Path,
+          shapes: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+    """The arrays at these paths; others are left unread."""
+    abstract = trees.nest(shapes)
+    try:
+        tree = ocp.PyTreeCheckpointHandler().restore(_state(where), args=ocp.args.PyTreeRestore(
             abstract, partial_restore=True,
             restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)))
     except Exception as error:

@@ -17,7 +17,7 @@ from fourd4d.train import NonFiniteError
 def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
     """The body of an entry point: reads ``--config``, runs, and says bad input in one line.
 
-    A full disk and a diverged run are told so too.
+    A full disk, a diverged run and a file that is not allowed are told so too.
 
     Args:
       run: takes the locked config.
@@ -34,5 +34,8 @@ def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
                 run(only_given(flag.value))
         except (InputError, NonFiniteError) as error:
             sys.exit(str(error))
+        except PermissionError as error:
+            sys.exit(f"{error.filename or 'a file'}: not allowed ({error.strerror}). Give another, "
+                     "or change its permissions.")
 
     app.run(main, flags_parser=lambda argv: read_flags(argv, flags.FLAGS, default))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from fourd4d.train.resume import resumed
 
 def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/dift_tiny.py``."""
-    workdir = Path(config.workdir)
+    workdir = Path(os.path.expanduser(config.workdir))
     with training(config) as (mesh, bundle):
         use = dict(imagery=config.imagery, assumed_fps=config.data.assumed_fps or None,
                    bad_rows=config.data.get("bad_rows", SHARE))

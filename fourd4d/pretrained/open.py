@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from fourd4d.checkpoint.orbax import processor_dir, read_specs, restore_params
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import unreadable_told
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded, make_mesh, start, use
 from fourd4d.pretrained.bundle import ModelBundle, shapes
@@ -116,10 +117,12 @@ def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules 
     """A trainer's directory (``open_trained``), a Hugging Face one (``hf.open_hf``), or the
     name of a checkpoint in the package (``SHIPPED``).
     """
-    directory = SHIPPED.get(os.fspath(directory), directory)
-    if not Path(directory).is_dir():
-        raise InputError(directory, "no such directory", "Give a checkpoint directory")
-    if not is_trained(directory) and step is None:
+    directory = SHIPPED.get(os.fspath(directory)) or os.path.expanduser(directory)
+    with unreadable_told(directory):
+        if not Path(directory).is_dir():
+            raise InputError(directory, "no such directory", "Give a checkpoint directory")
+        trained = is_trained(directory)
+    if not trained and step is None:
         return open_hf(directory, mesh, rules, **model)
     return open_trained(directory, mesh, rules, step, **model)
 
