@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from fourd4d.checkpoint.copying import WORKERS
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import parse_json
 
 NAME = "checksums.json"
 _PIECE = 16 << 20
@@ -61,11 +62,11 @@ def _table(folder: epath.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        table = json.loads(path.read_text())
+        table = parse_json(path.read_bytes(), path)
         for entry in table.values():
             entry["size"] = int(entry["size"])
             entry["crc32"] = int(entry["crc32"], 16)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(path, f"the checkpoint is damaged: unreadable checksums ({error})",
                          _REMEDY) from error
     return table

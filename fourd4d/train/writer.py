@@ -47,7 +47,8 @@ class MetricWriter:
                                  "Choose another workdir") from error
             self._drop_from(start)
             self._lines = self._path.open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(self._path.parent.absolute()), purge_step=start or None)
+            folder = self._path.parent.absolute()  # Of "gs:" and the like it makes a bucket.
+            self._events = SummaryWriter(str(folder), purge_step=start or None)
 
     def _drop_from(self, start: int) -> None:
         if not self._path.exists():
