@@ -89,15 +89,21 @@ class JsonlSource:
     def __getitem__(self, index: int) -> Row:
         if index in self._bad:
             raise self._bad[index]
-        offset, where = int(self._table[index][0]), self.where(index)
+        where, text = self.where(index), self._line(index)
+        return Row(jsonl.parse_line(text, where), where, root=self.root)
+
+    def outline(self, index: int) -> tuple[str, str, int]:
+        """Id, type and number of options of a row that may be malformed; empty where unknown."""
+        return jsonl.outline(self._line(index))
+
+    def _line(self, index: int) -> bytes:
         try:
             with self.path.open("rb") as file:
-                file.seek(offset)
-                text = file.readline()
+                file.seek(int(self._table[index][0]))
+                return file.readline()
         except OSError as error:
-            raise InputError(where, f"cannot be read ({error.strerror})",
+            raise InputError(self.where(index), f"cannot be read ({error.strerror})",
                              "Keep the file in place while it is in use") from error
-        return Row(jsonl.parse_line(text, where), where, root=self.root)
 
     def __repr__(self) -> str:
         return f"JsonlSource({str(self.path)!r}, {len(self)} rows)"

@@ -40,7 +40,7 @@ def evaluate(config: Any) -> dict[str, Any] | None:
     start()
     mesh = make_mesh(config.mesh, jax.local_devices())
     spec = frozen(EvalSpec, config.eval, "eval")
-    source = open_source(config.data, config.root or None)
+    source = open_source(config.data, config.root or None, lenient=True)
     items = read_items(source, config.limit)
     with use(mesh):
         bundle = open_checkpoint(config.checkpoint, mesh, step=config.step or None,

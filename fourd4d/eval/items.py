@@ -13,7 +13,7 @@ from typing import Any
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import full_disk_told, parse_json
-from fourd4d.data.source import Source
+from fourd4d.data.source import JsonlSource, Source
 
 Record = dict[str, Any]
 
@@ -26,33 +26,55 @@ class Item:
       number: its index in the source.
       key: the sample's id.
       kind: question type.
-      options: how many options it has.
+      options: how many options it has; 0 where that is unknown.
+      problem: why it cannot be asked; empty where it can.
     """
 
     number: int
     key: str
     kind: str
     options: int
+    problem: str = ""
 
 
 def read_items(source: Source, limit: int = 0) -> list[Item]:
     """The first ``limit`` items of the source (all by default).
 
+    A row that cannot be asked (malformed, without options, with the id of an earlier one) becomes
+    an item with a ``problem``: it is counted, as failed.
+
     Raises:
-      InputError: an item has no options, or two items share an id.
+      InputError: no row can be asked; what is said is of the first.
     """
-    items, seen = [], {}
+    items: list[Item] = []
+    seen: dict[str, str] = {}
+    first: InputError | None = None
     for number in range(min(limit or len(source), len(source))):
-        row = source[number]
-        sample = row.sample
-        if not sample.options:
-            raise InputError(row.where, f"item {sample.id!r} has no options",
-                             "Evaluate multiple-choice questions; leave free-text rows out")
-        if sample.id in seen:
-            raise InputError(row.where, f"id {sample.id!r} stands at {seen[sample.id]} too",
-                             "Make ids unique")
-        seen[sample.id] = row.where
-        items.append(Item(number, sample.id, sample.kind, len(sample.options)))
+        try:
+            row = source[number]
+            sample = row.sample
+            if not sample.options:
+                raise InputError(row.where, f"item {sample.id!r} has no options",
+                                 "Evaluate multiple-choice questions; leave free-text rows out")
+            if sample.id in seen:
+                raise InputError(row.where, f"id {sample.id!r} stands at {seen[sample.id]} too",
+                                 "Make ids unique")
+            seen[sample.id] = row.where
+            items.append(Item(number, sample.id, sample.kind, len(sample.options)))
+        except InputError as error:
+            name, kind, options = (source.outline(number) if isinstance(source, JsonlSource)
+                                   else ("", "", 0))
+            items.append(Item(number, name, kind, options, str(error)))
+            first = first or error
+    if first is not None and not seen:
+        raise first
+    taken = set(seen)
+    for at, item in enumerate(items):
+        if item.problem:
+            key = item.key or f"row {item.number + 1}"
+            key = f"{key} (row {item.number + 1})" if key in taken else key
+            taken.add(key)
+            items[at] = dataclasses.replace(item, key=key)
     return items
 
 

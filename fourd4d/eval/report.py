@@ -29,6 +29,9 @@ def digest(source: Source, items: Sequence[Item]) -> str:
     """16 hexadecimal digits of the questions, options and keys."""
     total = hashlib.sha256()
     for item in items:
+        if item.problem:
+            total.update(json.dumps([item.key, None]).encode())
+            continue
         sample = source[item.number].sample
         total.update(json.dumps([sample.id, sample.text_input, sample.answer]).encode())
     return total.hexdigest()[:16]

@@ -121,6 +121,8 @@ class Prepared:
 
 def prepare(source: Source, item: Item, processor: Processor, spec: EvalSpec) -> Prepared:
     """Reads, decodes and tokenises one item. Bad input becomes a reason, not an exception."""
+    if item.problem:
+        return Prepared(item, Sample(item.key, ""), reason=item.problem)
     row = source[item.number]
     try:
         media, _ = row_media(row, processor.protocol, assumed_fps=spec.assumed_fps or None,

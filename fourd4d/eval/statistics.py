@@ -24,7 +24,7 @@ class Tally:
       truncated: responses that the token budget ended.
       failed: items that could not be run; they count as wrong.
       blocks, tokens: mental images and tokens of all responses.
-      chance: sum over items of 1 / number of options.
+      chance: sum over items of 1 / number of options, 0 where that is unknown.
     """
 
     items: int = 0
@@ -49,7 +49,8 @@ class Tally:
             items=1, strict=int(record["correct"]), lenient=int(record["lenient_correct"]),
             answered=int(record["chosen"] is not None), well_formed=int(record["well_formed"]),
             truncated=int(record["truncated"]), failed=int(record["status"] == "failed"),
-            blocks=record["blocks"], tokens=record["tokens"], chance=1.0 / record["options"],
+            blocks=record["blocks"], tokens=record["tokens"],
+            chance=1.0 / record["options"] if record["options"] else 0.0,
         )
 
     def summary(self) -> dict[str, float | int]:

@@ -8,8 +8,8 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from fourd4d.core.sample import LETTERS
 from fourd4d.processing.tokenizer import SPECIAL_TOKENS, HFTokenizer
+from fourd4d.processing.train_tokenizer import SHARED_LETTERS
 
 _META = "\u2581"
 
@@ -38,7 +38,7 @@ def to_tokenizer_json(model: bytes, where: str = "model") -> HFTokenizer:
         models.BPE(vocab, merges, unk_token=pieces[0], byte_fallback=True))
     backend.normalizer = normalizers.Replace(" ", _META)
     if split_letters:
-        letter = rf"{_META}(?=[{LETTERS[0]}-{LETTERS[-1]}](?!\p{{L}}))"
+        letter = rf"{_META}(?=[{SHARED_LETTERS}](?!\p{{L}}))"
         backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(letter), "isolated")
     backend.decoder = decoders.Sequence(
         [decoders.Replace(_META, " "), decoders.ByteFallback(), decoders.Fuse()])

@@ -25,10 +25,11 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.sample import LETTERS
 from fourd4d.processing.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer, write_file
 
 TAGS: Final = ("<think>", "</think>", "<answer>", "</answer>")
+# One piece each, after a space and elsewhere; the shipped vocabularies are made so.
+SHARED_LETTERS: Final = "ABCDEFGH"
 SYMBOLS: Final = (*SPECIAL_TOKENS, *TAGS, "\n")
 
 
@@ -72,7 +73,7 @@ def _share_letters(model: bytes) -> bytes:
     schema: Any = sentencepiece_model_pb2  # Generated: type checkers see nothing in it.
     proto = schema.ModelProto.FromString(model)
     for piece in proto.pieces:
-        if piece.piece in {"\u2581" + letter for letter in LETTERS}:
+        if piece.piece in {"\u2581" + letter for letter in SHARED_LETTERS}:
             piece.type = schema.ModelProto.SentencePiece.UNUSED
     return proto.SerializeToString(deterministic=True)
 

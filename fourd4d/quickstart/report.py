@@ -117,7 +117,7 @@ def _add_types(page: Page, workdir: Path) -> None:
 
 def _add_cards(page: Page, workdir: Path) -> None:
     result = read_result(workdir, "rl")
-    source = open_source(result["benchmark"])
+    source = open_source(result["benchmark"], lenient=True)
     items = read_items(source)
     out = workdir / "eval-rl"
     page.add_cards(

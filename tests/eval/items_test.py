@@ -1,12 +1,15 @@
 """Items, their seeds and shards, and the log."""
 
+import dataclasses
 import json
 
 import pytest
 
+from fourd4d.core import jsonl
 from fourd4d.core.errors import DiskFullError, InputError
 from fourd4d.core.sample import Sample
-from fourd4d.data.source import ListSource
+from fourd4d.data.source import JsonlSource, ListSource
+from fourd4d.eval import report
 from fourd4d.eval.items import Item, ItemLog, item_seed, read_items, read_log, shard, spread
 
 HEADER = {"evaluation": {"seed": 0}, "model": "m"}
@@ -39,9 +42,29 @@ def test_items_need_options_and_unique_ids():
     free = Sample(id="x", question="What?", video="v.mp4")
     with pytest.raises(InputError, match="samples:0: item 'x' has no options"):
         read_items(ListSource([free], "."))
-    with pytest.raises(InputError, match="samples:1: .*stands at samples:0 too"):
-        read_items(ListSource([Sample.fake(1), Sample.fake(1)], "."))
+    first, second = read_items(ListSource([Sample.fake(1), Sample.fake(1)], "."))
+    assert not first.problem and second.key != first.key and second.number == 1
+    assert second.problem.startswith("samples:1: ") and "stands at samples:0 too" in second.problem
     assert len(read_items(ListSource([Sample.fake(i) for i in range(5)], "."), limit=3)) == 3
+
+
+def test_a_row_that_cannot_be_asked_is_an_item_with_a_problem(tmp_path):
+    good = jsonl.rl_row(dataclasses.replace(Sample.fake(), video="v.mp4"))
+    rows = [{**good, "id": "good"}, {**good, "id": "gap", "C": " "}, {**good, "id": "good"},
+            {**good, "id": "key", "Correct": "E", "type": "speed"}, "{", {**good, "id": "last"}, 7,
+            {**good, "id": "token", "B": "<|latent_start|>"}]
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+    source = JsonlSource(path, lenient=True)
+    items = read_items(source)
+    assert [(i.key, i.options, bool(i.problem)) for i in items] == [
+        ("good", 4, False), ("gap", 3, True), ("good (row 3)", 4, True), ("key", 4, True),
+        ("row 5", 0, True), ("last", 4, False), ("row 7", 0, True), ("token", 4, True)]
+    assert items[3].kind == "speed" and items[1].problem.startswith(f"{path}:2: option C is ' '")
+    assert report.digest(source, items) == report.digest(source, read_items(source))
+    path.write_text(json.dumps({**good, "id": "key", "Correct": "E"}))
+    with pytest.raises(InputError, match="q.jsonl:1: .*'E' is not an option's letter"):
+        read_items(JsonlSource(path, lenient=True))
 
 
 def test_a_log_resumes_and_mends_a_half_written_line(tmp_path):

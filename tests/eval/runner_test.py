@@ -12,6 +12,7 @@ import fourd4d
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import Sample
 from fourd4d.data.media import row_media
+from fourd4d.data.source import JsonlSource
 from fourd4d.eval import heatmaps, report
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import ItemLog, read_items, shard
@@ -47,6 +48,18 @@ def test_records_tell_what_was_said(tmp_path, right):
     assert summary["mean_of_types"] == 0.25
     named = dict(evaluate(right, source, items, SPEC))
     assert named["accuracy"] == 0.25 and named["accuracy/direction"] == 0.0
+
+
+def test_a_row_that_cannot_be_asked_fails_alone_and_counts(tmp_path, right):
+    path = benchmark(tmp_path).path
+    path.write_text(path.read_text() + "[" * 100_000 + "\n")
+    source = JsonlSource(path, lenient=True)
+    items = read_items(source)
+    records = answers(right, source, items)
+    overall = report.summarise(items, records)["overall"]
+    assert (overall["items"], overall["failed"]) == (9, 1)
+    assert overall["accuracy"] == pytest.approx(2 / 9) and overall["chance"] == pytest.approx(2 / 9)
+    assert f"{path}:9: malformed JSON" in records["row 9"]["reason"]
 
 
 def test_resumed_after_a_kill_equals_uninterrupted(tmp_path, right):
