@@ -16,6 +16,8 @@ from pathlib import Path
 
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import file_errors_told, full_disk_told
+from fourd4d.core.terminal import say
 from fourd4d.parallel import make_mesh, use
 from fourd4d.pretrained.bundle import DTYPES, ModelBundle
 from fourd4d.pretrained.huggingface import export_hf, is_hf, open_hf
@@ -44,28 +46,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mesh", default="cpu", help="mesh to load onto")
     args = parser.parse_args(argv)
     try:
-        target = Path(args.target)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InputError(target, "exists and is not empty", "Choose another directory")
-        mesh = make_mesh(args.mesh)
-        with use(mesh):
-            if is_hf(args.source):
-                if args.step is not None:
-                    raise InputError("--step", "applies to trainers' directories", "Leave it out")
-                bundle = open_hf(args.source, mesh, new_tokens=args.new_tokens)
-            else:
-                bundle = open_checkpoint(args.source, mesh, step=args.step)
-            if (args.to or ("orbax" if is_hf(args.source) else "hf")) == "hf":
-                export_hf(bundle, target, dtype=args.dtype)
-            elif args.dtype:
-                raise InputError("--dtype", "applies to Hugging Face targets", "Leave it out")
-            else:
-                export_orbax(bundle, target)
+        with file_errors_told(), full_disk_told(args.target):
+            convert(args)
     except InputError as error:
-        print(error, file=sys.stderr)
+        say(error, stderr=True)
         return 2
-    print(f"wrote {target}")
+    say(f"wrote {args.target}")
     return 0
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Does what the command line asks. Raises InputError."""
+    target = Path(args.target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(target, "exists and is not empty", "Choose another directory")
+    mesh = make_mesh(args.mesh)
+    with use(mesh):
+        if is_hf(args.source):
+            if args.step is not None:
+                raise InputError("--step", "applies to trainers' directories", "Leave it out")
+            bundle = open_hf(args.source, mesh, new_tokens=args.new_tokens)
+        else:
+            bundle = open_checkpoint(args.source, mesh, step=args.step)
+        if (args.to or ("orbax" if is_hf(args.source) else "hf")) == "hf":
+            export_hf(bundle, target, dtype=args.dtype)
+        elif args.dtype:
+            raise InputError("--dtype", "applies to Hugging Face targets", "Leave it out")
+        else:
+            export_orbax(bundle, target)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import Final
 
 from fourd4d.bench.common.result import show, write
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import file_errors_told, full_disk_told
+from fourd4d.core.terminal import say
 
 BENCHES: Final = ("data", "dift", "fit", "parity", "replay", "rollout", "synthesis", "update")
 
@@ -28,12 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         modules[name].arguments(one)
     args = parser.parse_args(argv)
     try:
-        result = modules[args.name].main(args)
-        show(result)
-        if args.json:
-            write(result, args.json)
+        with file_errors_told(), full_disk_told(args.json or "output"):
+            result = modules[args.name].main(args)
+            show(result)
+            if args.json:
+                write(result, args.json)
     except InputError as error:
-        print(error, file=sys.stderr)
+        say(error, stderr=True)
         return 2
     return 0
 

@@ -40,6 +40,7 @@ from fourd4d.bench.hf_parity.compare import (
     parse_video,
 )
 from fourd4d.core.errors import InputError
+from fourd4d.core.terminal import plain_console
 
 
 def run(name: str, seed: int, number: int, args: argparse.Namespace) -> Found:
@@ -110,7 +111,7 @@ def main(args: argparse.Namespace) -> Result:
         raise InputError("parity", f"{error.name} is not installed",
                          'pip install "fourd4d[parity]"') from error
     transformers.logging.set_verbosity_error()
-    shapes, console = [], Console(width=140)
+    shapes, console = [], plain_console(width=140)
     for number, name in enumerate(args.shapes):
         with jax.default_matmul_precision("highest"):
             shapes.append(run(name, args.seed, number, args))

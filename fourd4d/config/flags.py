@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import types
 import typing
@@ -15,7 +16,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
+from fourd4d.config.siblings import SHIPPED, importable
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import unreadable_told
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.models import ModelConfig
 
@@ -37,11 +40,16 @@ class Opened(flags.ArgumentParser):
         return "config file"
 
     def parse(self, path: str) -> ConfigDict:
-        """Raises InputError where there is no such file."""
+        """Raises InputError where there is no such file, or one that cannot be read."""
         file = str(path).split(":")[0]
         if not Path(file).is_file():
-            raise InputError(file, "no such config file", "Give --config=FILE")
-        config: Any = self._opener.parse(path)
+            raise InputError(file or "--config", "no such config file", "Give --config=FILE")
+        with unreadable_told(file), importable(file):
+            Path(file).open("rb").close()  # The library would tell of it at the first use.
+            config: Any = self._opener.parse(path)
+        if not isinstance(config, ConfigDict):
+            raise InputError(file, f"get_config() gives {type(config).__name__}",
+                             "It must return a ConfigDict")
         for name, cls in OPTIONAL.items():
             section: Any = config.get(name)
             if isinstance(section, ConfigDict):
@@ -55,24 +63,35 @@ def define(values: flags.FlagValues) -> Any:
     """The flag ``--config``; see ``Opened``."""
     flag = config_flags.DEFINE_config_file("config", None, "Config file.", values)
     values["config"].parser = Opened(values["config"].parser)
-    flags.mark_flag_as_required("config", values)
     return flag
 
 
-def read_flags(argv: Sequence[str], values: flags.FlagValues, default: str | None = None
-               ) -> list[str]:
+def read_flags(argv: Sequence[str], values: flags.FlagValues, default: str | None = None,
+               like: Sequence[str] = ()) -> list[str]:
     """Parses the command line; bad input ends the program with one line.
 
-    ``default`` is the config of a command that names none.
+    Args:
+      default: config file of a command that names none; without one, the command must.
+      like: names of shipped configs for this command, said where it names none.
     """
-    if default is not None and not any(re.match(r"--?config(=|$)", word) for word in argv):
-        argv = [argv[0], f"--config={default}", *argv[1:]]
+    words = values.read_flags_from_files(list(argv), force_gnu=False)
+    if not any(re.match(r"--?config(=|$)", word) for word in words):
+        if default is not None:
+            argv = [argv[0], f"--config={default}", *argv[1:]]
+        elif not any(re.match(r"--?(help|\?|h$)", word) for word in words):
+            raise SystemExit(str(InputError("--config", "nothing given", _proposal(like))))
     try:
         return values(argv)
     except (AttributeError, KeyError, TypeError) as error:  # What ConfigDict raises.
         _stop(argv, values, error)
     except flags.Error as error:
         raise SystemExit(str(error)) from None
+
+
+def _proposal(like: Sequence[str]) -> str:
+    files = [os.path.relpath(SHIPPED / f"{name}.py") for name in like]
+    files = [file if not file.startswith("..") else os.path.abspath(file) for file in files]
+    return f"Give --config=FILE{', such as ' if files else ''}{' or '.join(files)}"
 
 
 def _stop(argv: Sequence[str], values: flags.FlagValues, error: Exception) -> NoReturn:

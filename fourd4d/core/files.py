@@ -9,7 +9,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +48,24 @@ def unreadable_told(where: object) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(error.filename or where, f"cannot be read ({error.strerror})",
                          "Allow yourself to read it, or give another") from error
+
+
+@contextlib.contextmanager
+def file_errors_told(field_of: Callable[[str], str] = lambda file: "") -> Iterator[None]:
+    """A file or folder that cannot be used becomes an InputError; errors that name none pass.
+
+    Args:
+      field_of: the flag or field that a file comes from, named in the error; empty for none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error.filename, str | bytes):
+            raise
+        file = os.fsdecode(error.filename)
+        field = field_of(file)
+        raise InputError(file, f"{error.strerror or error}{f' ({field})' if field else ''}",
+                         f"Fix it, or give another {field or 'path'}") from error
 
 
 @contextlib.contextmanager

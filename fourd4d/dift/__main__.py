@@ -13,6 +13,7 @@ import jax
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.config.build import frozen
 from fourd4d.config.launch import launch
+from fourd4d.core.terminal import say
 from fourd4d.data import (
     SHARE,
     Reading,
@@ -98,8 +99,8 @@ def train(config: Any) -> Outcome:
 
 def main(config: Any) -> None:
     outcome = train(config)
-    print(f"{outcome.reason} at step {outcome.step}: {config.workdir}")
+    say(f"{outcome.reason} at step {outcome.step}: {config.workdir}")
 
 
 if __name__ == "__main__":
-    launch(main)
+    launch(main, like=("dift_tiny",))

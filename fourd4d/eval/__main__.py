@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from fourd4d.config.build import frozen
 from fourd4d.config.launch import launch
 from fourd4d.core.environment import environment
 from fourd4d.core.errors import InputError
+from fourd4d.core.terminal import plain_console, say
 from fourd4d.data.source import Source, open_source
 from fourd4d.eval import report
 from fourd4d.eval.heatmap_store import MapStore
@@ -60,8 +60,8 @@ def evaluate(config: Any) -> dict[str, Any] | None:
         answer(subject, source, mine, spec, log, maps, shown)
     records = gather(logs, header)
     if len(records) < len(items):
-        Console().print(f"{len(records)} of {len(items)} items are in {out}; the result is written "
-                        "by the shard that finishes last")
+        say(f"{len(records)} of {len(items)} items are in {out}; the result is written by the "
+            "shard that finishes last")
         return None
 
     result = {
@@ -85,7 +85,7 @@ def answer(subject: Subject, source: Source, items: list[Item], spec: EvalSpec, 
     right = sum(record["correct"] for record in log.records.values())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn(), TextColumn("{task.fields[right]} right"))
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=plain_console(stderr=True)) as progress:
         task = progress.add_task("eval", total=len(items), completed=done, right=right)
         for record in run(subject, source, items, spec, log, maps=maps,
                           keep={item.key for item in shown}):
@@ -115,12 +115,10 @@ def show(result: dict[str, Any], out: str) -> None:
             name or "untyped", str(part["items"]), report.percent(part["accuracy"]),
             report.span(part["accuracy_low"], part["accuracy_high"]),
             report.percent(part["lenient_accuracy"]), report.percent(part["chance_adjusted"]))
-    console = Console()
-    console.print(table)
-    console.print(f"{out}/page.html  {out}/result.json", highlight=False)
+    plain_console().print(table)
+    say(f"{out}/page.html  {out}/result.json")
     if result["failed"]:
-        console.print(f"could not be run, counted as wrong: {len(result['failed'])}; "
-                      "result.json lists them")
+        say(f"could not be run, counted as wrong: {len(result['failed'])}; result.json lists them")
 
 
 def main(config: Any) -> None:
@@ -130,4 +128,4 @@ def main(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    launch(main)
+    launch(main, like=("eval_heldout", "eval_tiny"))

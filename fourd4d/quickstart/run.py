@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import read_json, replacing
+from fourd4d.core.terminal import plain_console, say
 from fourd4d.quickstart import report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -118,7 +120,7 @@ def run_stage(stage: Stage, workdir: Path, console: Console) -> float:
             filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")])),
     }
     began = time.monotonic()
-    with log.open("w") as out, console.status(f"{stage.name} …  (tail -f {log})"):
+    with log.open("w") as out, console.status(Text(f"{stage.name} …  (tail -f {log})")):
         code = subprocess.run(stage.command(), stdout=out, stderr=subprocess.STDOUT,
                               env=environment).returncode
     seconds = time.monotonic() - began
@@ -135,8 +137,8 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
     workdir.mkdir(parents=True, exist_ok=True)
     video = find_video(config.video)
     if video is None:
-        console.print("[yellow]No real video is digested: install \".\\[quickstart]\" for a sample "
-                      "clip, or give --config.video=FILE.[/]")
+        say('No real video is digested: install ".[quickstart]" for a sample clip, or give '
+            "--config.video=FILE.")
     done_path = workdir / "stages.json"
     done = read_json(done_path) if done_path.is_file() else {}
     plan = stages(config, workdir, video)
@@ -144,17 +146,17 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
         text = stage.shown()
         before = done.get(stage.name)
         if before and before["command"] == text:
-            console.print(f"{number}/{len(plan)} {stage.name}: done before", highlight=False)
+            say(f"{number}/{len(plan)} {stage.name}: done before")
             continue
         if before:
             raise InputError(workdir, f"holds {stage.name!r} of another command:\n  "
                              f"{before['command']}", "Delete it, or choose another workdir")
-        console.print(f"{number}/{len(plan)} $ {text}", highlight=False, soft_wrap=True)
+        say(f"{number}/{len(plan)} $ {text}")
         seconds = run_stage(stage, workdir, console)
         done[stage.name] = {"command": text, "seconds": seconds}
         with replacing(done_path) as temporary:
             temporary.write_text(json.dumps(done, indent=2))
-        console.print(f"    {seconds:.0f} s", highlight=False)
+        say(f"    {seconds:.0f} s")
     result = report.summarise(workdir, done)
     report.write(workdir, result, done, real_video=video is not None)
     with replacing(workdir / "result.json") as temporary:
@@ -163,10 +165,9 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
 
 
 def main(config: Any) -> None:
-    console = Console()
+    console = plain_console()
     result = quickstart(config, console)
     for name in ("base", "dift", "rl"):
-        console.print(f"{name:>5}: {100 * result[f'{name}_accuracy']:.1f} %  of {result['items']} "
-                      f"held-out questions (chance {100 * result['chance']:.0f} %)",
-                      highlight=False)
-    console.print(f"{Path(config.workdir) / 'report.html'}", highlight=False)
+        say(f"{name:>5}: {100 * result[f'{name}_accuracy']:.1f} %  of {result['items']} "
+            f"held-out questions (chance {100 * result['chance']:.0f} %)")
+    say(f"{Path(config.workdir) / 'report.html'}")

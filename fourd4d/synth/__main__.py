@@ -17,11 +17,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fourd4d.config.build import frozen
 from fourd4d.config.launch import launch
 from fourd4d.core.errors import InputError
+from fourd4d.core.terminal import say
 from fourd4d.pretrained.open import SHIPPED
 from fourd4d.synth import annotate
 from fourd4d.synth.annotate import AnnotateSpec
@@ -128,7 +127,6 @@ def main(config: Any) -> None:
     """Runs the stage a config describes; prints what came out."""
     if not config.output:
         raise InputError("config.output", "no output folder", "Give --config.output=DIR")
-    console = Console()
     if config.task == "base":
         spec = scene_spec(config)
 
@@ -139,7 +137,7 @@ def main(config: Any) -> None:
                                         question_spec(config), config.seed, config.quality,
                                         frozen(pretraining_tasks.Practice, config.practice,
                                                "practice"))
-        console.print(f"{shards} shards in {config.output}")
+        say(f"{shards} shards in {config.output}")
         return
     works: Iterable[VideoJob]
     if config.source == "videos":
@@ -164,16 +162,14 @@ def main(config: Any) -> None:
                                     config.get("retry_failed", False))
             states = [entry.status for entry in entries.values()]
             count = sum(len(entry.samples) for entry in entries.values())
-            console.print(f"{len(entries)} videos: {states.count('done')} done, "
-                          f"{states.count('empty')} empty, {states.count('failed')} failed; "
-                          f"{count} samples in {config.output}")
+            say(f"{len(entries)} videos: {states.count('done')} done, "
+                f"{states.count('empty')} empty, {states.count('failed')} failed; "
+                f"{count} samples in {config.output}")
             if states.count("done") < len(states):
-                console.print(f"Why: python -m fourd4d.synth report {config.output}",
-                              highlight=False, soft_wrap=True)
+                say(f"Why: python -m fourd4d.synth report {config.output}")
         if client:
             prices = Prices(config.vlm.input_price, config.vlm.output_price)
-            console.print(f"{'Dry run: ' if client.dry else ''}{client.account(prices)}",
-                          highlight=False, soft_wrap=True)
+            say(f"{'Dry run: ' if client.dry else ''}{client.account(prices)}")
 
 
 def answerer(args: argparse.Namespace) -> Answer:
@@ -189,4 +185,4 @@ def answerer(args: argparse.Namespace) -> Answer:
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in cli.NAMES:
         sys.exit(cli.main(sys.argv[1:], answerer))
-    launch(main)
+    launch(main, like=("synth_quickstart", "synth_video"))

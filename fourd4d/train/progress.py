@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from fourd4d.core.terminal import plain_console
 from fourd4d.parallel import is_main
 
 _ORDER = ("loss", "text_loss", "imagery_loss", "reward", "accuracy", "tokens_per_second")
@@ -27,15 +28,15 @@ class Progress:
                  console: Console | None = None):
         self._name, self._first, self._total = name, first, total
         self._show = show and is_main()
-        self._console = console or Console(stderr=True)
+        self._console = console or plain_console(stderr=True)
         self._bar: Bar | None = None
         self._task: Any = None
 
     def __enter__(self) -> Progress:
         if self._show and self._console.is_terminal:
             self._bar = Bar(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"),
+                TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                TimeRemainingColumn(), TextColumn("{task.fields[numbers]}", markup=False),
                 console=self._console)
             self._task = self._bar.add_task(
                 self._name, total=self._total, completed=self._first, numbers="")

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fourd4d.core.environment import environment
 from fourd4d.core.files import replacing
+from fourd4d.core.terminal import plain_console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ def show(result: Result, console: Console | None = None) -> None:
     table.add_column("value", justify="right")
     for key, value in result.metrics.items():
         table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.6g}")
-    (console or Console(width=100)).print(table)
+    (console or plain_console(width=100)).print(table)
 
 
 def write(result: Result, path: str | os.PathLike[str]) -> None:
