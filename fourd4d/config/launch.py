@@ -34,6 +34,9 @@ def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
                 run(only_given(flag.value))
         except (InputError, NonFiniteError) as error:
             sys.exit(str(error))
+        except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+            sys.exit(f"{error.filename}: it cannot be used ({error.strerror}). Choose another "
+                     "path, or change its permissions.")
 
     app.run(main, flags_parser=lambda argv: read_flags(
         argv, flags.FLAGS, default, _module()))

@@ -10,7 +10,7 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 
-from fourd4d.checkpoint.orbax import CheckpointManager
+from fourd4d.checkpoint.orbax import CheckpointManager, read_specs
 from fourd4d.core.errors import InputError
 from fourd4d.train.state import TrainState
 
@@ -31,22 +31,21 @@ def resumed(checkpoints: CheckpointManager, state: TrainState, batches: Any,
     """
     first = checkpoints.latest() or 0
     if first:
-        restored = checkpoints.restore(abstract(state), batches)
-        check_origin(restored.specs, about, where)
-        state = restored.state
+        check_origin(read_specs(checkpoints.directory, first), about, where)
+        state = checkpoints.restore(abstract(state), batches).state
     return first, state
 
 
 # What may not change when a run goes on: path in the specs, field of the command line. Everything
 # else may: steps, learning rates, loss weights, batch, workers, mesh, what is logged and kept.
 _FIXED: Final[Mapping[tuple[str, ...], str]] = {
+    ("trainable",): "config.trainable",
     ("start",): "config.init (and seed)",
     ("seed",): "config.seed",
     ("data",): "config.data.path",
     ("protocol",): "config.protocol",
     ("model", "lora"): "config.model.lora",
     ("model", "imagery"): "config.model.imagery",
-    ("trainable",): "config.trainable",
     ("config", "imagery"): "config.imagery",
     ("config", "data", "pack"): "config.data.pack",
     ("config", "data", "assumed_fps"): "config.data.assumed_fps",
@@ -71,6 +70,9 @@ def check_origin(saved: Mapping[str, Any], now: Mapping[str, Any], where: object
     for path, field in _FIXED.items():
         before, after = _at(saved, path), _at(now, path)
         if before != after and _ABSENT not in (before, after):
+            if isinstance(before, dict) and isinstance(after, dict):
+                other = [k for k in {**before, **after} if before.get(k) != after.get(k)]
+                before, after = ({k: value.get(k) for k in other} for value in (before, after))
             raise InputError(where, f"{'.'.join(path)} was {_short(before)}, now {_short(after)}",
                              f"Give the {field} that the run started with, or another "
                              "config.workdir")

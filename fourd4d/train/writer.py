@@ -47,7 +47,9 @@ class MetricWriter:
                                  "Choose another workdir") from error
             self._drop_from(start)
             self._lines = self._path.open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(directory), purge_step=start or None)
+            # Of a relative "gs:" and the like it would make a bucket.
+            folder = str(self._path.parent.absolute())
+            self._events = SummaryWriter(folder, purge_step=start or None)
 
     def _drop_from(self, start: int) -> None:
         if not self._path.exists():

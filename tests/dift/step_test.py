@@ -240,5 +240,40 @@ def test_a_checkpoint_of_another_size_is_refused(data: Path, straight: Any, tmp_
     import shutil
 
     shutil.copytree(straight[0], tmp_path / "run")
-    with pytest.raises(InputError, match="another size"):
+    with pytest.raises(InputError, match="trainable was .*now"):
         train(tiny(data, tmp_path / "run", trainable=(".*",), steps=5))
+
+
+def test_a_run_goes_on_with_the_data_and_weights_it_began_with(
+        data: Path, straight: Any, tmp_path: Path) -> None:
+    import shutil
+
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(straight[0], run)
+    shutil.copytree(data.parent, moved)
+    less = moved / "less.jsonl"
+    less.write_text("\n".join(data.read_text().splitlines()[1:]))
+    for changes, words in (({"imagery": False}, "config.imagery was true, now false"),
+                           ({"data.pack": 2}, "config.data.pack was 0, now 2"),
+                           ({"seed": 1}, "start was"),
+                           ({"protocol.suffix": "none"}, "protocol was .*fourd4d"),
+                           ({"data.path": str(less)}, "data was 12 rows .*, now 11 rows")):
+        with pytest.raises(InputError, match=words):
+            train(tiny(data, run, steps=5, **changes))
+    # The same rows elsewhere, another batch, another rate: these may change.
+    outcome = train(tiny(data, run, steps=5, **{
+        "data.path": str(moved / data.name), "optimizer.learning_rate": 1e-5,
+        "batch": 2, "data.held_out": ""}))
+    assert outcome.step == 5
+
+
+def test_a_bad_row_is_counted_in_the_metrics(data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(data.parent, tmp_path / "data")
+    path = tmp_path / "data" / data.name
+    (tmp_path / "data" / json.loads(path.read_text().splitlines()[3])["image_input"][0]).unlink()
+    outcome = train(tiny(path, tmp_path / "run", steps=3, **{"data.held_out": ""}))
+    assert outcome.step == 3
+    counts = [row["rows_left_out"] for row in lines(tmp_path / "run") if "rows_left_out" in row]
+    assert counts == [1]

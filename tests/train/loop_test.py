@@ -209,3 +209,12 @@ def test_progress_shows_the_step_and_its_numbers(terminal):
         progress.update(3, {"loss": 0.12345, "grad_norm": 1.0})
     assert "dift" in text.getvalue() and "3/9" in text.getvalue()
     assert "loss 0.1235" in text.getvalue()
+
+
+@pytest.mark.parametrize("name", ["exp[lr=1e-4]", "gs:", "a b#%?*", "ü"])
+def test_metrics_are_written_to_folders_of_any_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with MetricWriter(name) as writer:
+        writer.write_scalars(1, {"loss": 2.0})
+    assert json.loads((tmp_path / name / "metrics.jsonl").read_text()) == {"step": 1, "loss": 2.0}
+    assert [p for p in (tmp_path / name).iterdir() if p.name.startswith("events")]

@@ -365,6 +365,10 @@ def test_speed_is_not_told_where_a_thing_turns_or_is_cut():
     frames = (0, 2, 4, 6, 8)
     clip, track = followed(there, np.zeros(9))
     assert geometry.confident_speed(clip, track, frames, Margins())[0] == "Constant speed"
+    # A mask that fills in makes its object seem to come nearer: 0.1 to 0.21 of the frame.
+    clip, track = followed(there, np.linspace(0, np.sqrt(2.1) - 1, 9))
+    with pytest.raises(Ambiguous, match="mask changes otherwise"):
+        geometry.confident_speed(clip, track, frames, Margins())
     clip, track = followed(there, [0] * 8 + [np.inf])  # The picture's edge cuts it at last.
     with pytest.raises(Ambiguous, match="distance is not known"):
         geometry.confident_speed(clip, track, frames, Margins())
