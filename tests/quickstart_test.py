@@ -24,7 +24,7 @@ def config(**changes: Any) -> Any:
 
 def test_every_stage_sets_fields_that_its_config_has(tmp_path: Path) -> None:
     plan = run.stages(config(), tmp_path, tmp_path / "clip.mp4")
-    assert [stage.room for stage in plan] == [
+    assert [stage.package for stage in plan] == [
         "synth", "synth", "synth", "eval", "dift", "eval", "rl", "eval"]
     for stage in plan:
         section = importlib.import_module(f"configs.{stage.config}").get_config()

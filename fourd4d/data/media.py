@@ -50,10 +50,11 @@ def load_media(
     where = where or f"sample {sample.id!r}"
     cache = cache or ImageCache(0)
 
-    def read(path: str) -> UInt8[np.ndarray, "H W 3"]:
+    # Without annotations: checkers of types would wrap these anew, in every thread, for each row.
+    def read(path):
         return cache.get(f"{root}\0{path}", lambda: fetch(path))
 
-    def fetch(path: str) -> UInt8[np.ndarray, "H W 3"]:
+    def fetch(path):
         return decode_image(_file(root, path, where), f"{where}: {path}").pixels
 
     overlays = [read(path) for path in sample.overlays] if with_overlays else []
@@ -82,7 +83,7 @@ def decode_media(
 
     cache = cache or ImageCache(0)
 
-    def decode(image: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    def decode(image, name):  # As ``read`` above.
         place = f"{where}, image {name!r}"
         return cache.get(place, lambda: decode_image(image, place).pixels)
 
@@ -112,7 +113,7 @@ def row_shapes(row: Row, protocol: ProtocolSpec, *, assumed_fps: float | None = 
     """
     sample, record, root = row.sample, row.record, row.root or Path(".")
 
-    def size(path: str, blobs: Sequence[bytes], number: int) -> tuple[int, int]:
+    def size(path, blobs, number):
         data = blobs[number] if record is not None else _file(root, path, row.where)
         return image_size(data, f"{row.where}: {path}")
 

@@ -416,7 +416,7 @@ def _stream(rows: grain.MapDataset, size: int, shard: Shard, remainder: Literal[
             each: Callable[[Sequence[Row | Failed]], Read], reading: Reading) -> Stream:
     """Groups of rows from any row on, read and prepared."""
 
-    def start_at(row: int) -> grain.IterDataset:
+    def start_at(row):
         return _workers(_Groups(rows, size, shard, remainder, row).map(each).to_iter_dataset(
             grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=reading.buffer)),
             reading)

@@ -101,6 +101,8 @@ def loss(
             "norm_loss": norm,
             "cosine": Mean(cosine.weight - cosine.total, cosine.weight),
             "norm_ratio": imagery.norm_ratio(own_BQD, targets_BQD, present_BQ),
+            **imagery.batch_diagnostics(own_BQD, targets_BQD, present_BQ,
+                                        batch.overlays.pool.shape[2]),
         }
     return total, metrics
 
