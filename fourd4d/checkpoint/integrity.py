@@ -16,33 +16,53 @@ from typing import Final
 import jax
 from etils import epath
 
+from fourd4d.core.errors import InputError
 from fourd4d.core.files import parse_json
 
 NAME: Final = "checksums.json"
 _CHUNK: Final = 16 << 20
-_PATTERN: Final = re.compile(r"[\[\]*?{}]")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_./+-]*")
+_LONGEST: Final = 1024  # Orbax adds names of its own; paths end at 4096 bytes.
+
+
+def absolute(directory: str | os.PathLike[str]) -> epath.Path:
+    """Return the absolute path; ``~`` is the home, as in a shell, where there is such a user."""
+    return epath.Path(os.path.expanduser(os.fspath(directory))).absolute()
 
 
 def plain_path(directory: str | os.PathLike[str]) -> epath.Path:
-    """Return a path to the directory that holds no character of a file name pattern.
+    """Return a path to the directory that holds only letters, digits and ``_./+-``.
 
     Orbax looks for its own files by pattern below the directory, and in ``exp[lr=1e-4]`` finds none
-    (orbax-checkpoint 0.12): a link from a temporary folder stands for such a directory.
+    (orbax-checkpoint 0.12); of ``gs:/`` inside a path it makes a bucket. A link from a temporary
+    folder stands for such a directory. Call this before each use: in a long run the folder may be
+    tidied away, and is made again.
+
+    Raises:
+      InputError: there is no temporary folder with a plain name.
     """
-    path = epath.Path(directory).expanduser()
-    if "://" in os.fspath(path):
+    path = absolute(directory)
+    name = os.fspath(path)
+    if "://" in name:
         return path
-    path = path.absolute()
-    return epath.Path(_linked(os.fspath(path))) if _PATTERN.search(os.fspath(path)) else path
+    if _PLAIN.fullmatch(name) and len(name) <= _LONGEST:
+        return path
+    link = _link_of(name)
+    if not os.path.islink(link):
+        os.makedirs(os.path.dirname(link), exist_ok=True)
+        os.symlink(name, link)
+    return epath.Path(link)
 
 
 @functools.cache
-def _linked(directory: str) -> str:
-    folder = tempfile.mkdtemp(prefix="fourd4d-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    link = os.path.join(folder, "checkpoints")
-    os.symlink(directory, link)
-    return link
+def _link_of(directory: str) -> str:
+    for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if _PLAIN.fullmatch(base) and os.access(base, os.W_OK):
+            folder = tempfile.mkdtemp(prefix="fourd4d-", dir=base)
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            return os.path.join(folder, "checkpoints")
+    raise InputError(directory, "checkpoints cannot be kept under this name without a temporary "
+                     "folder", "Use letters, digits, '_', '-' and '.', or set TMPDIR")
 
 
 def write_checksums(step: epath.Path) -> None:

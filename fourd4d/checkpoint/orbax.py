@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from fourd4d.checkpoint import trees
-from fourd4d.checkpoint.integrity import damage, plain_path, write_checksums
+from fourd4d.checkpoint.integrity import absolute, damage, plain_path, write_checksums
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import is_disk_full, parse_json
 
@@ -85,7 +85,7 @@ class CheckpointManager:
         if every < 1 or (keep is not None and keep < 1):
             raise InputError("CheckpointManager", f"keep={keep}, every={every}",
                              "Both are at least 1")
-        self.directory = epath.Path(directory).expanduser().absolute()
+        self.directory = absolute(directory)
         if self.directory.exists() and not self.directory.is_dir():
             raise InputError(self.directory, "a file, not a directory", "Choose another directory")
         self.every = every
@@ -143,6 +143,7 @@ class CheckpointManager:
             items["data"] = SaveIterator(iterator)
         try:
             self._write_processor()
+            plain_path(self.directory)  # Made again where it is gone.
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             self._unchecked.append(step)
             if not self._asynchronous:
@@ -294,7 +295,7 @@ def restore_params(directory: str | os.PathLike[str], abstract_params: Any,
 
 def processor_dir(directory: str | os.PathLike[str]) -> Path:
     """Where the tokenizer's files of a checkpoint directory are. Raises InputError."""
-    path = Path(directory) / PROCESSOR
+    path = Path(absolute(directory)) / PROCESSOR
     if not path.is_dir():
         raise InputError(directory, f"no {PROCESSOR}/ with tokenizer files",
                          "Give a checkpoint directory written by a trainer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from fourd4d.train.resume import resumed
 
 def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/dift_tiny.py``."""
-    workdir = Path(config.workdir)
+    workdir = Path(os.path.expanduser(config.workdir))  # As the checkpoints' folder.
     with training(config) as (mesh, bundle):
         source = open_source(config.data.path, config.data.root or None)
         read = functools.partial(

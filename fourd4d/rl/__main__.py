@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from fourd4d.train.resume import resumed
 
 def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/rl_tiny.py``."""
-    workdir = Path(config.workdir)
+    workdir = Path(os.path.expanduser(config.workdir))  # As the checkpoints' folder.
     with training(config) as (mesh, bundle):
         processor, fps = bundle.processor, config.data.assumed_fps or None
         source = open_source(config.data.path, config.data.root or None)
