@@ -100,6 +100,7 @@ def read_image(path: str | os.PathLike[str]) -> Image:
 def decode_image(data: bytes, where: object = "image") -> Image:
     """As ``read_image``, from the bytes of a file; ``where`` names them in errors."""
     with _opened(data, where) as image:
+        image.load()  # Pillow turns a TIFF as it loads it, and then gives no orientation.
         turn = _TURNS.get(_orientation(image))
         upright = image if turn is None else image.transpose(turn)
         if upright.mode.startswith("I;16") or upright.mode == "I":
@@ -113,7 +114,8 @@ def image_size(data: bytes, where: object = "image") -> tuple[int, int]:
     """(height, width) of the upright picture, from the file's header alone."""
     with _opened(data, where) as image:
         width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
+        turned = image.format != "TIFF" and _orientation(image) >= 5  # A TIFF's size is upright.
+        return (width, height) if turned else (height, width)
 
 
 # How a picture of each EXIF orientation is set upright.

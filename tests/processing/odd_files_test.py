@@ -197,6 +197,19 @@ def test_every_orientation_is_upright(orientation):
     assert image_size(data) == truth.shape[:2]
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_once(orientation):
+    picture = PIL.Image.new("RGB", (64, 32), "blue")
+    picture.paste("red", (0, 0, 32, 16))
+    exif, out = PIL.Image.Exif(), io.BytesIO()
+    exif[0x112] = orientation
+    picture.save(out, "TIFF", exif=exif)
+    with PIL.Image.open(io.BytesIO(out.getvalue())) as image:
+        truth = np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+    np.testing.assert_array_equal(decode_image(out.getvalue()).pixels, truth)
+    assert image_size(out.getvalue()) == truth.shape[:2]
+
+
 @pytest.mark.parametrize("compressed", [True, False])
 def test_a_png_with_much_text_is_a_picture(compressed):
     text = PIL.PngImagePlugin.PngInfo()
