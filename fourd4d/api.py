@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.sample import LETTERS, Sample
+from fourd4d.core.sample import LETTERS, Sample, lettered
 from fourd4d.data.collate import bucketed_shape, collate
 from fourd4d.data.media import load_media
 from fourd4d.parallel import host_to_global, make_mesh, use
@@ -75,10 +75,9 @@ class Answerer:
           InputError: unreadable media; options that are not texts or numbers, or that are more
             than there are letters.
         """
-        keys, said_options = _lettered(options)
+        keys, said_options = _checked_options(options)
         processor = self.bundle.processor
-        lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, said_options, strict=False)]
-        text = "\n\n".join([question, "\n".join(lines)]) if lines else question
+        text = f"{question}\n\n{lettered(said_options)}" if said_options else question
         items = media if isinstance(media, list | tuple) else [media]
         example = processor.prompt(text, [self._read(item) for item in items])
         batch = collate([example], bucketed_shape([example]), processor.protocol)
@@ -154,7 +153,7 @@ class Answerer:
         return read_video(item, protocol.fps, protocol.max_frames)
 
 
-def _lettered(options: Options) -> tuple[list[str], list[str]]:
+def _checked_options(options: Options) -> tuple[list[str], list[str]]:
     """What each option is called in the answer, and its text."""
     if isinstance(options, str | bytes):
         raise InputError("options", f"{options!r} is one text", "Give a list of texts")
@@ -182,10 +181,10 @@ def load(directory: str | os.PathLike[str], *, mesh: str = "single", step: int |
       mesh: a mesh preset or axis sizes; see ``parallel.make_mesh``.
       step: of a trainer's directory; the newest by default.
       model: fields of ``ModelConfig`` set for this use (dtype, attention, …); for a Hugging Face
-        directory also ``hf.open_hf``'s own arguments (``new_tokens="mean"``).
+        directory also ``huggingface.open_hf``'s own arguments (``new_tokens="mean"``).
 
     Raises:
-      InputError: see ``build.open_checkpoint``.
+      InputError: see ``pretrained.open.open_checkpoint``.
     """
     where = make_mesh(mesh, jax.local_devices()[:1] if mesh == "single" else None)
     with use(where):

@@ -70,7 +70,7 @@ def test_a_failing_stage_says_where_its_log_is(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_whole_chain_runs_and_resumes(tmp_path: Path) -> None:
-    small = config(workdir=str(tmp_path), train_clips=60, test_clips=24, dift_steps=4, rl_steps=1)
+    small = config(workdir=str(tmp_path), train_clips=60, test_clips=24, dift_steps=12, rl_steps=1)
     result = run.quickstart(small, Console(quiet=True))
     assert result["items"] > 10 and result["chance"] == pytest.approx(0.25)
     assert "What the model thinks" in (tmp_path / "report.html").read_text()

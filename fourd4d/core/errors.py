@@ -20,3 +20,11 @@ class InputError(ValueError):
 
 class DiskFullError(InputError):
     """No space left where output goes; whatever was being read is not to blame."""
+
+
+def one_line(error: BaseException) -> str:
+    """Describes an error in one line: an InputError's own words, else its type and first line."""
+    if isinstance(error, InputError):
+        return str(error)
+    first = (str(error).strip() or "no message").splitlines()[0][:300]
+    return f"{type(error).__name__}: {first}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fourd4d.core.errors import InputError
@@ -12,6 +12,11 @@ from fourd4d.core.errors import InputError
 LETTERS = "ABCDEFGHIJ"
 IMAGE_MARK = "<output_image>"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def lettered(options: Sequence[str]) -> str:
+    """Formats options as a prompt shows them: ``A. …``, one a line."""
+    return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +65,7 @@ class Sample:
         """Question, blank line, options one a line."""
         if not self.options:
             return self.question
-        lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, self.options, strict=False)]
-        return self.question + "\n\n" + "\n".join(lines)
+        return f"{self.question}\n\n{lettered(self.options)}"
 
     @staticmethod
     def fake(seed: int = 0) -> Sample:

@@ -60,8 +60,6 @@ class JsonlSource:
         self.root = Path(root) if root is not None else self.path.parent
         rows = jsonl.lines_of(self.path) if keep_bad else jsonl.scan(self.path)
         table = [(offset, line) for offset, line, _ in rows]
-        with self.path.open("rb") as file:
-            self._digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         if not table:
             raise InputError(self.path, "the file has no rows", "Give a file with samples")
         self._table = np.array(table, np.int64)
@@ -75,7 +73,9 @@ class JsonlSource:
 
     def fingerprint(self) -> str:
         """Tells files of other content apart, wherever they lie."""
-        return f"{len(self)} rows {self._digest}"
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return f"{len(self)} rows {digest}"
 
     def glimpse(self, index: int) -> tuple[str, dict[str, Any]]:
         """Where a row is that may be malformed, and what it says of itself."""

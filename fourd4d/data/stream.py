@@ -9,7 +9,7 @@ from typing import Any, Final
 import grain
 from absl import logging
 
-from fourd4d.core.errors import InputError
+from fourd4d.core.errors import InputError, one_line
 
 MOST_FAILED: Final = 0.01
 """Share of the rows read that may fail before a run ends; ``FEW_FAILED`` may in any case."""
@@ -43,8 +43,7 @@ def failed_row(error: Exception, where: str) -> Failed:
     """Return what is said of a row that raised ``error``."""
     if isinstance(error, InputError):
         return Failed(error.where, f"{error.what}. {error.remedy}".strip(". "))
-    first = (str(error).strip() or "no message").splitlines()[0][:300]
-    return Failed(where, f"{type(error).__name__}: {first}")
+    return Failed(where, one_line(error))
 
 
 def warn(failed: Sequence[Failed]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fourd4d.core.errors import InputError
+from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.files import full_disk_told, parse_json
 from fourd4d.core.sample import LETTERS
 from fourd4d.data.source import JsonlSource, Source
@@ -63,7 +63,7 @@ def read_items(source: Source, limit: int = 0) -> list[Item]:
                                  "Make ids unique")
             seen[sample.id] = row.where
         except Exception as error:  # Whatever lies in one row.
-            item = _unreadable(source, number, f"reading: {reason_of(error)}")
+            item = _unreadable(source, number, f"reading: {one_line(error)}")
         items.append(item)
     if items and all(item.problem for item in items):
         raise InputError(items[0].problem.removeprefix("reading: "), "no row of the data can be "
@@ -71,14 +71,6 @@ def read_items(source: Source, limit: int = 0) -> list[Item]:
     keys = collections.Counter(item.key for item in items)
     return [dataclasses.replace(item, key=f"{item.key} (row {item.number + 1})")
             if item.problem and keys[item.key] > 1 else item for item in items]
-
-
-def reason_of(error: BaseException) -> str:
-    """An error in one line: an InputError's own words, else its type and first line."""
-    if isinstance(error, InputError):
-        return str(error)
-    first = (str(error).strip() or "no message").splitlines()[0][:300]
-    return f"{type(error).__name__}: {first}"
 
 
 def _unreadable(source: Source, number: int, problem: str) -> Item:

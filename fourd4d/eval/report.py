@@ -13,14 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from fourd4d.core.errors import InputError
+from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.files import replacing
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data.media import row_media
 from fourd4d.data.source import Source
 from fourd4d.eval.heatmap_store import MapStore
-from fourd4d.eval.items import Item, Record, reason_of
+from fourd4d.eval.items import Item, Record
 from fourd4d.eval.statistics import tally, tally_by_type
 from fourd4d.pages import Card, Interval, MentalImage, Number, Page, Real
 from fourd4d.processing.media import Video
@@ -106,7 +106,7 @@ def cards(
             media, overlays = row_media(row, protocol, assumed_fps=assumed_fps)
             card = _card(row.sample, record, media, overlays, maps.load(item.key), protocol)
         except Exception as error:  # An overlay that cannot be read costs its card, not the page.
-            logging.warning("no card of item %r: %s", item.key, reason_of(error))
+            logging.warning("no card of item %r: %s", item.key, one_line(error))
             continue
         found.append(card)
     return found

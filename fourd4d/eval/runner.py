@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fourd4d.core.batch import Batch, BatchShape, VisionInput
-from fourd4d.core.errors import InputError
+from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.example import Example
 from fourd4d.core.files import is_disk_full
 from fourd4d.core.rollout import Rollout
@@ -27,7 +27,7 @@ from fourd4d.data.media import row_media
 from fourd4d.data.source import Source
 from fourd4d.eval import heatmaps
 from fourd4d.eval.heatmap_store import MapStore
-from fourd4d.eval.items import Item, ItemLog, Record, item_seed, reason_of
+from fourd4d.eval.items import Item, ItemLog, Record, item_seed
 from fourd4d.eval.statistics import tally, tally_by_type
 from fourd4d.parallel import use
 from fourd4d.parallel.hosts import batch_shardings
@@ -145,7 +145,7 @@ def prepare(source: Source, item: Item, processor: Processor, spec: EvalSpec) ->
             raise InputError(row.where, f"the prompt has {example.length} tokens, more than "
                              f"{spec.max_length}", "Raise --config.eval.max_length")
     except Exception as error:
-        return Prepared(item, sample, reason=f"{stage}: {reason_of(error)}")
+        return Prepared(item, sample, reason=f"{stage}: {one_line(error)}")
     return Prepared(item, sample, example)
 
 
@@ -190,7 +190,7 @@ def run(
             if is_disk_full(error):
                 raise
             if len(group) == 1 and rows <= least:
-                yield _failed(group[0], f"decoding: {reason_of(error)}")
+                yield _failed(group[0], f"decoding: {one_line(error)}")
                 return
             # Halves find the guilty item, and ask less memory; rows do not depend on their company.
             half = max(len(group) // 2, 1)
@@ -379,5 +379,5 @@ def _scored(one: Prepared, row: int, rollout: Rollout, features: Any, subject: S
     except Exception as error:
         if is_disk_full(error):
             raise
-        return _failed(one, f"{stage}: {reason_of(error)}")
+        return _failed(one, f"{stage}: {one_line(error)}")
     return record

@@ -52,7 +52,7 @@ class DecoderBlock(nnx.Module):
                  keep: bool) -> tuple[Array, tuple[Array, Array] | None]:
         """Returns x and, to ``keep``, this block's new keys and values.
 
-        ``past`` holds keys and values of earlier tokens; see ``parts.Part``.
+        ``past`` holds keys and values of earlier tokens; see ``prefix_attention.Part``.
         """
         normed = self.norm1(x)
         q = constrain(rotate(self.q(normed), cos, sin), "batch", "length", "heads", "head_dim")

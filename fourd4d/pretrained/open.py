@@ -113,8 +113,8 @@ def start_from(config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> ModelBu
 
 def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
                     step: int | None = None, **model: Any) -> ModelBundle:
-    """A trainer's directory (``open_trained``), a Hugging Face one (``hf.open_hf``), or the
-    name of a checkpoint in the package (``SHIPPED``).
+    """A trainer's directory (``open_trained``), a Hugging Face one (``huggingface.open_hf``), or
+    the name of a checkpoint in the package (``SHIPPED``).
     """
     directory = SHIPPED.get(os.fspath(directory), directory)
     if not Path(directory).is_dir():

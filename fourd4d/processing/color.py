@@ -25,7 +25,7 @@ _HLG_PEAK = 1000.0  # nits, ITU-R BT.2100
 _KNEE = 0.75  # of reference white: brighter light is rolled off towards 1.
 # BT.2020 to BT.709 primaries, linear light (ITU-R BT.2087).
 _TO_709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083],
-                    [-0.0182, -0.1006, 1.1187]], np.float32)  # fmt: skip
+                    [-0.0182, -0.1006, 1.1187]], np.float32)
 _LUMINANCE_2020 = np.array([0.2627, 0.6780, 0.0593], np.float32)
 
 

@@ -107,10 +107,10 @@ class AnnotateSpec:
     def __post_init__(self) -> None:
         for name in ("fps", "analysis_fps", "seconds", "side", "analysis_side", "looks"):
             if not getattr(self, name) > 0:
-                raise InputError(f"DigestSpec.{name}", f"{getattr(self, name)} is not positive",
+                raise InputError(f"AnnotateSpec.{name}", f"{getattr(self, name)} is not positive",
                                  "Give a positive number")
         if self.analysis_fps < self.fps:
-            raise InputError("DigestSpec.analysis_fps", f"{self.analysis_fps} is below fps",
+            raise InputError("AnnotateSpec.analysis_fps", f"{self.analysis_fps} is below fps",
                              "Analyse at least the frames of the clip")
 
     @property
@@ -126,7 +126,7 @@ class ClipRejected(Exception):
 def annotate_video(path: str | os.PathLike[str], spec: AnnotateSpec | None = None,
                    video_id: str = ""
                    ) -> list[Clip]:
-    """The clips of a file, in time order; see ``iterate``."""
+    """The clips of a file, in time order; see ``iter_clips``."""
     return list(iter_clips(path, spec, video_id))
 
 
@@ -172,7 +172,7 @@ def iter_clips(path: str | os.PathLike[str], spec: AnnotateSpec | None = None, v
 
 
 def annotate_span(span: Span, name: str, spec: AnnotateSpec) -> Clip:
-    """A clip of a span, without the picture's black bars. Raises Refused with the reason where
+    """A clip of a span, without the picture's black bars. Raises ClipRejected with the reason where
     nothing can be told."""
     window, whole = letterbox.window(span.small), span.small.shape[1:3]
     span = dataclasses.replace(span, small=window.crop(span.small), large=window.crop(span.large))

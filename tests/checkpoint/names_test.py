@@ -24,7 +24,7 @@ NAMES = [
     "%41", "a:b", "C:", "a#b", "a&b", "a;b", "$HOME", "a'b", 'a"b', "a\\b", "a\tb", "a\nb", "a@b",
     "Bahn-Übung", "e\u0301", "动态", "🎥", "-x", "--config", "~", "~nobody", ".hidden", "a..b",
     "1", "x.orbax-checkpoint-tmp", "gs:", "file:", "n" * 255,
-]  # fmt: skip
+]
 
 
 class Counter:

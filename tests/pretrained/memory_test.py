@@ -54,15 +54,15 @@ print(json.dumps(dict(model=sum(sizes), leaf=max(sizes), read=read, wrote=wrote)
 PROCESSES = """
 import sys
 import jax
-from fourd4d import hf
+from fourd4d.pretrained import huggingface
 from fourd4d.parallel import make_mesh, start
 start()
 assert jax.process_count() == 2
 mesh = make_mesh("fsdp=2,tensor=2")
-bundle = hf.open_hf(sys.argv[1], mesh)
+bundle = huggingface.open_hf(sys.argv[1], mesh)
 leaf = bundle.tree["decoder"]["blocks"]["gate"]["kernel"].get_value()
 assert not leaf.is_fully_addressable and leaf.size == 4 * leaf.addressable_shards[0].data.size
-hf.export_hf(bundle, sys.argv[2], shard_bytes=40_000)
+huggingface.export_hf(bundle, sys.argv[2], shard_bytes=40_000)
 """
 
 def environment(devices: int) -> dict[str, str]:

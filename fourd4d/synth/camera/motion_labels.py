@@ -2,10 +2,10 @@
 
 The rule. Between two poses the camera turns by a rotation vector and travels by a vector, both in
 its own axes (x right, y down, z forward). Divided by time they are six rates, and each rate has a
-threshold per second (``CameraRule``): degrees a second for pan, tilt and roll; for truck, pedestal
-and dolly metres a second, or scene depths a second where the scene's depth is known in the poses'
-unit (so poses of arbitrary scale obey the same numbers). A clip is cut where the rates change, and
-in each span an axis *moves* when its mean rate
+threshold per second (``MotionLabelSpec``): degrees a second for pan, tilt and roll; for truck,
+pedestal and dolly metres a second, or scene depths a second where the scene's depth is known in the
+poses' unit (so poses of arbitrary scale obey the same numbers). A clip is cut where the rates
+change, and in each span an axis *moves* when its mean rate
 
   1. reaches its threshold and ``dominance`` of the strongest axis (rates in units of thresholds),
   2. adds up: |mean rate| is at least ``steady`` of the mean |rate|, or it is shake, not a move,

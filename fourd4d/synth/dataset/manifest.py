@@ -25,7 +25,7 @@ class Entry:
       reason: why it failed or is empty.
       dropped: number of questions dropped, by reason.
       samples: the samples it gave, as JSON values.
-      drawing: what a report draws, by clip: camera spans, path, tracks (``pipeline.drawing``).
+      drawing: what a report draws, by clip: camera spans, path, tracks (``build.drawing``).
       notes: words that a model was asked for and that stayed the template's, by reason.
     """
 

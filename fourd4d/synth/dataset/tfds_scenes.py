@@ -2,8 +2,8 @@
 
     python -m fourd4d.synth tfds scenes --config=full --file_format=array_record
 
-``tfds build fourd4d/synth/dataset.py …`` does the same where TensorFlow is installed, which that
-command imports. On a cluster, hand Beam its runner by ``--beam_pipeline_options=``:
+``tfds build fourd4d/synth/dataset/tfds_scenes.py …`` does the same where TensorFlow is installed,
+which that command imports. On a cluster, hand Beam its runner by ``--beam_pipeline_options=``:
 ``runner=DataflowRunner,project=…,region=…,temp_location=gs://…``,
 ``runner=FlinkRunner,flink_master=…`` or ``runner=SparkRunner,spark_master_url=…``. A clip depends
 on its number and the seed alone, so the dataset is the same for every runner and number of

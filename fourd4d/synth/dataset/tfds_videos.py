@@ -3,9 +3,10 @@ r"""Video files, or rows of a JSONL file, as a TFDS dataset made by Apache Beam.
     python -m fourd4d.synth tfds videos --manual_dir=DIR --config=videos \
         --file_format=array_record
 
-(``tfds build fourd4d/synth/video_dataset.py …`` does the same where TensorFlow is installed, which
-that command imports.) ``DIR`` holds the video files (config ``videos``), or ``dift.jsonl`` and the
-images it names (config ``jsonl``). Further settings are fields of ``Config``, given as JSON:
+(``tfds build fourd4d/synth/dataset/tfds_videos.py …`` does the same where TensorFlow is installed,
+which that command imports.) ``DIR`` holds the video files (config ``videos``), or ``dift.jsonl``
+and the images it names (config ``jsonl``). Further settings are fields of ``Config``, given as
+JSON:
 ``--config='{"name": "mine", "source": "videos", "seed": 3, "bundle": 8}'``.
 
 A cluster does the work when Beam is handed its runner through ``--beam_pipeline_options``:
@@ -56,9 +57,9 @@ class Config(tfds.core.BuilderConfig):
       bundle: video files, or rows, of one work item.
       test: share of the videos that make the test split, chosen by name.
       beam: whether Apache Beam does the work; else this process.
-      poses, poses_root: see ``sources.pose_sources``.
+      poses, poses_root: see ``pose_backend_finder``.
       masks, masks_root: source of masks, and its folder (or a SAM checkpoint's).
-      fps, side, seconds, max_clips: see ``video.DigestSpec``.
+      fps, side, seconds, max_clips: see ``annotate.AnnotateSpec``.
     """
 
     source: str = "videos"

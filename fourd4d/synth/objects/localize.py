@@ -33,13 +33,14 @@ def localize(masks: np.ndarray, flow: np.ndarray, chosen: np.ndarray,
              motion: CameraMotion, path: CameraPath, out: np.ndarray
              ) -> dict[str, Any]:
     """Where a moving thing is in the looks ``out``, and how far off that may be: fields of
-    ``Track``. ``flow`` is its own, see ``following.own_flow``."""
+    ``Track``. ``flow`` is its own, see ``mask_motion.object_flow``."""
     sizes, grown = mask_motion.sizes(masks)
     flicker, drift = mask_motion.split_flicker(mask_motion.drift(masks, flow))
     centres, depth = _centres(masks, sizes, flicker, chosen, motion, path)
     error = depth * np.linalg.norm(drift, axis=1) / motion.focal
-    swell = np.stack([mask_motion.scale_error(masks, flow, sizes), grown])
-    return dict(centers=centres[out], depth=depth[out], error=error[out], depth_error=swell[:, out])
+    scale_errors = np.stack([mask_motion.scale_error(masks, flow, sizes), grown])
+    return dict(centers=centres[out], depth=depth[out], error=error[out],
+                depth_error=scale_errors[:, out])
 
 
 def _centres(masks: np.ndarray, sizes: np.ndarray, flicker: np.ndarray, chosen: np.ndarray,

@@ -61,7 +61,7 @@ def check(
     All False, with the reason ``seen too briefly``, where too little of the track is left.
 
     Args:
-      flow: ``following.backward_flow`` of the frames; without it nothing is asked about flow.
+      flow: ``mask_motion.backward_flow`` of the frames; without it nothing is asked about flow.
     """
     spec = spec or MaskCheckSpec()
     reasons: collections.Counter[str] = collections.Counter()

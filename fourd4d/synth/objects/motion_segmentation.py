@@ -111,7 +111,7 @@ def find_moving(
       chosen: their numbers among the frames that ``motion`` was estimated from.
       evidence: above 1 where something moves by itself.
       usual: what most other frames show in each pixel's place.
-      flow: ``following.backward_flow`` of the frames.
+      flow: ``mask_motion.backward_flow`` of the frames.
     """
     spec = spec or MotionSegmentationSpec()
     codes, usual_codes = (np.stack([_codes(f) for f in pictures]) for pictures in (frames, usual))

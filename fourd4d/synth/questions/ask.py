@@ -121,7 +121,7 @@ def ask(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec,
         segment: CameraSegment | None = None, track: Track | None = None) -> Question:
     """A question of one kind about the clip, or about one segment or track of it.
 
-    Raises Dropped, with the reason, where the clip does not show the kind clearly.
+    Raises Ambiguous, with the reason, where the clip does not show the kind clearly.
     """
     if kind == "camera":
         return _camera(clip, rng, spec, segment)
@@ -162,7 +162,7 @@ def _windows(track: Track, kind: str, spec: QuestionSpec) -> Iterator[tuple[int,
 
 def _about(clip: Clip, kind: str, rng: np.random.Generator, spec: QuestionSpec, track: Track,
            first: int, last: int) -> Question:
-    """The question about the frames ``first`` … ``last``, or Dropped."""
+    """The question about the frames ``first`` … ``last``, or Ambiguous."""
     frames = geometry.evenly_spaced(first, last, spec.overlays[kind])
     if not track.seen[list(frames)].all():
         seen = first + np.flatnonzero(track.seen[first : last + 1])
@@ -235,7 +235,7 @@ def _camera(clip: Clip, rng: np.random.Generator, spec: QuestionSpec,
 
 
 def _box(clip: Clip, track: Track, frame: int, spec: QuestionSpec) -> str:
-    """The thing's box in words, rounded outwards. Dropped when another thing shares it."""
+    """The thing's box in words, rounded outwards. Ambiguous when another thing shares it."""
     digits = 1 if spec.style == "short" else 2
     unit = 10**digits
     x0, y0, x1, y1 = track.boxes[frame] * unit

@@ -94,7 +94,7 @@ def displacement(clip: Clip, track: Track, first: int, last: int, depth: float =
 
 
 def direction(move: Float[np.ndarray, "3"], margins: Margins) -> str:
-    """One of the eleven answers of ``pools.DIRECTION``. Raises Dropped near a boundary."""
+    """One of the eleven answers of ``answer_pools.DIRECTION``. Raises Ambiguous near a boundary."""
     length = float(np.linalg.norm(move))
     if length < margins.still:
         return "Stationary"
@@ -132,7 +132,7 @@ def is_stationary(clip: Clip, track: Track, first: int, last: int, margins: Marg
 
 def confident_direction(clip: Clip, track: Track, first: int, last: int, margins: Margins
                         ) -> tuple[str, str]:
-    """The direction between two frames, and its source; Dropped where errors could change it.
+    """The direction between two frames, and its source; Ambiguous where errors could change it.
 
     The error of the centres may turn the displacement by the margin's angle at most, and the
     answer must be the same were the thing ``depth_within`` times as far or as near.
@@ -171,7 +171,7 @@ def confident_direction(clip: Clip, track: Track, first: int, last: int, margins
 
 
 def _shape(values: Float[np.ndarray, "K"], same: float, changed: float) -> str:
-    """``flat``, ``up``, ``down``, ``up-down``, ``down-up`` or ``varying``; Dropped if unclear.
+    """``flat``, ``up``, ``down``, ``up-down``, ``down-up`` or ``varying``; Ambiguous if unclear.
 
     A change counts when it exceeds the ratio ``changed``; back and forth below ``same`` is noise.
     """
@@ -198,7 +198,7 @@ def _shape(values: Float[np.ndarray, "K"], same: float, changed: float) -> str:
 
 
 def distance_answer(values: Float[np.ndarray, "K"], margins: Margins) -> str:
-    """One of ``pools.DISTANCE`` from distances over time."""
+    """One of ``answer_pools.DISTANCE`` from distances over time."""
     shape = _shape(values, margins.same, margins.changed)
     names = {"flat": "Same distance", "up": "Getting farther", "down": "Getting closer",
              "up-down": "First farther, then closer", "down-up": "First closer, then farther"}
@@ -208,7 +208,7 @@ def distance_answer(values: Float[np.ndarray, "K"], margins: Margins) -> str:
 
 
 def speed_answer(speeds: Float[np.ndarray, "K"], margins: Margins) -> str:
-    """One of ``pools.SPEED_VARYING`` from speeds over equal spans of time."""
+    """One of ``answer_pools.SPEED_VARYING`` from speeds over equal spans of time."""
     if speeds.max() < 1e-6:
         raise Ambiguous("speed: it does not move")
     shape = _shape(np.maximum(speeds, 0.08 * speeds.max()), margins.steady, margins.pace)
@@ -269,7 +269,7 @@ def confident_speed(clip: Clip, track: Track, frames: tuple[int, ...], margins: 
 
 def confident_distance(clip: Clip, track: Track, first: int, last: int, margins: Margins
                        ) -> tuple[str, str]:
-    """How the distance changes between two frames, and its source; Dropped where errors could
+    """How the distance changes between two frames, and its source; Ambiguous where errors could
     change it, or where it is read in fewer than three frames."""
     values, source = distance(clip, track)
     known = first + np.flatnonzero(track.seen[first : last + 1]
@@ -287,7 +287,7 @@ def confident_distance(clip: Clip, track: Track, first: int, last: int, margins:
 def rotation(clip: Clip, first: int, last: int) -> tuple[float, float, float]:
     """Camera rotation between two frames: pan right, tilt up, roll clockwise, degrees.
 
-    Raises Dropped where the clip has no poses.
+    Raises Ambiguous where the clip has no poses.
     """
     if clip.poses is None:
         raise Ambiguous("camera: no poses to tell rotation by")

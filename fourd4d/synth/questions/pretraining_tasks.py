@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from fourd4d.core.sample import LETTERS
+from fourd4d.core.sample import lettered
 from fourd4d.synth.clip import Clip
 from fourd4d.synth.questions import readout, reasoning_short
 from fourd4d.synth.questions.ask import Question
@@ -67,7 +67,7 @@ class Task:
 
 
 def describe(clip: Clip, question: Question, rng: np.random.Generator) -> Task:
-    """Positions at each time and what they amount to; no letter. Raises Dropped."""
+    """Positions at each time and what they amount to; no letter. Raises Ambiguous."""
     asks = _ASK[question.kind]
     box = question.text[question.text.find("[") : question.text.find("]") + 1]
     prompt = asks[rng.integers(len(asks))].format(name=question.track.name, box="box " + box)
@@ -77,19 +77,19 @@ def describe(clip: Clip, question: Question, rng: np.random.Generator) -> Task:
 def tell(clip: Clip, question: Question) -> Task:
     """The whole question, options included; the response stops short of the letter.
 
-    Raises Dropped.
+    Raises Ambiguous.
     """
-    return Task(f"tell_{question.kind}", _lettered(question.text, question), _told(clip, question))
+    return Task(f"tell_{question.kind}", _asked(question.text, question), _told(clip, question))
 
 
 def work(clip: Clip, question: Question) -> Task:
     """The whole question with the positions given in words; what is left is to work out the option.
 
-    Raises Dropped.
+    Raises Ambiguous.
     """
     where = reasoning_short.positions(clip, question.track, question.frames, images=False)
     notes = f"Notes: The {question.track.name}. {where}"
-    return Task(f"work_{question.kind}", _lettered(f"{notes} {question.text}", question),
+    return Task(f"work_{question.kind}", _asked(f"{notes} {question.text}", question),
                 f"{_told(clip, question)} {reasoning_short.choice(question)}")
 
 
@@ -105,10 +105,9 @@ def _observed(clip: Clip, question: Question) -> tuple[str, str]:
     return f"{opening}{where} {found}", f"So {lead}{question.answer_text}."
 
 
-def _lettered(text: str, question: Question) -> str:
+def _asked(text: str, question: Question) -> str:
     """The text, a blank line, and the options one a line."""
-    lines = [f"{a}. {b}" for a, b in zip(LETTERS, question.options, strict=False)]
-    return "\n".join([text, "", *lines])
+    return f"{text}\n\n{lettered(question.options)}"
 
 
 def exercise(question: Question, rng: np.random.Generator, chained: bool) -> Task:
@@ -120,9 +119,9 @@ def exercise(question: Question, rng: np.random.Generator, chained: bool) -> Tas
     word = question.answer_text
     if chained:
         lead = reasoning_short.LEADS.get(question.kind, "")
-        prompt = f"{_lettered('Options:', question)}\n\nSo {lead}{word}. Which option is that?"
+        prompt = f"{_asked('Options:', question)}\n\nSo {lead}{word}. Which option is that?"
     else:
-        prompt = _lettered(_MATCH[rng.integers(len(_MATCH))].format(word=word), question)
+        prompt = _asked(_MATCH[rng.integers(len(_MATCH))].format(word=word), question)
     return Task(f"exercise_{question.kind}", prompt, reasoning_short.choice(question))
 
 
@@ -131,11 +130,11 @@ def conclude(clip: Clip, question: Question, whole: bool) -> Task:
 
     ``exercise`` finds a word of the prompt; here the word stands in the response alone, as it does
     where the model has watched. ``whole`` repeats the findings first, so that the options are as
-    far away as there. Raises Dropped.
+    far away as there. Raises Ambiguous.
     """
     found, conclusion = _observed(clip, question)
     said = f"{found} {conclusion}" if whole else conclusion
-    return Task(f"conclude_{question.kind}", _lettered(f"Notes: {found} {question.text}", question),
+    return Task(f"conclude_{question.kind}", _asked(f"Notes: {found} {question.text}", question),
                 f"{said} {reasoning_short.choice(question)}")
 
 

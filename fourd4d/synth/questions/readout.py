@@ -77,7 +77,7 @@ def direction_of(move: Place, scale: Scale) -> str:
 
 
 def require(told: str, answer: str, kind: str) -> None:
-    """Raises Dropped when the told numbers do not lead to the answer."""
+    """Raises Ambiguous when the told numbers do not lead to the answer."""
     if told != answer:
         raise Ambiguous(f"{kind}: the reading is too coarse")
 

@@ -82,7 +82,7 @@ class _Voice:
 def reasoning(clip: Clip, question: Question, rng: np.random.Generator, number: int = 0) -> str:
     """The whole response, overlays as ``<output_image>``.
 
-    ``number`` counts the texts of a dataset; neighbours have different openings. Raises Dropped
+    ``number`` counts the texts of a dataset; neighbours have different openings. Raises Ambiguous
     when the numbers that would be told do not lead to the answer.
     """
     voice = _Voice(rng)

@@ -36,7 +36,7 @@ def shift_words(move: Place) -> str:
 def findings(clip: Clip, question: Question) -> tuple[str, str]:
     """What follows the positions, and the conclusion: what leads to the answer.
 
-    Raises Dropped when the told numbers would not lead to the answer.
+    Raises Ambiguous when the told numbers would not lead to the answer.
     """
     places = tuple(readout.place(clip, question.track, i, SHORT) for i in question.frames)
     kind, answer = question.kind, question.answer_text
@@ -96,7 +96,7 @@ def _fixed(clip: Clip, question: Question) -> tuple[Place, ...]:
 
 
 def reasoning(clip: Clip, question: Question, rng: np.random.Generator, number: int = 0) -> str:
-    """The whole response, overlays as ``<output_image>``. Raises Dropped like ``findings``.
+    """The whole response, overlays as ``<output_image>``. Raises Ambiguous like ``findings``.
 
     ``number`` is for styles with many openings; here they are drawn.
     """

@@ -58,7 +58,7 @@ _Other = tuple[Float[np.ndarray, "T 3"], float]  # path and radius, metres
 
 
 def wanted_pool(kind: str) -> tuple[str, ...]:
-    """What ``draw`` may be asked for, by kind."""
+    """What ``sample_scene`` may be asked for, by kind."""
     if kind == "camera":
         return MOVES
     return {"distance": DISTANCES, "speed": SPEEDS}.get(kind, DIRECTIONS)

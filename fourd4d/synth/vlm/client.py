@@ -1,9 +1,10 @@
 """Asking a vision-language model: requests, strict replies, a cache on disk, and what it costs.
 
-A *backend* turns a request into text: ``endpoint.Endpoint`` asks a server, ``Local`` a model that
-is loaded here. ``Client`` holds every reply to one JSON object of the asked-for form, asks again
-where it is not, keeps what is sound on disk by content, and runs several requests at once. A call
-that comes to nothing is an answer too (``Verdict.reason``): nothing is guessed from a bad reply.
+A *backend* turns a request into text: ``openai_backend.Endpoint`` asks a server, ``Local`` a
+model that is loaded here. ``Client`` holds every reply to one JSON object of the asked-for form,
+asks again where it is not, keeps what is sound on disk by content, and runs several requests at
+once. A call that comes to nothing is an answer too (``Verdict.reason``): nothing is guessed from a
+bad reply.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Backend(Protocol):
     def name(self) -> str: ...
 
     def __call__(self, request: Request) -> Completion:
-        """Raises Unanswered, or Unreachable."""
+        """Raises RequestFailed, or EndpointUnreachable."""
         ...
 
 
@@ -198,7 +199,7 @@ class Client:
         self.input_tokens = self.output_tokens = 0
 
     def ask(self, requests: Sequence[Request]) -> list[Verdict]:
-        """One verdict a request, in order. Raises Unreachable where going on is no use."""
+        """One verdict a request, in order. Raises EndpointUnreachable where going on is no use."""
         return list(self._pool.map(self._one, requests))
 
     def _one(self, request: Request) -> Verdict:

@@ -79,7 +79,10 @@ class Endpoint:
         return f"{self.model} at {self.url}"
 
     def __call__(self, request: Request) -> Completion:
-        """The server's reply. Raises Unanswered after the last try, Unreachable on a refusal."""
+        """The server's reply.
+
+        Raises RequestFailed after the last try, EndpointUnreachable on a refusal.
+        """
         data = json.dumps(self._body(request)).encode()
         reason = ""
         for number in range(self.retries + 1):

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.sample import IMAGE_MARK, LETTERS
+from fourd4d.core.sample import IMAGE_MARK, lettered
 from fourd4d.synth.clip import Clip, Track
 from fourd4d.synth.objects import naming
 from fourd4d.synth.objects.mask_backends.base import ObjectMask
@@ -224,15 +224,14 @@ def _question_fault(text: str, question: Question) -> str:
 def _retell(draft: Draft) -> Request:
     think = _thought(draft.response)
     question = draft.question
-    options = "\n".join(f"{a}. {b}" for a, b in zip(LETTERS, question.options))
     return Request(
         "reasoning", "Below are a question about a video, its options, and a reasoning in which "
         f"{IMAGE_MARK} stands for an image that the reasoner calls to mind. Tell the reasoning in "
         f"other words, as one flowing paragraph. Keep every {IMAGE_MARK}, in order, each in the "
         "same sentence as the numbers read off it; keep all numbers and directions as they are; "
         f"add no others; conclude with option {question.answer}. Reply with one JSON object and "
-        f'nothing else: {{"reasoning": "..."}}\n\nQuestion: {question.text}\n{options}\n\n'
-        f"Reasoning: {think}",
+        f'nothing else: {{"reasoning": "..."}}\n\nQuestion: {question.text}\n'
+        f"{lettered(question.options)}\n\nReasoning: {think}",
         {"reasoning": str}, (), {"reasoning": think},
         lambda value: _reasoning_fault(value["reasoning"], think, question),
         max_tokens=800, marks=(IMAGE_MARK,))

@@ -214,12 +214,13 @@ def films(tmp_path_factory):
 def test_video_files_as_a_tfds_dataset(tmp_path, films, beam, monkeypatch):
     builder = built(tmp_path, films, beam, monkeypatch, bundle=2, fps=4.0, max_clips=1)
     source = builder.as_data_source("train")
-    assert {one["video_id"].decode() for one in source} == {"a-clip-mp4", "b-clip-mp4"}
+    assert {one["video_id"].decode() for one in source} == {
+        "a-clip-33b5d47c", "b-clip-2cff0d93"}
     for one in source:
         assert len(one["frames"]) == len(one["timestamps"]) and one["frames"][0].ndim == 3
         assert len(one["overlays"]) == one["response"].decode().count("<output_image>")
     told = "".join(p.read_text() for p in tmp_path.rglob("*.failures.jsonl"))
-    assert "broken" in told and "no whole video" in told
+    assert "broken" in told and "it is not a whole video" in told
 
 
 def test_the_test_split_is_chosen_by_name_alone():

@@ -163,9 +163,9 @@ def test_only_one_span_of_a_long_file_is_held(tmp_path):
 
 LONG = """
 import json, resource, sys
-from fourd4d.synth.video import DigestSpec, iterate
-spec = DigestSpec(fps=0.5, analysis_fps=1.0, analysis_side=64, seconds=60.0, max_clips=0)
-ends = [clip.timestamps[-1] for clip in iterate(sys.argv[1], spec)]
+from fourd4d.synth.annotate import AnnotateSpec, iter_clips
+spec = AnnotateSpec(fps=0.5, analysis_fps=1.0, analysis_side=64, seconds=60.0, max_clips=0)
+ends = [clip.timestamps[-1] for clip in iter_clips(sys.argv[1], spec)]
 print(json.dumps([len(ends), ends[-1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 """
 

@@ -20,8 +20,8 @@ class MaskSpec:
     """Where masks come from.
 
     Attributes:
-      source: one of ``MASKS``.
-      root: of ``given`` masks; see ``masks.find_given``.
+      source: one of ``MASK_BACKENDS``.
+      root: of ``given`` masks; see ``files.find_given``.
       fps: frames a second that numbered mask images count.
       model: directory of a SAM checkpoint.
       prompts: words for SAM 3.

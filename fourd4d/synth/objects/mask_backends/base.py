@@ -43,7 +43,7 @@ class MaskRequest:
 
     @functools.cached_property
     def flow(self) -> Float[np.ndarray, "L H W 2"]:
-        """``following.backward_flow`` of the frames."""
+        """``mask_motion.backward_flow`` of the frames."""
         return mask_motion.backward_flow(
             np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in self.frames]))
 
