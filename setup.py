@@ -14,8 +14,6 @@ EXTRAS = {
     "sam": ["torch", "torchvision", "transformers>=5"],
     "quickstart": ["scikit-video"],
     "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
-    "hub": ["huggingface_hub"],
-    "notebook": ["jupyter", "matplotlib"],
     "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video"],
     "dev": ["ruff", "pyright", "pre-commit"],
 }
