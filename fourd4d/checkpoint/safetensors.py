@@ -86,7 +86,10 @@ def _header(file: Path) -> list[Tensor]:
     with readable(file):
         size = file.stat().st_size
         with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
+            begin = stream.read(8)
+            if begin == b"version ":
+                raise InputError(file, "it is a Git LFS pointer, not the file", "Run git lfs pull")
+            length = int.from_bytes(begin, "little")
             if size < 8 or length > min(size - 8, _HEADER_LIMIT):
                 raise InputError(file, f"{size} bytes hold no whole header", "Copy the shard again")
             text = stream.read(length)
@@ -198,7 +201,10 @@ def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
             raise InputError(directory, f"{files[0].name} alone, and no {INDEX}",
                              "Copy all shards and the index")
     if not files:
-        raise InputError(directory, "no safetensors files", f"Give a directory with {SINGLE}")
+        broken = sorted(file.name for file in directory.glob("*.safetensors") if file.is_symlink())
+        raise InputError(directory, f"links to no file: {', '.join(broken)}" if broken else
+                         "no safetensors files", "Download the files again" if broken else
+                         f"Give a directory with {SINGLE}")
     tensors: dict[str, Tensor] = {}
     for file in files:
         for tensor in _header(file):

@@ -58,7 +58,8 @@ def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:
         method = _quantized(part) if isinstance(part, dict) else ""
         if method:
             raise InputError(path, f"the weights are quantized ({method})", DEQUANTIZE)
-    stored = value.get("torch_dtype") or value.get("dtype") or text.get("torch_dtype") or "float32"
+    said = [part.get(name) for part in (value, text) for name in ("torch_dtype", "dtype")]
+    stored = next((dtype for dtype in said if dtype), "float32")
     if not isinstance(stored, str) or stored not in DTYPES:
         raise InputError(path, f"torch_dtype {stored!r}", f"Use one of {sorted(DTYPES)}")
     own = dict(param_dtype=stored, dtype="float32" if stored == "float32" else "bfloat16")

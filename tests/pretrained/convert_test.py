@@ -408,6 +408,9 @@ def test_numbers_of_the_config_are_read_and_written(mesh, tmp_path):
     assert back.vision == vision and back.decoder == decoder
     value["vision_config"]["rope_parameters"] = {"rope_theta": 500.0}
     del value["torch_dtype"], value["rms_norm_eps"]
+    value["text_config"] = {"dtype": "float16"}
+    (tmp_path / "config.json").write_text(json.dumps(value))
+    assert hf_config(tmp_path).param_dtype == "float16"
     value["text_config"] = {"torch_dtype": "bfloat16"}
     (tmp_path / "config.json").write_text(json.dumps(value))
     back = hf_config(tmp_path)
@@ -682,6 +685,22 @@ def test_files_that_cannot_be_read_are_named(bundle, sharded, directory, mesh, m
 
     monkeypatch.setattr(io, "open", locked)
     refused(target, mesh, f"{file}: it cannot be read (Permission denied). Check its permissions.")
+
+
+def test_files_that_were_not_fetched(directory, sharded, mesh, tmp_path):
+    file = directory / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refused(directory, mesh, "model.safetensors: it is a Git LFS pointer", "git lfs pull")
+    file.unlink()
+    file.symlink_to(tmp_path / "blobs" / "0")
+    refused(directory, mesh, "links to no file: model.safetensors")
+    shard = sorted(sharded.glob("*.safetensors"))[0]
+    (tmp_path / "blob").write_bytes(shard.read_bytes())
+    shard.unlink()
+    shard.symlink_to(tmp_path / "blob")
+    open_hf(sharded, mesh)  # As a cache of downloads lies on the disk.
+    (tmp_path / "blob").unlink()
+    refused(sharded, mesh, f"shards are missing: {shard.name}")
 
 
 def test_a_folder_that_may_not_be_listed(directory, mesh, monkeypatch):
