@@ -18,7 +18,13 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from fourd4d.checkpoint.safetensors import DEQUANTIZE, check_kind, read_hf, write_hf
+from fourd4d.checkpoint.safetensors import (
+    DEQUANTIZE,
+    check_kind,
+    open_directory,
+    read_hf,
+    write_hf,
+)
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import read_object, readable, replacing
 from fourd4d.core.protocol import ProtocolSpec
@@ -104,6 +110,10 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
     config = dataclasses.replace(
         config, decoder=dataclasses.replace(config.decoder, valid_vocab=size))
     config.check_protocol(processor.protocol, directory)
+    layers, found = max(config.decoder.layers, config.vision.layers), len(open_directory(directory))
+    if layers > found:  # Each has tensors; their shapes alone might not fit the memory.
+        raise InputError(directory, f"the config has {layers} layers, the files {found} tensors",
+                         "Check that config.json belongs to the weights")
     graphdef, abstract = shapes(config)
     table = family(config.family, directory).key_table(config)
     stored, fresh = nnx.split_state(abstract, lambda path, _: path in table.paths(), ...)

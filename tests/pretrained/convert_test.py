@@ -476,6 +476,15 @@ def test_config(directory, mesh, change, word):
     refused(directory, mesh, word)
 
 
+@pytest.mark.parametrize("part, field", [("", "num_hidden_layers"), ("vision_config", "depth")])
+def test_more_layers_than_any_list_holds(directory, mesh, part, field):
+    path = directory / "config.json"
+    value = json.loads(path.read_text())
+    (value[part] if part else value)[field] = 10**12
+    path.write_text(json.dumps(value))
+    refused(directory, mesh, "config has 1000000000000 layers, the files", "belongs to the weights")
+
+
 def test_config_absent_or_malformed(directory, mesh):
     for text, what in (("{", "malformed JSON"), ("[" * 100_000, "nested too deeply"),
                        ('{"a": ' + "1" * 400 + "}", "a number of 400 digits")):
