@@ -14,9 +14,8 @@ EXTRAS = {
     "sam": ["torch", "torchvision", "transformers>=5"],
     "quickstart": ["scikit-video"],
     "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
-    "hub": ["huggingface_hub"],
-    "notebook": ["jupyter", "matplotlib"],
-    "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video"],
+    "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video",
+             "safetensors>=0.5"],
     "dev": ["ruff", "pyright", "pre-commit"],
 }
 
@@ -42,14 +41,13 @@ setup(
         "ml-collections>=1.1",
         "clu>=0.0.12",
         "tokenizers>=0.21",
-        "safetensors>=0.5",
         "jaxtyping>=0.3",
         "av>=14",
         "opencv-python-headless>=4.10",
         "pillow",
         "rich",
         "tensorboardX",
-        "importlib_resources",
+        "importlib_resources",  # tensorflow-datasets imports it and does not require it.
     ],
     extras_require=EXTRAS,
 )

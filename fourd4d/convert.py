@@ -9,8 +9,10 @@ writes a checkpoint that every stage of this package starts from.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +32,22 @@ def export_orbax(bundle: ModelBundle, directory: str | os.PathLike[str]) -> None
         manager.save(0, {"params": bundle.tree}, specs=specs, force=True)
 
 
+def check_writable(target: Path) -> None:
+    """Raises InputError unless ``target`` can be made and written to; leaves no trace."""
+    made = [path for path in (target, *target.parents) if not path.exists()]
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            pass
+    except OSError as error:
+        raise InputError(target, f"cannot be written to ({error.strerror})",
+                         "Choose a directory that you may write to") from error
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m fourd4d.convert", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,18 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         target = Path(args.target)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(target, "exists and is not empty", "Choose another directory")
+        kind = args.to or ("orbax" if is_hf(args.source) else "hf")
+        if args.step is not None and is_hf(args.source):
+            raise InputError("--step", "applies to trainers' directories", "Leave it out")
+        if args.dtype and kind != "hf":
+            raise InputError("--dtype", "applies to Hugging Face targets", "Leave it out")
+        check_writable(target)
         mesh = make_mesh(args.mesh)
         with use(mesh):
             if is_hf(args.source):
-                if args.step is not None:
-                    raise InputError("--step", "applies to trainers' directories", "Leave it out")
                 bundle = open_hf(args.source, mesh, new_tokens=args.new_tokens)
             else:
                 bundle = open_checkpoint(args.source, mesh, step=args.step)
-            if (args.to or ("orbax" if is_hf(args.source) else "hf")) == "hf":
+            if kind == "hf":
                 export_hf(bundle, target, dtype=args.dtype)
-            elif args.dtype:
-                raise InputError("--dtype", "applies to Hugging Face targets", "Leave it out")
             else:
                 export_orbax(bundle, target)
     except InputError as error:

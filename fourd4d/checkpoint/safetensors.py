@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import fnmatch
 import functools
-import itertools
 import json
 import math
 import mmap
 import operator
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -32,7 +33,7 @@ from jax.experimental import multihost_utils
 
 from fourd4d.checkpoint.copying import WORKERS, ahead, bits, blocks, copy, empty, finite
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import parse_json, read_object, readable, replacing
 from fourd4d.core.weight_map import Entry, KeyTable
 
 INDEX = "model.safetensors.index.json"
@@ -42,7 +43,26 @@ _DTYPES: Mapping[str, Any] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+DEQUANTIZE = ("Give the unquantized model, or dequantize it with transformers "
+              "(model.dequantize()) and save that")
+_OTHERS = (
+    (("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"),
+     "pickle checkpoint ({}): unpickling runs code from the file, so it is not read",
+     "Where you trust it, load it with transformers and "
+     "save_pretrained(..., safe_serialization=True)"),
+    (("*.gguf", "*.ggml"), "weights as GGUF ({}), which are not read",
+     "Give the Hugging Face directory that they were made from"),
+    (("*.h5", "*.msgpack", "*.onnx", "*.npz"), "weights of another framework ({})",
+     "Load them with transformers and save_pretrained(..., safe_serialization=True)"),
+)
+_SHARD = re.compile(r"-\d+-of-0*(\d+)\.safetensors$")
+_QUANTIZED = re.compile(
+    r"(?P<gptq>\.(qweight|qzeros|g_idx)$)|(?P<bnb>\.(absmax|quant_map|nested_absmax|SCB)$"
+    r"|\.quant_state\.)|(?P<packed>\.(weight_packed|weight_shape|weight_zero_point)$)"
+    r"|(?P<fp8>\.(weight_scale|weight_scale_inv|weight_scale_2|input_scale)$)")
+_METHODS = {"gptq": "GPTQ or AWQ", "bnb": "bitsandbytes", "packed": "compressed-tensors",
+            "fp8": "FP8"}
+_ADAPTED = re.compile(r"^base_model\.model\.|\.lora_(A|B|embedding_A|embedding_B)\b")
 _HEADER_LIMIT = 100 << 20
 _ALIGN = 64  # Bytes; tensors start there.
 _PIECE = 16 << 20  # Bytes copied or written at once.
@@ -62,34 +82,47 @@ class Tensor:
 
 
 def _header(file: Path) -> list[Tensor]:
-    """Raises InputError on a file that is truncated or no safetensors file."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, _HEADER_LIMIT):
-            raise InputError(file, f"{size} bytes hold no whole header", "Copy the shard again")
-        try:
-            header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            found = [Tensor(key, file, str(item["dtype"]),
-                            tuple(map(operator.index, item["shape"])),
-                            *(8 + length + operator.index(at) for at in item["data_offsets"]))
-                     for key, item in header.items()]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(file, "its header is no safetensors header",
-                             "Copy the shard again") from error
+    """Raises InputError on a file that is unreadable, truncated or not a safetensors file."""
+    with readable(file):
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            begin = stream.read(8)
+            if begin == b"version ":
+                raise InputError(file, "it is a Git LFS pointer, not the file", "Run git lfs pull")
+            length = int.from_bytes(begin, "little")
+            if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+                raise InputError(file, f"{size} bytes hold no whole header", "Copy the shard again")
+            text = stream.read(length)
+    try:
+        header = parse_json(text, file)
+        header.pop("__metadata__", None)
+        found = [Tensor(key, file, str(item["dtype"]), tuple(map(operator.index, item["shape"])),
+                        *(8 + length + operator.index(at) for at in item["data_offsets"]))
+                 for key, item in header.items()]
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        what = f" ({error.what})" if isinstance(error, InputError) else ""
+        raise InputError(file, f"its header is no safetensors header{what}",
+                         "Copy the shard again") from error
     if any(not 8 + length <= tensor.start <= tensor.stop for tensor in found):
         raise InputError(file, "its header speaks of data outside the file",
                          "Copy the shard again")
     end = max((tensor.stop for tensor in found), default=8 + length)
     if end > size:
-        raise InputError(file, f"truncated: {size} bytes, its header speaks of {end}",
+        raise InputError(file, f"truncated: {size} bytes, its header speaks of {end:.15g}",
                          "Copy the shard again")
     found.sort(key=lambda tensor: (tensor.start, tensor.stop))
-    for before, tensor in itertools.pairwise(found):
-        if tensor.start < before.stop:
-            raise InputError(file, f"tensors {before.key!r} and {tensor.key!r} share bytes",
+    at, before = 8 + length, "its header"
+    for tensor in found:
+        if tensor.start < at:
+            raise InputError(file, f"tensors {before!r} and {tensor.key!r} share bytes",
                              "Copy the shard again")
+        if tensor.start > at:
+            raise InputError(file, f"{tensor.start - at} bytes before {tensor.key!r} belong to no "
+                             "tensor", "Copy the shard again")
+        at, before = tensor.stop, tensor.key
+    if at < size:
+        raise InputError(file, f"its last {size - at} bytes belong to no tensor",
+                         "Copy the shard again")
     for tensor in found:
         item = _DTYPES.get(tensor.dtype)
         if item is not None and tensor.stop - tensor.start != math.prod(
@@ -100,23 +133,51 @@ def _header(file: Path) -> list[Tensor]:
     return found
 
 
+def check_kind(directory: str | os.PathLike[str]) -> None:
+    """Raises InputError for a directory whose weights are of another kind, or an adapter's."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(directory, "no such directory", "Give a Hugging Face model directory")
+    with readable(directory):
+        names = sorted(path.name for path in directory.iterdir())
+    adapters = [name for name in names if name == "adapter_config.json"
+                or name.startswith("adapter_model") or name.startswith("adapter_")
+                and name.endswith((".safetensors", ".bin"))]
+    tensors = [name for name in names if name.endswith(".safetensors") and name not in adapters]
+    if adapters:
+        raise InputError(directory / adapters[0], "an adapter lies here, which would not be used"
+                         if tensors else "this is an adapter, without the model it changes",
+                         "Merge it into its model with peft's merge_and_unload and save that"
+                         + (", or remove it" if tensors else ""))
+    if tensors or INDEX in names:
+        return
+    for patterns, what, remedy in _OTHERS:
+        found = [name for name in names if any(fnmatch.fnmatch(name, p) for p in patterns)]
+        if found:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            raise InputError(directory, f"{what.format(', '.join(found[:3]) + more)}", remedy)
+
+
 def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Every tensor of a directory's shards by name; headers only are read.
 
     Raises:
-      InputError: no safetensors (a pickle is refused), a missing or truncated shard, an index
-        that disagrees with its shards, or files of two models.
+      InputError: no safetensors (a pickle is refused), a missing, truncated or unreadable shard, an
+        index that disagrees with its shards, or files of two models.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise InputError(directory, "no such directory", "Give a Hugging Face model directory")
+    check_kind(directory)
     index, expected = directory / INDEX, None
+    for file in (index, directory / SINGLE):
+        if file.is_dir():
+            raise InputError(file, "it is a folder, not a file", "Copy the file again")
     if index.is_file():
+        value = read_object(index, "Copy it again")
         try:
-            expected = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            expected = value["weight_map"]
             names = sorted(set(expected.values()))
             outside = [name for name in names if Path(name).name != name]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(index, "no index of shards", "Copy it again") from error
         if outside:
             raise InputError(index, f"shards {outside} lie outside the directory",
@@ -136,15 +197,14 @@ def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
         if len(files) > 1:
             raise InputError(directory, f"{len(files)} safetensors files and no {INDEX}",
                              "Copy the index too")
+        if files and (shard := _SHARD.search(files[0].name)) and int(shard[1]) > 1:
+            raise InputError(directory, f"{files[0].name} alone, and no {INDEX}",
+                             "Copy all shards and the index")
     if not files:
-        pickles = sorted(p.name for pattern in _PICKLES for p in directory.glob(pattern))
-        if pickles:
-            raise InputError(
-                directory, f"pickle checkpoint ({', '.join(pickles[:3])}): unpickling runs code "
-                "from the file, so it is not read",
-                "Where you trust it, load it with transformers and "
-                "save_pretrained(..., safe_serialization=True)")
-        raise InputError(directory, "no safetensors files", f"Give a directory with {SINGLE}")
+        broken = sorted(file.name for file in directory.glob("*.safetensors") if file.is_symlink())
+        raise InputError(directory, f"links to no file: {', '.join(broken)}" if broken else
+                         "no safetensors files", "Download the files again" if broken else
+                         f"Give a directory with {SINGLE}")
     tensors: dict[str, Tensor] = {}
     for file in files:
         for tensor in _header(file):
@@ -158,7 +218,22 @@ def open_directory(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
         if wrong:
             raise InputError(index, f"tensors are not where it says: {', '.join(wrong[:8])}",
                              "Copy index and shards from one source")
+    _check_plain(tensors)
     return tensors
+
+
+def _check_plain(tensors: Mapping[str, Tensor]) -> None:
+    """Raises InputError on tensors that are quantized, or an adapter's."""
+    for key, tensor in tensors.items():
+        found = _QUANTIZED.search(key)
+        method = (next(name for name, value in found.groupdict().items() if value) if found
+                  else "fp8" if tensor.dtype.startswith("F8_") else "")
+        if method:
+            raise InputError(tensor.file, f"the weights are quantized ({_METHODS[method]}): "
+                             f"{key!r}, {tensor.dtype}", DEQUANTIZE)
+        if _ADAPTED.search(key):
+            raise InputError(tensor.file, f"{key!r} is an adapter's",
+                             "Merge it with peft's merge_and_unload and save the model")
 
 
 class _Files:
@@ -173,7 +248,7 @@ class _Files:
 
     def array(self, tensor: Tensor) -> np.ndarray:
         if tensor.file not in self._maps:
-            with tensor.file.open("rb") as stream:
+            with readable(tensor.file), tensor.file.open("rb") as stream:
                 mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             self._maps[tensor.file] = mapped, np.frombuffer(mapped, np.uint8).ctypes.data
         return np.frombuffer(self._maps[tensor.file][0], _DTYPES[tensor.dtype],

@@ -119,16 +119,27 @@ def _finite(digits: str) -> float:
     return value
 
 
+@contextlib.contextmanager
+def readable(where: str | os.PathLike[str]) -> Iterator[None]:
+    """What the system refuses to read becomes an InputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        what = {errno.EISDIR: "it is a folder"}.get(
+            error.errno or 0, f"it cannot be read ({error.strerror or error})")
+        raise InputError(error.filename or where, what, "Check its permissions" if error.errno in (
+            errno.EACCES, errno.EPERM) else "Copy it again") from error
+
+
 def read_object(path: str | os.PathLike[str], remedy: str) -> dict[str, Any]:
     """The JSON object in a file. Raises InputError: no such file (``remedy``), or no object."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "no such file", remedy)
-    try:
+    with readable(path):
+        if path.is_dir():
+            raise InputError(path, "it is a folder, not a file", remedy)
+        if not path.is_file():
+            raise InputError(path, "no such file", remedy)
         data = path.read_bytes()
-    except OSError as error:
-        raise InputError(path, f"it cannot be read ({error.strerror})",
-                         "Check its permissions") from error
     value = parse_json(data, path)
     if not isinstance(value, dict):
         raise InputError(path, "it is not a JSON object", "Fix it")

@@ -27,6 +27,7 @@ from fourd4d.train import (
     run,
     state_from,
 )
+from fourd4d.train.overview import log_parameters
 from fourd4d.train.resume import resumed
 
 
@@ -62,6 +63,7 @@ def train(config: Any) -> Outcome:
             about = specs(config, bundle.config, bundle.processor, config.trainable) | origin(
                 state.params, config.seed, source.fingerprint())
             first, state = resumed(checkpoints, state, batches, about, workdir)
+            log_parameters(state)
             writer = MetricWriter(workdir, first + 1)
 
             def held_out(at: int, now: Any) -> None:

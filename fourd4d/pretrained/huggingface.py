@@ -18,9 +18,15 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from fourd4d.checkpoint.safetensors import read_hf, write_hf
+from fourd4d.checkpoint.safetensors import (
+    DEQUANTIZE,
+    check_kind,
+    open_directory,
+    read_hf,
+    write_hf,
+)
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import read_object, replacing
+from fourd4d.core.files import read_object, readable, replacing
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.models import ModelConfig, Thinker
 from fourd4d.models.families import family
@@ -35,7 +41,8 @@ MAX_NEW_TOKENS: Final = 1024
 
 def is_hf(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory has the ``config.json`` of a Hugging Face model."""
-    return (Path(directory) / "config.json").is_file()
+    with readable(directory):
+        return (Path(directory) / "config.json").is_file()
 
 
 def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:
@@ -53,17 +60,26 @@ def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:
     value = read_object(path, "Give a Hugging Face model directory")
     text = value.get("text_config")
     text = text if isinstance(text, dict) else {}
-    for part in (value, text):
-        quantized = part.get("quantization_config")
-        if quantized:
-            how = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
-            raise InputError(path, f"the weights are quantized ({how or 'unnamed method'})",
-                             "Give the unquantized model, or dequantize it with transformers")
-    stored = value.get("torch_dtype") or value.get("dtype") or text.get("torch_dtype") or "float32"
+    for part in (value, text, value.get("vision_config")):
+        method = _quantized(part) if isinstance(part, dict) else ""
+        if method:
+            raise InputError(path, f"the weights are quantized ({method})", DEQUANTIZE)
+    said = [part.get(name) for part in (value, text) for name in ("torch_dtype", "dtype")]
+    stored = next((dtype for dtype in said if dtype), "float32")
     if not isinstance(stored, str) or stored not in DTYPES:
         raise InputError(path, f"torch_dtype {stored!r}", f"Use one of {sorted(DTYPES)}")
     own = dict(param_dtype=stored, dtype="float32" if stored == "float32" else "bfloat16")
     return family(value.get("model_type"), path).from_hf(value, path, **own).changed(**model)
+
+
+def _quantized(part: dict[str, Any]) -> str:
+    """How a config says that weights are quantized; empty if it does not."""
+    said = part.get("quantization_config") or part.get("compression_config")
+    if not isinstance(said, dict):
+        return str(said) if said else ""
+    known = said.get("quant_method") or said.get("quant_algo")
+    bits = "bitsandbytes" if said.get("load_in_4bit") or said.get("load_in_8bit") else ""
+    return str(known or bits or "unnamed method") if said else ""
 
 
 def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES, *,
@@ -79,15 +95,11 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
       model: fields of ``ModelConfig`` set for this use (dtype, param_dtype, lora, …).
 
     Raises:
-      InputError: see ``checkpoint.safetensors.read_hf``, ``hf_config`` and ``load_processor``; or
-        a vocabulary larger than the embedding table.
+      InputError: see ``checkpoint.safetensors.check_kind`` and ``read_hf``, ``hf_config`` and
+        ``load_processor``; or a vocabulary larger than the embedding table.
     """
     directory = Path(directory)
-    for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"):
-        if (directory / name).exists():
-            raise InputError(directory / name, "an adapter lies here, which would not be used",
-                             "Merge it with peft's merge_and_unload and save the model, or remove "
-                             "it")
+    check_kind(directory)
     config = hf_config(directory, **model)
     processor = _processor(directory, config.protocol(), new_tokens)
     size = processor.tokenizer.vocab_size
@@ -98,6 +110,10 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
     config = dataclasses.replace(
         config, decoder=dataclasses.replace(config.decoder, valid_vocab=size))
     config.check_protocol(processor.protocol, directory)
+    layers, found = max(config.decoder.layers, config.vision.layers), len(open_directory(directory))
+    if layers > found:  # Each has tensors; their shapes alone might not fit the memory.
+        raise InputError(directory, f"the config has {layers} layers, the files {found} tensors",
+                         "Check that config.json belongs to the weights")
     graphdef, abstract = shapes(config)
     table = family(config.family, directory).key_table(config)
     stored, fresh = nnx.split_state(abstract, lambda path, _: path in table.paths(), ...)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example, VisionSlots
-from fourd4d.core.files import read_object
+from fourd4d.core.files import read_object, readable
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import IMAGE_MARK
 from fourd4d.processing import chat_template, hf_files, latent_spans
@@ -266,8 +266,10 @@ def load_processor(
       InputError: files missing or malformed.
     """
     directory = Path(directory)
-    tokenizer = load_tokenizer(directory, add_imagery)
-    path = directory / "protocol.json"
-    if not path.is_file():
-        return Processor(tokenizer, hf_files.read_protocol(directory, unsaid or ProtocolSpec()))
+    with readable(directory):
+        tokenizer = load_tokenizer(directory, add_imagery)
+        path = directory / "protocol.json"
+        if not path.exists():
+            return Processor(tokenizer, hf_files.read_protocol(directory,
+                                                               unsaid or ProtocolSpec()))
     return Processor(tokenizer, ProtocolSpec.from_json(read_object(path, "Fix it"), path))

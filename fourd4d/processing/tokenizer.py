@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import readable, replacing
 
 END_OF_TEXT: Final = "<|endoftext|>"
 TURN_START: Final = "<|im_start|>"
@@ -122,7 +122,9 @@ class SentencePieceTokenizer:
         path = Path(path)
         if not path.is_file():
             raise InputError(path, "no such file", "Give a SentencePiece .model file")
-        self._load(path.read_bytes(), str(path), add_imagery)
+        with readable(path):
+            model = path.read_bytes()
+        self._load(model, str(path), add_imagery)
 
     @classmethod
     def from_bytes(cls, model: bytes, where: str = "model") -> SentencePieceTokenizer:
@@ -267,7 +269,8 @@ class HFTokenizer:
         if not path.is_file():
             raise InputError(path, "no such file", "Give a tokenizer.json")
         try:
-            text = path.read_text(encoding="utf-8")
+            with readable(path):
+                text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise InputError(path, f"no tokenizer.json ({error})",
                              "Give a file of the tokenizers library") from error

@@ -28,6 +28,7 @@ from fourd4d.train import (
     run,
     state_from,
 )
+from fourd4d.train.overview import log_parameters
 from fourd4d.train.resume import resumed
 
 
@@ -56,6 +57,7 @@ def train(config: Any) -> Outcome:
                 workdir / "checkpoints", keep=config.keep,
                 processor=processor.save) as checkpoints:
             first, state = resumed(checkpoints, state, batches, about, workdir)
+            log_parameters(state)
             with MetricWriter(workdir, first + 1) as writer:
                 step = Step(Setting(
                     graphdef=bundle.graphdef, tx=tx, reference=reference, spec=spec,

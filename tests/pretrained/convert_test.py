@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -25,7 +26,7 @@ from fourd4d.parallel import make_mesh
 from fourd4d.pretrained import huggingface
 from fourd4d.pretrained.huggingface import _mean_rows, export_hf, hf_config, open_hf
 from fourd4d.pretrained.open import open_checkpoint
-from fourd4d.processing import Processor, load_processor
+from fourd4d.processing import Processor, load_processor, tiny_tokenizer
 
 
 def flat(bundle):
@@ -322,7 +323,7 @@ def test_tensors_that_share_bytes(directory, mesh):
     refused(directory, mesh, "model.safetensors", *names, "share bytes", "Copy the shard again")
 
 
-@pytest.mark.parametrize("dtype", ["F64", "F8_E4M3", None, ["F32"]])
+@pytest.mark.parametrize("dtype", ["F64", None, ["F32"]])
 def test_a_dtype_that_is_not_read(directory, mesh, dtype):
     def change(header):
         header["model.norm.weight"]["dtype"] = dtype
@@ -333,15 +334,18 @@ def test_a_dtype_that_is_not_read(directory, mesh, dtype):
 def test_a_folder_called_like_the_weights(directory, mesh):
     (directory / "model.safetensors").unlink()
     (directory / "model.safetensors").mkdir()
-    refused(directory, mesh, "no safetensors files")
+    refused(directory, mesh, "model.safetensors: it is a folder")
 
 
-@pytest.mark.parametrize("text", [
-    "{", "[]", b"\xff", '{"weight_map": {"a": 1}}', '{"weight_map": {"a": 1, "b": "c"}}',
-    '{"weight_map": ["a"]}', "[" * 100_000])
-def test_an_index_that_is_none(sharded, mesh, text):
+@pytest.mark.parametrize("text, words", [
+    ("{", "malformed JSON"), ("[]", "not a JSON object"), (b"\xff", "not UTF-8"),
+    ('{"weight_map": {"a": 1}}', "no index of shards"),
+    ('{"weight_map": {"a": 1, "b": "c"}}', "no index of shards"),
+    ('{"weight_map": ["a"]}', "no index of shards"), ("[" * 100_000, "nested too deeply"),
+])
+def test_an_index_that_is_none(sharded, mesh, text, words):
     (sharded / safetensors.INDEX).write_bytes(text if isinstance(text, bytes) else text.encode())
-    refused(sharded, mesh, safetensors.INDEX, "no index of shards")
+    refused(sharded, mesh, f"{safetensors.INDEX}: ", words)
 
 
 def test_files_of_two_models(sharded, directory, bundle, mesh):
@@ -404,6 +408,9 @@ def test_numbers_of_the_config_are_read_and_written(mesh, tmp_path):
     assert back.vision == vision and back.decoder == decoder
     value["vision_config"]["rope_parameters"] = {"rope_theta": 500.0}
     del value["torch_dtype"], value["rms_norm_eps"]
+    value["text_config"] = {"dtype": "float16"}
+    (tmp_path / "config.json").write_text(json.dumps(value))
+    assert hf_config(tmp_path).param_dtype == "float16"
     value["text_config"] = {"torch_dtype": "bfloat16"}
     (tmp_path / "config.json").write_text(json.dumps(value))
     back = hf_config(tmp_path)
@@ -467,6 +474,15 @@ def test_config(directory, mesh, change, word):
     path = directory / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     refused(directory, mesh, word)
+
+
+@pytest.mark.parametrize("part, field", [("", "num_hidden_layers"), ("vision_config", "depth")])
+def test_more_layers_than_any_list_holds(directory, mesh, part, field):
+    path = directory / "config.json"
+    value = json.loads(path.read_text())
+    (value[part] if part else value)[field] = 10**12
+    path.write_text(json.dumps(value))
+    refused(directory, mesh, "config has 1000000000000 layers, the files", "belongs to the weights")
 
 
 def test_config_absent_or_malformed(directory, mesh):
@@ -533,7 +549,7 @@ def test_a_half_written_export_is_no_model(bundle, sharded, mesh, tmp_path, monk
     if stage == "shards":  # Nor are old and new shards read as one model.
         bundle.processor.export(target, qwen2_5_vl.CLASSES)
         (target / "config.json").write_text(json.dumps(qwen2_5_vl.to_hf(CONFIG, "float32")))
-        refused(target, mesh, "no model.safetensors.index.json" if over else "missing")
+        refused(target, mesh, "no model.safetensors.index.json")
     else:
         transformers = pytest.importorskip("transformers")
         with pytest.raises((OSError, ValueError)):
@@ -559,13 +575,169 @@ def test_quantized_weights_are_called_so(directory, mesh, method, where):
     refused(directory, mesh, f"quantized ({method})", "dequantize")
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("key, dtype, method", [
+    ("model.layers.0.mlp.up_proj.qweight", np.int32, "GPTQ or AWQ"),
+    ("model.layers.0.mlp.up_proj.weight_scale_inv", np.float32, "FP8"),
+    ("model.layers.0.mlp.up_proj.weight.absmax", np.uint8, "bitsandbytes"),
+    ("model.layers.0.mlp.up_proj.weight_packed", np.int32, "compressed-tensors"),
+])
+def test_quantized_tensors_are_called_so_whatever_the_config(directory, mesh, key, dtype, method):
+    rewrite(directory, lambda tensors: tensors.update({key: np.zeros((4, 4), dtype)}))
+    refused(directory, mesh, f"quantized ({method})", key, "dequantize")
+
+
+def test_weights_of_eight_bits_are_quantized(directory, mesh):
+    rewrite_header(directory, lambda header: header["model.norm.weight"].update(dtype="F8_E4M3"))
+    refused(directory, mesh, "quantized (FP8): 'model.norm.weight', F8_E4M3")
+
+
+@pytest.mark.parametrize("said, how", [({"load_in_4bit": True}, "bitsandbytes"), ("int8", "int8"),
+                                       ({"bits": 4}, "unnamed method")])
+def test_a_method_without_a_name_is_told_as_well_as_it_can_be(directory, mesh, said, how):
+    path = directory / "config.json"
+    value = json.loads(path.read_text()) | {"quantization_config": said}
+    path.write_text(json.dumps(value))
+    refused(directory, mesh, f"quantized ({how})", "dequantize")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors",
+                                  "adapter_model.bin", "adapter_2.safetensors"])
 def test_an_adapter_beside_the_weights_is_not_passed_over(directory, mesh, name):
     (directory / name).write_text("{}")
-    refused(directory, mesh, name, "merge_and_unload")
+    refused(directory, mesh, name, "would not be used", "merge_and_unload", "or remove it")
+
+
+def test_an_adapter_alone_and_an_adapters_tensors(directory, mesh, tmp_path):
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    refused(tmp_path, mesh, "this is an adapter, without the model", "merge_and_unload and save")
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    rewrite(directory, lambda tensors: tensors.update({key: np.zeros((2, 2), np.float32)}))
+    refused(directory, mesh, key, "is an adapter's", "merge_and_unload")
+
+
+@pytest.mark.parametrize("name, words", [
+    ("model-q4_k_m.gguf", "weights as GGUF"), ("pytorch_model-00001-of-00002.bin", "pickle"),
+    ("tf_model.h5", "another framework"), ("flax_model.msgpack", "another framework"),
+    ("model-00001-of-00002.safetensors", "model-00001-of-00002.safetensors alone, and no model"),
+])
+@pytest.mark.parametrize("config", [True, False])
+def test_weights_of_another_kind_alone(directory, mesh, name, words, config):
+    (directory / "model.safetensors").rename(directory / name)
+    if not config:
+        (directory / "config.json").unlink()
+        words = words if "alone" not in words else "config.json: no such file"
+    refused(directory, mesh, words)
+
+
+def test_bytes_that_belong_to_no_tensor(directory, mesh):
+    """As the official library: neither holes nor a tail."""
+    file = directory / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole + bytes(8))
+    refused(directory, mesh, "model.safetensors: its last 8 bytes belong to no tensor")
+    file.write_bytes(whole)
+    rewrite_header(directory, lambda header: header.pop("model.norm.weight"))
+    refused(directory, mesh, "128 bytes before", "belong to no tensor", "Copy the shard again")
+
+
+NUMBER = "1" * 400
+
+
+@pytest.mark.parametrize("file, text, what", [
+    ("model.safetensors", f'{{"a": {{"dtype": "F32", "shape": [{NUMBER}]}}}}',
+     "a number of 400 digits"),
+    ("model.safetensors.index.json", f'{{"weight_map": {{"a": {NUMBER}}}}}',
+     "a number of 400 digits"),
+    ("preprocessor_config.json", f'{{"patch_size": {NUMBER}}}', "a number of 400 digits"),
+    ("preprocessor_config.json", "[" * 100_000, "nested too deeply"),
+    ("protocol.json", "[" * 100_000, "nested too deeply"),
+    ("tokenizer.json", f'{{"version": {NUMBER}}}', "no tokenizer.json"),
+    ("tokenizer.json", "[" * 100_000, "no tokenizer.json"),
+    ("tokenizer.json", "", "no tokenizer.json"), ("preprocessor_config.json", "", "malformed JSON"),
+    ("config.json", "", "malformed JSON"), ("model.safetensors", "", "hold no whole header"),
+])
+def test_numbers_and_brackets_without_end(directory, mesh, file, text, what):
+    if file == "model.safetensors" and text:
+        (directory / file).write_bytes(len(text).to_bytes(8, "little") + text.encode())
+    else:
+        (directory / file).write_text(text)
+    if file == "preprocessor_config.json":
+        (directory / "protocol.json").unlink()
+    if file == "tokenizer.json":
+        (directory / "tokenizer.model").unlink()
+    refused(directory, mesh, file, what)
+
+
+@pytest.mark.parametrize("file", ["config.json", "protocol.json", "tokenizer.model",
+                                  "tokenizer.json", "model.safetensors", safetensors.INDEX])
+@pytest.mark.parametrize("how", ["locked", "folder"])
+def test_files_that_cannot_be_read_are_named(bundle, sharded, directory, mesh, monkeypatch, file,
+                                             how):
+    target = sharded if file == safetensors.INDEX else directory
+    if file == "tokenizer.json":
+        (target / "tokenizer.model").unlink()
+    if how == "folder":
+        (target / file).unlink()
+        (target / file).mkdir()
+        fallback = {"tokenizer.model": None, "tokenizer.json": "no tokenizer here"}
+        words = fallback.get(file, f"{file}: it is a folder")
+        if words is not None:
+            return refused(target, mesh, words)
+        return assert_same(open_hf(target, mesh), bundle)  # The other tokenizer is there.
+    opened = io.open
+
+    def locked(path, *args, **kwargs):
+        if os.fspath(path) == os.fspath(target / file):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", locked)
+    refused(target, mesh, f"{file}: it cannot be read (Permission denied). Check its permissions.")
+
+
+def test_files_that_were_not_fetched(directory, sharded, mesh, tmp_path):
+    file = directory / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refused(directory, mesh, "model.safetensors: it is a Git LFS pointer", "git lfs pull")
+    file.unlink()
+    file.symlink_to(tmp_path / "blobs" / "0")
+    refused(directory, mesh, "links to no file: model.safetensors")
+    shard = sorted(sharded.glob("*.safetensors"))[0]
+    (tmp_path / "blob").write_bytes(shard.read_bytes())
+    shard.unlink()
+    shard.symlink_to(tmp_path / "blob")
+    open_hf(sharded, mesh)  # As a cache of downloads lies on the disk.
+    (tmp_path / "blob").unlink()
+    refused(sharded, mesh, f"shards are missing: {shard.name}")
+
+
+def test_a_folder_that_may_not_be_listed(directory, mesh, monkeypatch):
+    def locked(path):
+        raise PermissionError(13, "Permission denied", os.fspath(path))
+
+    monkeypatch.setattr(type(directory), "iterdir", locked)
+    refused(directory, mesh, "model: it cannot be read (Permission denied). Check its permissions.")
 
 
 def test_a_bare_generate_goes_on_beyond_twenty_tokens(tmp_path):
     export_hf(bundle_of(), tmp_path / "m")
     value = json.loads((tmp_path / "m" / "generation_config.json").read_text())
     assert value["max_new_tokens"] == 1024
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "m")
+    model.generation_config.eos_token_id = None
+
+    def enough(ids, _):
+        return torch.full((1,), ids.shape[1] >= 31)
+
+    said = model.generate(torch.tensor([[20, 21, 22]]), stopping_criteria=[enough])
+    assert said.shape == (1, 31)
+
+
+def test_export_leaves_no_file_that_transformers_would_read_instead(directory):
+    others = {"processor_config.json", "video_preprocessor_config.json", "chat_template.jinja"}
+    for name in others:
+        (directory / name).write_text("{}")
+    Processor(tiny_tokenizer(), CONFIG.protocol()).export(directory, qwen2_5_vl.CLASSES)
+    assert not others & {path.name for path in directory.iterdir()}

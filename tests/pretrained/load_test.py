@@ -108,7 +108,7 @@ def test_load_and_the_command_refuse_the_same(exported, tmp_path, capsys, spoil,
 
 @pytest.mark.parametrize("line, words", [
     ("{tmp}/file/x --to hf", "file/x: cannot be written to (Not a directory). Choose"),
-    ("{tmp}/file/x --to orbax", "file/x: cannot be opened (Not a directory). Choose"),
+    ("{tmp}/file/x --to orbax", "file/x: cannot be written to (Not a directory). Choose"),
     ("{tmp}/file", "file: exists and is not empty. Choose"),
     ("{tmp}/out --step 3", "--step: applies to trainers' directories. Leave it out."),
     ("{tmp}/out --dtype float16", "--dtype: applies to Hugging Face targets. Leave it out."),
@@ -119,6 +119,19 @@ def test_what_the_command_cannot_do(exported, tmp_path, capsys, line, words):
     printed = capsys.readouterr().err
     assert words in printed and printed.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["hf", "orbax"])
+def test_a_target_that_may_not_be_written_to_is_told_before_loading(
+        exported, tmp_path, capsys, monkeypatch, kind):
+    def locked(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(convert, "open_hf", None)  # Loading would fail.
+    monkeypatch.setattr(convert.tempfile, "TemporaryFile", locked)
+    assert convert.main([str(exported), str(tmp_path / "a" / "b"), "--to", kind]) == 2
+    assert "a/b: cannot be written to (Permission denied). Choose" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_importing_the_package_starts_nothing():

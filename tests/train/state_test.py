@@ -30,6 +30,7 @@ from fourd4d.train import (
     state_from,
 )
 from fourd4d.train.optimizer import decay_mask, matrix_sides
+from fourd4d.train.overview import log_parameters
 from fourd4d.train.resume import fingerprint
 from fourd4d.train.state import microbatches, split
 
@@ -297,3 +298,16 @@ def test_resuming_needs_the_same_start_and_seed():
     for key in saved:
         with pytest.raises(InputError, match=f"dir: {key} was"):
             check_origin(saved, saved | {key: 5}, "dir")
+
+
+def test_the_parameters_of_a_run_are_logged(one, caplog):
+    _, state = create_state(Net, 0, TX, one, trainable=("layer/.*", "head"))
+    with caplog.at_level("INFO", logger="absl"):
+        log_parameters(state)
+    trained, frozen = caplog.messages
+    assert trained.startswith("Trained parameters:\n") and "embedding" not in trained
+    assert frozen.startswith("Frozen parameters:\n") and "layer/up" not in frozen
+    row = next(line for line in trained.splitlines() if "| layer/up " in line)
+    assert [cell.strip() for cell in row.split("|")[2:5]] == ["(2, 8, 16)", "float32", "256"]
+    assert trained.endswith("Total: 688 -- 2,752 bytes")
+    assert frozen.endswith("Total: 128 -- 512 bytes")
