@@ -32,7 +32,7 @@ from jax.experimental import multihost_utils
 
 from fourd4d.checkpoint.copying import WORKERS, ahead, bits, blocks, copy, empty, finite
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import parse_json, replacing
 from fourd4d.core.weight_map import Entry, KeyTable
 
 INDEX = "model.safetensors.index.json"
@@ -69,7 +69,7 @@ def _header(file: Path) -> list[Tensor]:
         if size < 8 or length > min(size - 8, _HEADER_LIMIT):
             raise InputError(file, f"{size} bytes hold no whole header", "Copy the shard again")
         try:
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length), file)
             header.pop("__metadata__", None)
             found = [Tensor(key, file, str(item["dtype"]),
                             tuple(map(operator.index, item["shape"])),
