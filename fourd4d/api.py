@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.sample import LETTERS, Sample, lettered
+from fourd4d.core.sample import LETTERS, Sample, option_text
 from fourd4d.data.collate import bucketed_shape, collate
 from fourd4d.data.media import load_media
 from fourd4d.parallel import host_to_global, make_mesh, use
@@ -66,7 +66,8 @@ class Answerer:
           media: a video file, an image file, a ``Video``, an ``Image``, or a list of these.
           question: without its options.
           options: texts, lettered A, B, … in the prompt; numbers are written out. Of a mapping,
-            the values are the texts, and the answer's ``letter`` is a key of it.
+            the values are the texts, its keys stand before them in the prompt in place of letters,
+            and the answer's ``letter`` is one of them.
           max_tokens: most tokens of the response, latents included.
           temperature: 0 is greedy.
           imagery: False never imagines.
@@ -77,7 +78,8 @@ class Answerer:
         """
         keys, said_options = _checked_options(options)
         processor = self.bundle.processor
-        text = f"{question}\n\n{lettered(said_options)}" if said_options else question
+        lines = [f"{key}. {text}" for key, text in zip(keys, said_options, strict=True)]
+        text = "\n\n".join([question, "\n".join(lines)]) if lines else question
         items = media if isinstance(media, list | tuple) else [media]
         example = processor.prompt(text, [self._read(item) for item in items])
         batch = collate([example], bucketed_shape([example]), processor.protocol)
@@ -88,8 +90,7 @@ class Answerer:
                                    jax.random.key(seed), spec=spec)
         said = texts(rollout, processor.tokenizer, spec)[0]
         count = int(np.max(np.asarray(rollout.latent_index[0]), initial=-1)) + 1
-        letter = parse_answer(said, said_options)
-        return Answer(said, keys[LETTERS.index(letter)] if letter else None,
+        return Answer(said, parse_answer(said, said_options, keys),
                       np.asarray(rollout.latents[0, :count]), bool(rollout.truncated[0]))
 
     def say(self, text: str, images: Sequence[bytes] = (), *, max_tokens: int = 512) -> str:
@@ -154,23 +155,29 @@ class Answerer:
 
 
 def _checked_options(options: Options) -> tuple[list[str], list[str]]:
-    """What each option is called in the answer, and its text."""
-    if isinstance(options, str | bytes):
-        raise InputError("options", f"{options!r} is one text", "Give a list of texts")
-    if isinstance(options, Mapping):
-        names = [str(key) for key in options]
-        ours = set(names) == set(LETTERS[: len(names)])
-        pairs = sorted(zip(names, options.values(), strict=True)) if ours else list(
-            zip(names, options.values(), strict=True))
-    else:
-        pairs = list(zip(LETTERS, options := list(options), strict=False))
-    if len(options) > len(LETTERS):
-        raise InputError("options", f"there are {len(options)}", f"Give {len(LETTERS)} at most")
-    for name, value in pairs:
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not (number or isinstance(value, str)) or not str(value).strip():
-            raise InputError("options", f"option {name} is {value!r}", "Give it a text or a number")
-    return [name for name, _ in pairs], [str(value) for _, value in pairs]
+    """What each option is called in the prompt and the answer, and its text."""
+    ordered = isinstance(options, Iterable) and not isinstance(options, str | bytes | Set)
+    if not ordered:
+        raise InputError("options", f"{options!r} is not a list", "Give a list of texts")
+    given = options.values() if isinstance(options, Mapping) else options
+    texts = [_text(value, number) for number, value in enumerate(given, 1)]
+    if len(texts) > len(LETTERS):
+        raise InputError("options", f"there are {len(texts)}", f"Give {len(LETTERS)} at most")
+    if not isinstance(options, Mapping):
+        return list(LETTERS[: len(texts)]), texts
+    keys = [option_text(key, "options", f"key {key!r}") for key in options]
+    if len(set(keys)) < len(keys):
+        raise InputError("options", f"two keys are the same: {keys}", "Make the keys differ")
+    pairs = list(zip(keys, texts, strict=True))
+    if set(keys) <= set(LETTERS):
+        pairs.sort()
+    return [key for key, _ in pairs], [text for _, text in pairs]
+
+
+def _text(value: Any, number: int) -> str:
+    if isinstance(value, bool | np.bool_):
+        raise InputError("options", f"option {number} is {value}", "Give it a text or a number")
+    return option_text(value, "options", f"option {number}")
 
 
 def load(directory: str | os.PathLike[str], *, mesh: str = "single", step: int | None = None,

@@ -98,8 +98,25 @@ def test_options_are_texts_numbers_or_a_mapping(thinker, monkeypatch):
     assert ask({"one": "Left", "two": "Up"}).letter == "two"
 
 
+def test_a_mapping_s_keys_are_shown_and_answered(thinker, monkeypatch):
+    asked, said = [], iter(["b. Right", "C", "2", "D. 7"])
+    prompt = type(thinker.bundle.processor).prompt
+    monkeypatch.setattr(type(thinker.bundle.processor), "prompt",
+                        lambda self, text, media: asked.append(text) or prompt(self, text, media))
+    monkeypatch.setattr(api, "texts",
+                        lambda *_: [f"<think>x</think><answer>{next(said)}</answer>"])
+    ask = functools.partial(thinker.answer, clip(2), "Which?", max_tokens=2)
+    found = [ask(options).letter for options in (
+        {"a": "Left", "b": "Right"}, {"C": "Up", "A": "Left"}, {1: "Left", 2: "Right"},
+        (n for n in (4, np.float32(5.5), np.int64(6), 7)))]
+    assert found == ["b", "C", "2", "D"]
+    assert asked == ["Which?\n\na. Left\nb. Right", "Which?\n\nA. Left\nC. Up",
+                     "Which?\n\n1. Left\n2. Right", "Which?\n\nA. 4\nB. 5.5\nC. 6\nD. 7"]
+
+
 @pytest.mark.parametrize("options", [[None, "Left"], ["Left", ""], "ABCD", ["x"] * 11, [True, "a"],
-                                     [["a"], ["b"]], {"A": None}])
+                                     [["a"], ["b"]], {"A": None}, {"Left", "Up"},
+                                     [float("nan"), 1], {1: "a", "1": "b"}])
 def test_options_that_are_no_texts_are_refused_before_anything_is_decoded(
         thinker, monkeypatch, options):
     monkeypatch.setattr(thinker, "_sample", None)

@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ import numpy as np
 
 from fourd4d.core.errors import DiskFullError, InputError
 
+# Deeper values, copied or written again, come to Python's own limit.
+_LEVELS: Final = 100
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 MOST_ARRAY_BYTES: Final = 16 << 30
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What the libraries say whose errors carry no number.
@@ -91,19 +95,39 @@ def read_arrays(path: str | os.PathLike[str], remedy: str = "Give a NumPy archiv
 def parse_json(text: str | bytes, where: object, remedy: str = "Fix or delete it") -> Any:
     """Return the JSON value in a text.
 
-    Raises InputError, naming ``where``, for anything else: malformed or too deeply nested text, a
-    number too large to be one, NaN and infinities, bytes that are not UTF-8.
+    It can be copied, and written as JSON and as UTF-8 again. Bytes may begin with a byte order
+    mark.
+
+    Raises InputError, naming ``where``, for anything else: malformed text, more than 100 levels,
+    a number too large to be one, NaN and infinities, half a surrogate pair, bytes not UTF-8.
     """
     try:
-        return json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        text = text if isinstance(text, str) else bytes(text).decode("utf-8-sig")
+        value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        if text.count("[") + text.count("{") > _LEVELS and _deeper(value, _LEVELS):
+            raise RecursionError
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except RecursionError as error:
         raise InputError(where, "the JSON is nested too deeply", remedy) from error
     except UnicodeDecodeError as error:
         raise InputError(where, f"it is not UTF-8 text ({error.reason})",
                          "Save it as UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise InputError(where, "malformed JSON (half a surrogate pair in a text)",
+                         remedy) from error
     except ValueError as error:
         what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise InputError(where, f"malformed JSON ({what})", remedy) from error
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [inner for outer in level if isinstance(outer, list | dict)
+                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return any(isinstance(value, list | dict) for value in level)
 
 
 def _integer(digits: str) -> int:

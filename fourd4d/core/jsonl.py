@@ -16,10 +16,14 @@ from typing import Any
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import parse_json, replacing
-from fourd4d.core.sample import LETTERS, Sample, check
+from fourd4d.core.sample import LETTERS, Sample, check, option_text
 
-_OPTION = re.compile(rf"^([{LETTERS}])\.\s+(.*)$")
+_OPTION = re.compile(rf"^([{LETTERS}])\.(?:\s+(.*))?$")
 _KEY = re.compile(rf"<answer>\s*([{LETTERS}])\b")
+_OWN = re.compile(r"[(\[]?([A-Za-z])(?:[)\].:]{1,2}\s*|\s+)(.+)", re.DOTALL)
+_MARKED = re.compile(r"[(\[]?([A-Za-z])[)\].:]{1,2}\s*(.+)", re.DOTALL)
+_NEXT = chr(ord(LETTERS[-1]) + 1)  # One option too many.
+_BARE = re.compile(r"[(\[]?([A-Za-z])[)\]]?[.:]?")
 
 
 def dift_row(sample: Sample) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def _parse_dift(row: Mapping[str, Any], where: object) -> Sample:
         letters = "".join(m.group(1) for m in matches if m)
         if letters != LETTERS[: len(letters)]:
             raise InputError(where, f"options are lettered {letters!r}", "Letter them A, B, C, …")
-        options = tuple(m.group(2) for m in matches if m)
+        options = tuple((m.group(2) or "").strip() for m in matches if m)
     else:
         question = text
     response = _get(row, "text_output", str, where)
@@ -136,39 +140,70 @@ def _parse_rl(row: Mapping[str, Any], where: object) -> Sample:
     name = Path(video).stem if video else str((row.get("frame_paths") or ["?"])[0])
     return Sample(
         id=_get(row, "id", str, where, f"{name}:{question}"), question=question,
-        options=options, answer=_key(row.get("Correct"), options, where),
+        options=options, answer=_key(row, options, where),
         video=video, frames=_list(row, "frame_paths", str, where), **common,
     )
 
 
+def _given(row: Mapping[str, Any], where: object) -> list[Any]:
+    """What stands for each option, A first, as far as there are any."""
+    given: Any = {letter: row.get(letter) for letter in (*LETTERS, _NEXT)}
+    if all(map(_blank, given.values())):
+        given = row.get("options", row.get("choices"))
+        if isinstance(given, str):
+            given = parse_json(given, f"{where}, options", "Give a list or one key an option")
+        if isinstance(given, Mapping):
+            given = {str(key).strip().upper(): value for key, value in given.items()}
+            if unknown := sorted(set(given) - set(LETTERS)):
+                raise InputError(where, f"options are lettered {unknown}", "Letter them A, B, C, …")
+    if isinstance(given, Mapping):
+        given = [given.get(letter) for letter in (*LETTERS, _NEXT)]
+    if not isinstance(given, list):
+        if _blank(given):
+            return []
+        raise InputError(where, f"options are {type(given).__name__}", "Give a list")
+    while given and _blank(given[-1]):
+        given.pop()
+    return given
+
+
+def _blank(value: Any) -> bool:
+    return value is None or isinstance(value, str) and not value.strip()
+
+
 def _options(row: Mapping[str, Any], where: object) -> tuple[str, ...]:
-    """Texts of the options A, B, …; numbers as they are written."""
-    given = {letter: row.get(letter) for letter in LETTERS}
-    last = max((n for n, letter in enumerate(LETTERS) if given[letter] not in (None, "")),
-               default=-1)
-    out = []
-    for letter in LETTERS[: last + 1]:
-        value = given[letter]
-        if not isinstance(value, str | int | float) or not str(value).strip():
-            raise InputError(where, f"option {letter} is {value!r}", "Give it a text")
-        out.append(value if isinstance(value, str) else json.dumps(value))
-    return tuple(out)
+    """Texts of the options; letters that they bear themselves ("A. Left") are taken off."""
+    texts = tuple(option_text(value, where, f"option {letter}") for letter, value in zip(
+        LETTERS + _NEXT, _given(row, where), strict=False))
+    own = [_MARKED.fullmatch(text) for text in texts]
+    if all(own) and "".join(m[1] for m in own if m).upper() == LETTERS[: len(own)]:
+        return tuple(m[2] for m in own if m)
+    return texts
 
 
-def _key(value: Any, options: Sequence[str], where: object) -> str:
-    """The letter that a key means: a letter of either case, with the option's text or without it,
-    or an option's text alone."""
-    if value is None:
+def _key(row: Mapping[str, Any], options: Sequence[str], where: object) -> str:
+    """The letter that the key means: given as a letter, as an option's text, or as both."""
+    if _blank(row.get("Correct")):
         raise InputError(where, "key 'Correct' is missing", "Add it")
-    said = (value if isinstance(value, str) else json.dumps(value)).strip()
+    said = option_text(row["Correct"], where, "key 'Correct'")
     letters = LETTERS[: len(options)]
-    match = re.fullmatch(r"\(?([A-Za-z])\)?[.:]?(?:\s+(.*))?", said, re.DOTALL)
-    if match and match[1].upper() in letters:
-        letter, rest = match[1].upper(), (match[2] or "").strip()
-        if not rest or rest == options[letters.index(letter)].strip():
-            return letter
-    same = [letter for letter, text in zip(letters, options, strict=True) if text.strip() == said]
-    return same[0] if len(same) == 1 else said  # ``check`` refuses what is not a letter.
+    bare = _BARE.fullmatch(said)
+    if bare and bare[1].upper() in letters:
+        return bare[1].upper()
+    plain = [_plain(text) for text in options]
+    same = [letter for letter, text in zip(letters, plain, strict=False) if text == _plain(said)]
+    if len(same) > 1:
+        raise InputError(where, f"key {said!r} is the text of options {', '.join(same)}",
+                         "Give the letter")
+    own = _OWN.fullmatch(said)
+    if not same and own and own[1].upper() in letters:
+        at = letters.index(own[1].upper())
+        same = [letters[at]] if _plain(own[2]) == plain[at] else []
+    return same[0] if same else said  # ``check`` refuses what is not a letter.
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold().rstrip(".")
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[Sample]:
@@ -220,6 +255,17 @@ def parse_line(line: bytes, where: object) -> Sample:
     return parse_row(parse_json(line, where, "Fix or delete the line"), where)
 
 
+def option_count(row: Mapping[str, Any]) -> int:
+    """How many options a row that may be malformed has; 0 where that is unknown."""
+    try:
+        given = (_given(row, "row") if "text_input" not in row else
+                 list(filter(_OPTION.match, str(row["text_input"]).splitlines())))
+    except InputError:
+        return 0
+    count = sum(not _blank(value) for value in given)
+    return count if 2 <= count <= len(LETTERS) else 0
+
+
 def glimpse(line: bytes) -> dict[str, Any]:
     """What a row that may be malformed says of itself: its object, or nothing."""
     try:
@@ -234,9 +280,17 @@ def write(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> in
     count = 0
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as out:
         for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            out.write(_line(row, f"{path}:{count + 1}") + "\n")
             count += 1
     return count
+
+
+def _line(row: Mapping[str, Any], where: object) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise InputError(where, f"a row with NaN or Infinity ({error})",
+                         "Write finite numbers") from error
 
 
 def inside(root: str | os.PathLike[str], relative: str, where: object) -> Path:

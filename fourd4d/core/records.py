@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import full_disk_told, replacing
+from fourd4d.core.files import full_disk_told, parse_json, replacing
 from fourd4d.core.sample import Sample, check
 
 MAGIC = b"4DR1"
@@ -81,7 +81,7 @@ def decode_sample(record: bytes, where: object = "record") -> Record:
     _, size = _HEAD.unpack_from(record)
     start = _HEAD.size + size
     try:
-        header = json.loads(record[_HEAD.size : start])
+        header = parse_json(record[_HEAD.size : start], "JSON")
         value, frames, overlays = header["sample"], header["frames"], header["overlays"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(where, f"unreadable header ({error})", remedy) from error

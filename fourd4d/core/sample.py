@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -84,21 +86,50 @@ class Sample:
         )
 
 
+def option_text(value: Any, where: object, name: object = "an option") -> str:
+    """The text of an option: of a text its words on one line, of a number or truth value ``str``.
+
+    Raises:
+      InputError: naming ``where`` and ``name``: it is empty, not finite, or anything else.
+    """
+    if isinstance(value, str):
+        text = " ".join(part for line in value.splitlines() if (part := line.strip()))
+    elif hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:  # NumPy's and JAX's scalars.
+        return option_text(value.item(), where, name)
+    elif isinstance(value, numbers.Real) and math.isfinite(value):
+        text = str(value)
+    else:
+        text = ""
+    if not any(letter.isprintable() and not letter.isspace() for letter in text):
+        raise InputError(where, f"{name} is {_brief(value)}", "Give it a text or a number")
+    return text
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]}… ({type(value).__name__})"
+
+
 def check(sample: Sample, where: object) -> None:
     """Raises InputError unless the sample keeps the invariants of its format.
 
-    Checked: options and key agree; one timestamp per frame, rising; as many ``<output_image>`` as
-    overlays; no latent tokens in the text; the response's ``<answer>`` is the key.
+    Checked: there is a question; options differ and none is empty; the key is one of them; one
+    timestamp per frame, rising; as many ``<output_image>`` as overlays; no control tokens in the
+    text; the response's ``<answer>`` is the key.
     """
 
     def bad(what: str, remedy: str) -> InputError:
         return InputError(where, f"sample {sample.id!r}: {what}", remedy)
 
+    if not sample.question.strip():
+        raise bad("the question is empty", "Give it a text")
     if sample.options and not 2 <= len(sample.options) <= len(LETTERS):
         raise bad(f"{len(sample.options)} options", f"Give 2 to {len(LETTERS)}")
     if sample.options and sample.answer not in tuple(LETTERS[: len(sample.options)]):
         raise bad(f"answer {sample.answer!r} is no option's letter",
                   f"Use one of {LETTERS[: len(sample.options)]}")
+    for letter, text in zip(LETTERS, sample.options, strict=False):
+        option_text(text, where, f"sample {sample.id!r}: option {letter}")
     if len(set(sample.options)) != len(sample.options):
         raise bad("two options are the same", "Make the options differ")
     if not sample.frames and not sample.video:
@@ -106,19 +137,21 @@ def check(sample: Sample, where: object) -> None:
     if sample.timestamps and sample.frames and len(sample.timestamps) != len(sample.frames):
         raise bad(f"{len(sample.frames)} frames, {len(sample.timestamps)} timestamps",
                   "Give one timestamp per frame")
+    if not all(map(math.isfinite, (*sample.timestamps, *sample.overlay_timestamps))):
+        raise bad("a timestamp is not finite", "Give seconds")
     if any(b <= a for a, b in zip(sample.timestamps, sample.timestamps[1:], strict=False)):
         raise bad("timestamps do not rise", "Sort the frames by time")
     if sample.overlay_timestamps and len(sample.overlay_timestamps) != len(sample.overlays):
         raise bad(f"{len(sample.overlays)} overlays, {len(sample.overlay_timestamps)} timestamps",
                   "Give one timestamp per overlay")
+    if "<|" in sample.response or "<|" in sample.text_input:
+        raise bad("text holds a control token ('<|')", "Remove it")
     if not sample.response:
         return
     marks = sample.response.count(IMAGE_MARK)
     if marks != len(sample.overlays):
         raise bad(f"{marks} {IMAGE_MARK} in the response, {len(sample.overlays)} overlays",
                   "Their numbers must be equal")
-    if "<|" in sample.response or "<|" in sample.text_input:
-        raise bad("text holds a control token ('<|')", "Remove it")
     if sample.answer:
         found = _ANSWER.findall(sample.response)
         if not found or found[-1].strip() not in (

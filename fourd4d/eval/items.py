@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.files import full_disk_told, parse_json
-from fourd4d.core.sample import LETTERS
 from fourd4d.data.source import JsonlSource, Source
 
 Record = dict[str, Any]
@@ -80,9 +80,8 @@ def _unreadable(source: Source, number: int, problem: str) -> Item:
     except InputError:
         pass  # The problem says so already.
     key, kind = about.get("id"), about.get("type")
-    options = sum(about.get(letter) not in (None, "") for letter in LETTERS)
     return Item(number, key if isinstance(key, str) and key else f"row {number + 1}",
-                kind if isinstance(kind, str) else "", options if options > 1 else 0, problem)
+                kind if isinstance(kind, str) else "", jsonl.option_count(about), problem)
 
 
 def shard(items: Sequence[Item], index: int, count: int) -> list[Item]:

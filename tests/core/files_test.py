@@ -1,6 +1,7 @@
 """Files appear whole or not at all, and a full disk is told."""
 
 import errno
+import json
 import os
 import threading
 import zipfile
@@ -118,3 +119,21 @@ def test_a_broken_array_file_is_told_in_one_line(tmp_path, damage, monkeypatch):
         path.mkdir()
     with pytest.raises(InputError, match="a.npz: it is not a readable array file"):
         files.read_arrays(path)
+
+
+@pytest.mark.parametrize("text, what", [
+    ("[" * 101 + "]" * 101, "nested too deeply"), ('{"a":' * 101 + "1" + "}" * 101, "too deeply"),
+    (r'["\ud800"]', "surrogate"), (r'{"\uDFFF": 1}', "surrogate"), (b'"\xed\xa0\x80"', "not UTF-8"),
+])
+def test_json_that_could_not_be_written_again_is_refused(text, what):
+    with pytest.raises(InputError, match=what):
+        files.parse_json(text, "here")
+
+
+@pytest.mark.parametrize("text", [
+    "[" * 100 + "]" * 100, r'"\ud83d\ude00"', '"' + "[" * 500 + '"', "[" + "[]," * 500 + "[]]",
+    r'"\\ud800"', "1" * 300, '{"a": [1, -2.5, 1e300, null, true]}',
+])
+def test_json_is_read_as_the_library_reads_it(text):
+    assert files.parse_json(text, "x") == json.loads(text)
+    assert files.parse_json(b"\xef\xbb\xbf" + text.encode(), "x") == json.loads(text)

@@ -54,6 +54,47 @@ def test_published_rows_are_read(tmp_path):
     assert frames.options == ("Yes", "No") and frames.frames
 
 
+TEN = [f"option {n}" for n in range(10)]
+
+
+@pytest.mark.parametrize("change, options, answer", [
+    (dict(zip("ABCDEFGHIJ", TEN)) | {"Correct": "J"}, tuple(TEN), "J"),
+    ({"D": ""}, ("Left", "Right", "Up"), "A"), ({"D": None, "C": "  "}, ("Left", "Right"), "A"),
+    ({"Correct": "b"}, None, "B"), ({"Correct": " (C) "}, None, "C"),
+    ({"Correct": "D."}, None, "D"),
+    ({"Correct": "B. Right"}, None, "B"), ({"Correct": "b) right."}, None, "B"),
+    ({"Correct": "Up"}, None, "C"), ({"Correct": "up."}, None, "C"),
+    ({"A": 1, "B": 2, "C": 2.5, "D": True, "Correct": 2.5}, ("1", "2", "2.5", "True"), "C"),
+    ({"A": "B", "B": "A", "C": "D", "D": "C", "Correct": "A"}, ("B", "A", "D", "C"), "A"),
+    ({"A": " Left ", "B": "to the\n right"}, ("Left", "to the right", "Up", "Down"), "A"),
+    ({"A": "A. Left", "B": "(B) Right", "C": "C: Up", "D": "D) Down", "Correct": "B. Right"},
+     None, "B"),
+    ({"A": "A car", "B": "B side", "C": "C clef", "D": "D day"},
+     ("A car", "B side", "C clef", "D day"), "A"),
+    ({"B": "<b>Right</b> <image>"}, ("Left", "<b>Right</b> <image>", "Up", "Down"), "A"),
+])
+def test_options_and_keys_as_benchmarks_give_them(change, options, answer):
+    sample = jsonl.parse_row({**RL, **change}, "x:1")
+    assert (sample.options, sample.answer) == (options or Sample.fake().options, answer)
+
+
+@pytest.mark.parametrize("options", [
+    ["Left", "Right"], ["A. Left", "B. Right"], {"A": "Left", "B": "Right"}, '["Left", "Right"]',
+    {"b": "Right", "a": "Left"}, ["Left", "Right", None],
+])
+@pytest.mark.parametrize("key", ["options", "choices"])
+def test_options_in_one_field(options, key):
+    row = {"Question": "?", "frame_paths": ["a.png"], key: options, "Correct": "Right"}
+    sample = jsonl.parse_row(row, "x:1")
+    assert (sample.options, sample.answer) == (("Left", "Right"), "B")
+
+
+def test_rows_are_not_written_with_numbers_that_no_reader_takes(tmp_path):
+    with pytest.raises(InputError, match=r"d\.jsonl:2: a row with NaN"):
+        jsonl.write(tmp_path / "d.jsonl", [RL, {**RL, "provenance": {"a": float("nan")}}])
+    assert not list(tmp_path.iterdir())
+
+
 def test_scan_gives_the_place_of_every_row(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", ROW, "", {**ROW, "id": "ü"}, {**ROW, "id": "c"})
     raw = path.read_bytes()
@@ -85,6 +126,20 @@ def test_scan_gives_the_place_of_every_row(tmp_path):
     ({**ROW, "image_input": [], "timestamps": []}, "neither frames nor a video"),
     ({**RL, "Correct": "E"}, "is no option's letter"),
     ({**RL, "B": RL["A"]}, "two options are the same"),
+    ({**RL, "B": RL["A"], "Correct": RL["A"]}, "is the text of options A, B"),
+    ({**RL, "B": ""}, "option B is ''"), ({**RL, "B": None}, "option B is None"),
+    ({**RL, "B": " \u200b"}, "option B is"), ({**RL, "B": ["Up"]}, "option B is ['Up']"),
+    ({**RL, **dict(zip("ABCDEFGHIJK", "abcdefghijk"))}, "11 options"),
+    ({**RL, "B": None, "C": None, "D": None}, "1 options"),
+    ({**RL, "Correct": ""}, "'Correct' is missing"), ({**RL, "Correct": 1}, "answer '1' is no"),
+    ({**RL, "Correct": "B. Left"}, "is no option's letter"),
+    ({**RL, "Question": " "}, "the question is empty"),
+    ({**RL, "B": "<|latent_start|>"}, "control token"),
+    ({**RL, "timestamps": [0, 0.5, 1, 10**400]}, "number of 401 digits"),
+    ({**ROW, "text_input": "Which way?\n\nA. Left\nB.\nC. Up\nD. Down"}, "option B is ''"),
+    ({"Question": "?", "frame_paths": ["a.png"], "options": {"A": "x", "Z": "y"}, "Correct": "A"},
+     "lettered ['Z']"),
+    ({"Question": "?", "frame_paths": ["a.png"], "options": 3, "Correct": "A"}, "options are int"),
 ])
 def test_bad_rows_name_file_and_line(tmp_path, line, message):
     path = write_lines(tmp_path / "bad.jsonl", {**ROW, "id": "first"}, line)
