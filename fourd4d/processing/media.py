@@ -7,6 +7,8 @@ import dataclasses
 import io
 import os
 import re
+import stat
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +17,26 @@ from typing import Any, ClassVar, Final, Literal
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
+import PIL.ImageFile
+import PIL.TiffImagePlugin
 from jaxtyping import UInt8
 
 from fourd4d.core.errors import InputError
 
-MOST_PIXELS: Final = 1 << 29
-"""Largest picture that is read: 1.6 GB as RGB."""
+MOST_PIXELS: Final = 250_000_000
+"""Largest picture that is read; decoding takes up to 16 bytes a pixel."""
+_LIMIT: Final = threading.RLock()
+_ORIENTATION: Final = PIL.ExifTags.Base.Orientation
+_TRANSPOSE: Final = {  # By orientation.
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT, 3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM, 5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270, 7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
+_TEXT: Final = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}
 _SHORT_TEXT: Final = 1 << 20  # Bytes that Pillow takes.
+_ORIENTED: Final = {b"XML:com.adobe.xmp", b"Raw profile type exif"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,109 +102,144 @@ def _check_pixels(pixels: Any, dims: int, where: str) -> None:
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
-    """The picture in a file, upright (EXIF orientation applied), as RGB.
+    """The picture in a file, upright, as RGB.
+
+    Of EXIF only the orientation is read; where that is not possible, the picture is as stored.
 
     Raises:
-      InputError: missing, empty, or no image.
+      InputError: missing, empty, not to be read, not an image, or of more than ``MOST_PIXELS``.
     """
     path = existing_file(path)
-    return decode_image(path.read_bytes(), path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _not_read(path, error) from error
+    return decode_image(data, path)
 
 
 def decode_image(data: bytes, where: object = "image") -> Image:
     """As ``read_image``, from the bytes of a file; ``where`` names them in errors."""
     with _opened(data, where) as image:
         image.load()  # Pillow turns a TIFF as it loads it, and then gives no orientation.
-        turn = _TURNS.get(_orientation(image))
-        upright = image if turn is None else image.transpose(turn)
+        method = _TRANSPOSE.get(_orientation(image))
+        upright = image if method is None else image.transpose(method)
         if upright.mode.startswith("I;16") or upright.mode == "I":
             levels = np.asarray(upright).astype(np.float64) / 257
             return Image(np.repeat(np.clip(levels.round(), 0, 255).astype(np.uint8)[..., None],
                                    3, axis=-1))
-        return Image(np.asarray(upright.convert("RGB")))
+        return Image(np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB")))
 
 
 def image_size(data: bytes, where: object = "image") -> tuple[int, int]:
     """(height, width) of the upright picture, from the file's header alone."""
     with _opened(data, where) as image:
         width, height = image.size
-        turned = image.format != "TIFF" and _orientation(image) >= 5  # A TIFF's size is upright.
+        # Pillow gives the upright size of TIFF files, and the stored one of others.
+        turned = _orientation(image) >= 5 and image.format != "TIFF"
         return (width, height) if turned else (height, width)
 
 
-# How a picture of each EXIF orientation is set upright.
-_TURNS: Final = {
-    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT, 3: PIL.Image.Transpose.ROTATE_180,
-    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM, 5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_270, 7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_90,
-}
-_OPENING: Final = threading.Lock()
-
-
 @contextlib.contextmanager
-def _opened(data: bytes, where: object) -> Iterator[PIL.Image.Image]:
-    """The picture, opened within our own limit on its size; whatever fails is an InputError."""
+def _opened(data: bytes, where: object) -> Iterator[PIL.ImageFile.ImageFile]:
+    """An image file whose size is within the limit; what fails while it is used is InputError."""
     try:
-        with _OPENING:  # Pillow's limit is one number of the process.
-            limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = PIL.Image.open(io.BytesIO(_without_text(data)))
-            finally:
-                PIL.Image.MAX_IMAGE_PIXELS = limit
+        data = _without_text(data)
+        try:
+            image = PIL.Image.open(io.BytesIO(data))
+        except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+            with _no_limit():
+                image = PIL.Image.open(io.BytesIO(data))
         with image:
-            if image.width * image.height > MOST_PIXELS:
-                raise InputError(where, f"it has {image.width} x {image.height} pixels, more than "
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise InputError(where, f"it has {width} x {height} pixels, more than "
                                  f"{MOST_PIXELS:,} in all", "Scale it down")
-            yield image
+            if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
+                _keep_orientation_alone(image)
+            large = width * height > (PIL.Image.MAX_IMAGE_PIXELS or MOST_PIXELS)
+            with _no_limit() if large else contextlib.nullcontext():
+                yield image
     except InputError:
         raise
     except MemoryError as error:
         raise InputError(where, "there is not memory enough for it", "Scale it down") from error
-    except Exception as error:  # Pillow's readers have many of their own.
+    except Exception as error:  # Pillow has errors of every type for bad data.
         what = re.sub(r" <_io.*?>", "", str(error).strip()) or type(error).__name__
         raise InputError(where, f"it is not a readable image ({what})",
                          "Give a whole image file") from error
 
 
+@contextlib.contextmanager
+def _no_limit() -> Iterator[None]:
+    """Without Pillow's limit of pixels, which is one for the process; see ``MOST_PIXELS``."""
+    with _LIMIT:
+        usual, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = usual
+
+
 def _orientation(image: PIL.Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 where the file gives none that makes sense."""
+    """1 … 8 of EXIF; 1 where it cannot be read."""
     try:
-        value = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-    except Exception:  # A picture is not lost for its EXIF.
+        tags = image.tag_v2 if isinstance(image, PIL.TiffImagePlugin.TiffImageFile) else (
+            image.getexif())
+        value = tags.get(_ORIENTATION)
+        return next((k for k in range(1, 9) if value == k), 1)
+    except Exception:  # Any bytes may stand there, and Pillow has errors of every type for them.
         return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _keep_orientation_alone(image: PIL.TiffImagePlugin.TiffImageFile) -> None:
+    """Loading a TIFF file turns it by its EXIF, and fails where any of that is bad."""
+    exif = PIL.Image.Exif()
+    exif[_ORIENTATION] = _orientation(image)
+    image.getexif = lambda: exif
 
 
 def _without_text(data: bytes) -> bytes:
-    """A PNG without the texts that image generators store in it, whose length Pillow limits."""
+    """A PNG file without text and colour profile, of which Pillow inflates no more than 1 MB.
+
+    Text that may hold the orientation stays.
+    """
     if not data.startswith(_PNG):
         return data
-    out, at = [_PNG], len(_PNG)
+    kept, at = [data[: len(_PNG)]], len(_PNG)
     while at + 12 <= len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
+        length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
-        kind, start = data[at + 4 : at + 8], data[at + 8 : at + 28]
-        text = kind in (b"tEXt", b"zTXt", b"iTXt")
-        # Orientation may stand in XMP, which is not compressed.
-        if not text or (start.startswith(b"XML:com.adobe.xmp\0\0") and length < _SHORT_TEXT):
-            out.append(data[at:end])
+        keyword = data[at + 8 : min(at + 88, end)].split(b"\0")[0]
+        if kind not in _TEXT or keyword in _ORIENTED and length < _SHORT_TEXT:
+            kept.append(data[at:end])
         at = end
-    out.append(data[at:])
-    return b"".join(out)
+    return b"".join([*kept, data[at:]])
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """The path; raises InputError where no file is, an empty one, or one that may not be read."""
+    """The path; raises InputError where no file is, or an empty one, or one not to be read."""
     path = Path(path)
     try:
-        if not path.is_file():
-            what = "it is a folder" if path.is_dir() else "no such file"
-            raise InputError(path, what, "Check the path")
-        if path.stat().st_size == 0:
-            raise InputError(path, "the file is empty", "Fetch it again")
-        with path.open("rb"):
-            return path
-    except OSError as error:
-        raise InputError(path, f"it cannot be read ({error.strerror})",
-                         "Check its permissions") from error
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            with path.open("rb") as file:
+                empty = not file.read(1)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path.
+        raise _not_read(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise InputError(path, "it is a folder", "Name a file in it")
+    if not stat.S_ISREG(mode):
+        raise InputError(path, "it is not a regular file", "Copy it into a file")
+    if empty:
+        raise InputError(path, "the file is empty", "Fetch it again")
+    return path
+
+
+def _not_read(path: Path, error: Exception) -> InputError:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError)):
+        link = path.is_symlink() if isinstance(error, FileNotFoundError) else False
+        return InputError(path, "no such file" + (
+            f": it is a link to {os.readlink(path)!r}" if link else ""), "Check the path")
+    return InputError(path, f"it cannot be read ({getattr(error, 'strerror', error)})",
+                      "Check its permissions" if isinstance(error, PermissionError)
+                      else "Check the path and the disk")
