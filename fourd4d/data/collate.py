@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from fourd4d.core.axes import NO_INDEX
-from fourd4d.core.batch import Batch, BatchShape, OverlayInput, VisionInput
+from fourd4d.core.axes import NO_INDEX, PADDING_SEGMENT
+from fourd4d.core.batch import Batch, BatchShape, OverlayInput, ReaderInput, VisionInput
 from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example
 from fourd4d.core.protocol import ProtocolSpec
@@ -160,6 +160,8 @@ def _fill(examples: Sequence[Example], sizes: Sequence[Size], rows: Sequence[int
     text_weights = np.zeros((b, length), np.float32)
     vision_index = np.full((b, length), NO_INDEX, np.int32)
     latent_index = np.full((b, length), NO_INDEX, np.int32)
+    seen = np.zeros((b, length), np.int32)
+    speaks = np.zeros((b, length), np.bool_)
     patches = np.zeros((b, f, w, m, c), np.float32)
     coords = np.zeros((b, f, w, m, 2), np.int32)
     mask = np.zeros((b, f, w, m), np.bool_)
@@ -186,6 +188,9 @@ def _fill(examples: Sequence[Example], sizes: Sequence[Size], rows: Sequence[int
             NO_INDEX)
         latent_index[row, at] = np.where(
             example.latent_index >= 0, example.latent_index + overlay * r, NO_INDEX)
+        if example.reader_sees is not None and example.reader_speaks is not None:
+            seen[row, at] = np.where(example.reader_sees, segments[row], PADDING_SEGMENT)
+            speaks[row, at] = example.reader_speaks
         to = slice(slot, slot + size.slots)
         patches[row, to, : size.windows] = example.slots.patches
         coords[row, to, : size.windows] = example.slots.coords
@@ -196,4 +201,6 @@ def _fill(examples: Sequence[Example], sizes: Sequence[Size], rows: Sequence[int
     return Batch(
         tokens=tokens, positions=positions, segment_ids=segment_ids, text_weights=text_weights,
         vision_index=vision_index, latent_index=latent_index,
-        vision=VisionInput(patches, coords, mask), overlays=OverlayInput(overlay_slot, pool))
+        vision=VisionInput(patches, coords, mask), overlays=OverlayInput(overlay_slot, pool),
+        reader=None if protocol.reader is None else ReaderInput(
+            seen, speaks, np.zeros_like(speaks)))

@@ -52,7 +52,8 @@ def train(config: Any) -> Outcome:
                                    total_steps=config.steps))
         state = state_from(bundle.tree, tx, mesh, trainable=config.trainable)
         step = jax.jit(functools.partial(
-            update, graphdef=bundle.graphdef, tx=tx, spec=spec, accumulate=config.accumulate),
+            update, graphdef=bundle.graphdef, tx=tx, spec=spec, accumulate=config.accumulate,
+            seed=config.seed),
             donate_argnums=0)
 
         with contextlib.closing(batches), CheckpointManager(
@@ -88,4 +89,4 @@ def main(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    launch(main)
+    launch(main, sections={"dift": DiftSpec})

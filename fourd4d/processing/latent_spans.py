@@ -6,7 +6,7 @@ import functools
 import re
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import IMAGE_MARK
@@ -34,6 +34,17 @@ def remove_marks(response: str) -> str:
     thought, so that no double space remains.
     """
     return _MARK.sub("", _MARK_AT_START.sub(r"\1", response))
+
+
+def reader_masks(
+    vision_slot: Int[np.ndarray, "L"], latent_index: Int[np.ndarray, "L"]
+) -> tuple[Bool[np.ndarray, "L"], Bool[np.ndarray, "L"]]:
+    """Return which tokens a reader sees and which it chooses; see ``core.batch.ReaderInput``.
+
+    It sees all but the frames, and speaks the text after the first latent.
+    """
+    latent = latent_index >= 0
+    return vision_slot < 0, (np.cumsum(latent) > 0) & ~latent
 
 
 def _bins(length: int, number: int) -> Float[np.ndarray, "number length"]:

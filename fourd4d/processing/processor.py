@@ -168,16 +168,22 @@ class Processor:
             pools += [latent_spans.pooling_weights(grid.rows, grid.columns, protocol)] * grid.slots
         overlay_slot = np.arange(len(pictures), dtype=np.int32) + media_slots
         joined = join_slots(parts, protocol)
+        vision_slot = np.concatenate([slot, empty])
+        latent_index = np.where(is_latent, np.cumsum(is_latent) - 1, -1).astype(np.int32)
+        sees, speaks = (None, None) if protocol.reader is None else latent_spans.reader_masks(
+            vision_slot, latent_index)
         return Example(
             tokens=tokens,
             positions=mrope_ids([*runs, len(tail)]),
             text_weights=weights.astype(np.float32),
-            vision_slot=np.concatenate([slot, empty]),
+            vision_slot=vision_slot,
             vision_offset=np.concatenate([offset, empty]),
-            latent_index=np.where(is_latent, np.cumsum(is_latent) - 1, -1).astype(np.int32),
+            latent_index=latent_index,
             slots=joined,
             overlay_slot=overlay_slot,
             pool=self._join_pools(pools, joined),
+            reader_sees=sees,
+            reader_speaks=speaks,
         )
 
     def _response_ids(self, response: str, use_imagery: bool) -> list[int]:

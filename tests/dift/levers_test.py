@@ -1,0 +1,229 @@
+"""DIFT's levers: who speaks, what the reader reads, what is told apart, where gradients flow."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from helpers import batches
+
+from fourd4d.core.batch import Batch, BatchShape
+from fourd4d.core.errors import InputError
+from fourd4d.core.example import Example
+from fourd4d.data.collate import collate
+from fourd4d.dift import step as dift
+from fourd4d.models import DecoderConfig, ModelConfig, Thinker, VisionConfig
+from fourd4d.parallel import host_to_global, make_mesh, use
+from fourd4d.train import state_from
+
+CONFIG = ModelConfig(
+    vision=VisionConfig(width=16, layers=1, heads=2, mlp=16, full_layers=(0,), patch_size=4,
+                        window=16),
+    decoder=DecoderConfig(width=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=32, vocab=64,
+                          mrope_sections=(2, 1, 1), tied=True),
+    dtype="float32", remat="none",
+)
+PROTOCOL = batches.READING
+SIZE = PROTOCOL.latent_size
+CURE = dift.DiftSpec(nce_weight=0.5, centred_weight=0.3, norm_weight=0.1, read_targets=0.5)
+
+
+def example(seed: int, overlays: int = 1) -> Example:
+    """Two frame slots, mental images, and text before, between and after."""
+    made = batches.with_reader(batches.make(seed, length=22, overlays=overlays))
+    text = (made.vision_slot < 0) & (made.latent_index < 0)
+    return dataclasses.replace(made, text_weights=text.astype(np.float32))
+
+
+EXAMPLES = [example(seed, overlays=1 + seed % 2) for seed in range(8)]
+
+
+def batch_of(examples: Any = EXAMPLES, pack: bool = False, protocol: Any = PROTOCOL) -> Batch:
+    per = 2 if pack else 1
+    shape = BatchShape(len(examples) // per, 24 * per, 4 * per, 1, 2 * per)
+    return jax.tree.map(jnp.asarray, collate(examples, shape, protocol, pack=pack))
+
+
+@pytest.fixture(scope="module")
+def split() -> Any:
+    return nnx.split(Thinker(CONFIG, nnx.Rngs(0)))
+
+
+@functools.cache
+def jitted(spec: dift.DiftSpec, graphdef: Any) -> Any:
+    return jax.jit(lambda tree, batch: dift.loss(
+        nnx.merge(graphdef, tree), batch, dift.step_totals(batch), spec))
+
+
+def losses(split: Any, batch: Batch, spec: dift.DiftSpec = CURE) -> dict[str, float]:
+    total, metrics = jitted(spec, split[0])(split[1], batch)
+    return {"loss": float(total), **{k: float(m.value()) for k, m in metrics.items()}}
+
+
+@pytest.fixture(scope="module")
+def updates(split: Any) -> Any:
+    """(accumulate, mesh) → (weights after an update, metrics)."""
+    graphdef, tree = split
+    tx = optax.sgd(0.1)
+
+    @functools.cache
+    def run(accumulate: int, axes: str = "data=1") -> Any:
+        mesh = make_mesh(axes, jax.devices()[:4])
+        with use(mesh):
+            state = state_from(tree, tx, mesh, trainable=(r"(?!vision/).*",))
+            after, metrics = jax.jit(functools.partial(
+                dift.update, graphdef=graphdef, tx=tx, spec=CURE, accumulate=accumulate, seed=3))(
+                state, host_to_global(jax.tree.map(np.asarray, batch_of()), mesh))
+        return ([np.asarray(x) for x in jax.tree.leaves(after.params)],
+                {k: float(m.value()) for k, m in metrics.items()})
+
+    return run
+
+
+@pytest.mark.parametrize("accumulate, axes", [(2, "data=1"), (1, "data=2,fsdp=2")],
+                         ids=["accumulated", "on four devices"])
+def test_an_update_is_the_same_however_it_is_split(updates: Any, accumulate: int,
+                                                   axes: str) -> None:
+    """Negatives, mean target and draws are those of the whole step."""
+    params, expected = updates(1)
+    split_params, metrics = updates(accumulate, axes)
+    assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert 0 < expected["retrieval"] < 1 and expected["nce_loss"] > 0.1
+    for a, b in zip(params, split_params, strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-6)
+
+
+def test_packed_is_unpacked(split: Any) -> None:
+    spec = dataclasses.replace(CURE, read_targets=0.0)
+    packed = batch_of(pack=True)
+    assert packed.segment_ids.max() == 2
+    assert losses(split, packed, spec) == pytest.approx(
+        losses(split, batch_of(), spec), rel=1e-4, abs=1e-5)
+
+
+def spoken(split: Any, batch: Batch, given: bool = False, **spec: Any) -> Any:
+    """(frames) → text loss of what the reader says alone."""
+    assert batch.reader is not None
+    weights = jnp.where(batch.reader.speaks, batch.text_weights, 0.0)
+    reader = dataclasses.replace(
+        batch.reader, given=jnp.full_like(batch.reader.given, given))
+    batch = dataclasses.replace(batch, text_weights=weights, reader=reader)
+    only_text = dift.DiftSpec(text_weight=1.0, imagery_weight=0.0, **spec)
+
+    def of(patches: Any) -> Any:
+        seen = dataclasses.replace(
+            batch, vision=dataclasses.replace(batch.vision, patches=patches))
+        return dift.loss(nnx.merge(*split), seen, dift.step_totals(batch), only_text)[0]
+
+    return jax.jit(jax.grad(of))(batch.vision.patches)
+
+
+def test_frames_reach_the_readers_words_only_through_latents(split: Any) -> None:
+    batch = batch_of()
+    through = np.asarray(spoken(split, batch))
+    assert np.abs(through[:, :2]).max() > 0  # the video's slots
+    assert not np.asarray(spoken(split, batch, given=True)).any()
+    assert not np.asarray(spoken(split, batch, reader_gradient=False)).any()
+
+
+def test_the_imaginer_speaks_where_there_is_no_reader(split: Any) -> None:
+    plain = batch_of(protocol=batches.PROTOCOL)
+    assert plain.reader is None
+    spec = dataclasses.replace(CURE, reader_share=0.0)
+    drawn = dift.draw_reader(batch_of(), spec, 0, jax.random.key(0))
+    without, none = losses(split, plain, spec), losses(split, drawn, spec)
+    assert none == pytest.approx(without, rel=1e-5)
+    assert losses(split, batch_of(), spec)["text_loss"] != pytest.approx(
+        without["text_loss"], rel=1e-3)
+
+
+def test_given_targets_are_read(split: Any) -> None:
+    batch = batch_of()
+    assert batch.reader is not None
+    given = dataclasses.replace(batch, reader=dataclasses.replace(
+        batch.reader, given=jnp.ones_like(batch.reader.given)))
+    graphdef, tree = split
+    model = nnx.merge(graphdef, tree)
+    fed = []
+
+    class Remembering(Thinker):
+        def embed(self, *args: Any) -> Any:
+            fed.append(args[-1])
+            return super().embed(*args)
+
+    model.__class__ = Remembering
+    dift.loss(model, given, dift.step_totals(given), dift.DiftSpec())
+    targets = model.pool(model.encode(batch.vision), batch.overlays)
+    np.testing.assert_allclose(fed[-1], targets, atol=1e-6)
+    dift.loss(model, batch, dift.step_totals(batch), dift.DiftSpec())
+    present = np.asarray(batch.overlays.slot) >= 0
+    assert (np.abs(np.asarray(fed[-1] - targets)).max(-1).reshape(8, -1, SIZE)[present] > 1e-2
+            ).all()
+
+
+def test_draws_are_one_for_each_example() -> None:
+    batch = batch_of(EXAMPLES * 16, pack=True)
+    assert batch.reader is not None
+    spec = dift.DiftSpec(reader_share=0.25, read_targets=0.75)
+    drawn = dift.draw_reader(batch, spec, 5, jax.random.key(0)).reader
+    assert drawn is not None
+    reads, given = [], []
+    for row in range(len(batch.tokens)):
+        for segment in (1, 2):
+            mine = np.asarray(batch.segment_ids[row]) == segment
+            sees = np.asarray(drawn.segment_ids[row])[mine] != 0
+            before = np.asarray(batch.reader.segment_ids[row])[mine] != 0
+            assert (sees == before).all() or not sees.any()
+            assert (np.asarray(drawn.speaks[row])[mine]).any() == sees.any()
+            reads.append(sees.any())
+            given += np.unique(np.asarray(drawn.given[row])[mine]).tolist()
+    assert len(given) == len(reads) == 128
+    assert 0.13 < np.mean(reads) < 0.4 and 0.6 < np.mean(given) < 0.87
+    again = dift.draw_reader(batch, spec, 5, jax.random.key(0)).reader
+    later = dift.draw_reader(batch, spec, 6, jax.random.key(0)).reader
+    assert again is not None and later is not None
+    np.testing.assert_array_equal(again.given, drawn.given)
+    assert (np.asarray(later.given) != np.asarray(drawn.given)).any()
+    whole = dift.draw_reader(batch, dift.DiftSpec(read_targets=1.0), 5, jax.random.key(0)).reader
+    assert whole is not None
+    np.testing.assert_array_equal(whole.segment_ids, batch.reader.segment_ids)
+    np.testing.assert_array_equal(whole.given, np.asarray(batch.segment_ids) != 0)
+
+
+def test_the_share_of_targets_is_annealed() -> None:
+    spec = dift.DiftSpec(read_targets=0.8, read_targets_end=0.2, read_targets_steps=100)
+    shares = [float(spec.target_share(step)) for step in (0, 50, 100, 900)]
+    assert shares == pytest.approx([0.8, 0.5, 0.2, 0.2])
+    assert dift.DiftSpec(read_targets=0.8).target_share(7) == 0.8
+
+
+def test_gradient_flows_through_what_is_self_fed_if_wanted(split: Any) -> None:
+    batch = batch_of(protocol=batches.PROTOCOL)
+    graphdef, tree = split
+
+    def gradient(**spec: Any) -> Any:
+        chosen = dift.DiftSpec(self_feed_passes=2, **spec)
+        return jax.jit(jax.value_and_grad(lambda tree: dift.loss(
+            nnx.merge(graphdef, tree), batch, dift.step_totals(batch), chosen)[0]))(tree)
+
+    (stopped, one), (flowing, other) = gradient(), gradient(self_feed_gradient=True)
+    assert float(stopped) == pytest.approx(float(flowing), rel=1e-6)
+    gap = max(float(jnp.abs(a - b).max()) for a, b in zip(
+        jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    assert gap > 1e-4
+
+
+@pytest.mark.parametrize("field", [
+    {"read_targets": 1.5}, {"reader_share": -0.1}, {"nce_temperature": 0.0},
+    {"read_targets_steps": -1}, {"self_feed_passes": -1},
+])
+def test_bad_values_are_named(field: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"DiftSpec.{next(iter(field))}"):
+        dift.DiftSpec(**field)
