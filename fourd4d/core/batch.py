@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -37,11 +38,17 @@ class VisionInput:
 class OverlayInput:
     """Where the imagery targets come from.
 
-    ``slot`` is -1 for absent overlays, whose ``pool`` rows are zero.
+    ``slot`` is -1 for absent overlays, whose ``pool`` rows are zero. ``plain``: slots of the frames
+    that the overlays were painted on, where their features are taken off.
     """
 
     slot: Int[AnyArray, "B O"]
     pool: Float[AnyArray, "B O R U"]
+    plain: Int[AnyArray, "B O"] | None = None
+
+    def present(self) -> Float[jax.Array, "B O"]:
+        """Return 1 where a row has a mental image."""
+        return (jnp.asarray(self.slot) >= 0).astype(jnp.float32)
 
 
 @pytree
@@ -101,6 +108,8 @@ class Batch:
             s((b, o)), s((b, o, r, u), np.float32),
         ]
         batch = jax.tree.unflatten(jax.tree.structure(_SKELETON), leaves)
+        if protocol.target is not None:
+            object.__setattr__(batch.overlays, "plain", s((b, o)))
         if protocol.reader is not None:
             reader = _hollow(ReaderInput)
             for name, dtype in (("segment_ids", np.int32), ("speaks", np.bool_),
@@ -154,7 +163,8 @@ class Batch:
                     grid.reshape(-1, 2), spec.vision.coords.shape).astype(np.int32),
                 mask=np.ones(spec.vision.mask.shape, np.bool_),
             ),
-            overlays=OverlayInput(slot=slot, pool=pool),
+            overlays=OverlayInput(slot=slot, pool=pool, plain=(
+                None if protocol.target is None else np.minimum(slot, 0))),
             reader=reader,
         )
 
@@ -168,6 +178,7 @@ def _hollow(cls: Any) -> Any:
 
 def _skeleton() -> Any:
     vision, overlays, batch = (_hollow(cls) for cls in (VisionInput, OverlayInput, Batch))
+    object.__setattr__(overlays, "plain", None)
     object.__setattr__(batch, "reader", None)
     object.__setattr__(batch, "vision", vision)
     object.__setattr__(batch, "overlays", overlays)

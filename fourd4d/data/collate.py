@@ -166,6 +166,7 @@ def _fill(examples: Sequence[Example], sizes: Sequence[Size], rows: Sequence[int
     coords = np.zeros((b, f, w, m, 2), np.int32)
     mask = np.zeros((b, f, w, m), np.bool_)
     overlay_slot = np.full((b, shape.overlays), NO_INDEX, np.int32)
+    plain_slot = np.full_like(overlay_slot, NO_INDEX)
     pool = np.zeros((b, shape.overlays, r, u), np.float32)
 
     used = np.zeros((b, 3), np.int64)  # Of each row's tokens, slots, overlays.
@@ -197,10 +198,13 @@ def _fill(examples: Sequence[Example], sizes: Sequence[Size], rows: Sequence[int
         mask[row, to, : size.windows] = example.slots.mask
         to = slice(overlay, overlay + size.overlays)
         overlay_slot[row, to] = example.overlay_slot + slot
+        if example.plain_slot is not None:
+            plain_slot[row, to] = example.plain_slot + slot
         pool[row, to, :, : example.pool.shape[-1]] = example.pool
     return Batch(
         tokens=tokens, positions=positions, segment_ids=segment_ids, text_weights=text_weights,
         vision_index=vision_index, latent_index=latent_index,
-        vision=VisionInput(patches, coords, mask), overlays=OverlayInput(overlay_slot, pool),
+        vision=VisionInput(patches, coords, mask), overlays=OverlayInput(
+            overlay_slot, pool, None if protocol.target is None else plain_slot),
         reader=None if protocol.reader is None else ReaderInput(
             seen, speaks, np.zeros_like(speaks)))

@@ -18,11 +18,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from fourd4d.core import metrics as metrics_lib
-from fourd4d.core.batch import Batch, OverlayInput, ReaderInput
+from fourd4d.core.batch import Batch, ReaderInput
 from fourd4d.core.errors import InputError
 from fourd4d.core.metrics import Mean
 from fourd4d.losses import imagery, text_loss
 from fourd4d.models import Thinker
+from fourd4d.models.imagery_head import Statistic, pool_overlays
 from fourd4d.train import TrainState, apply_gradients, gradients
 from fourd4d.train.state import microbatches
 
@@ -214,12 +215,12 @@ def loss(
     }
 
     if bank is None or rows is None:
-        bank = imagery.Bank.of(targets_BQD, images_present(batch), size)
+        bank = imagery.Bank.of(targets_BQD, batch.overlays.present(), size)
         rows = jnp.arange(len(batch.tokens))
     own_NRD = own_BQD.reshape(-1, size, own_BQD.shape[-1])
     told_apart = dict(
         own=(rows[:, None] * images + jnp.arange(images)).reshape(-1), bank=bank,
-        weights=images_present(batch).reshape(-1))
+        weights=batch.overlays.present().reshape(-1))
     if spec.centred_weight:
         centred = imagery.centred_cosine_loss(own_NRD, **told_apart)
         total += spec.centred_weight * centred.total / totals["latents"]
@@ -237,39 +238,59 @@ def loss(
     }
 
 
-def images_present(batch: Batch) -> Float[Array, "B O"]:
-    """1 where a row has a mental image."""
-    return (jnp.asarray(batch.overlays.slot) >= 0).astype(jnp.float32)
-
-
 def step_totals(batch: Batch) -> dict[str, Array]:
     """Weights of a whole step, known before any forward pass because masks are data."""
     return {
         "text": jnp.maximum(jnp.sum(batch.text_weights[:, 1:]), 1.0),
         "latents": jnp.maximum(jnp.sum(batch.latent_index >= 0), 1).astype(jnp.float32),
-        "images": jnp.maximum(jnp.sum(images_present(batch)), 1.0),
+        "images": jnp.maximum(jnp.sum(batch.overlays.present()), 1.0),
     }
 
 
-def step_bank(model: Thinker, batch: Batch, parts: int) -> imagery.Bank | None:
-    """The targets of a whole step, encoded ``parts`` microbatches one after the other.
+def step_targets(model: Thinker, batch: Batch, parts: int) -> Float[Array, "B Q D"]:
+    """The targets of a whole step before centring, ``parts`` microbatches one after the other.
 
     Only overlays are encoded: frame slots do not see each other.
     """
-    if not batch.overlays.slot.shape[1]:
-        return None
 
     def targets(part: Batch) -> Float[Array, "B Q D"]:
-        overlays = part.overlays
-        slots_BO = jnp.maximum(jnp.asarray(overlays.slot), 0)
+        overlays, (rows, count) = part.overlays, part.overlays.slot.shape
+        slots = jnp.concatenate([jnp.asarray(x) for x in (overlays.slot, overlays.plain)
+                                 if x is not None], axis=1)
         vision = jax.tree.map(lambda x: jnp.take_along_axis(
-            x, slots_BO.reshape(*slots_BO.shape, *(1,) * (x.ndim - 2)), axis=1), part.vision)
-        own = jnp.where(jnp.asarray(overlays.slot) >= 0, jnp.arange(slots_BO.shape[1]), -1)
-        return model.pool(model.encode(vision), OverlayInput(own, overlays.pool))
+            x, jnp.maximum(slots, 0).reshape(*slots.shape, *(1,) * (x.ndim - 2)), axis=1),
+            part.vision)
+        places = jnp.broadcast_to(jnp.arange(2 * count), (rows, 2 * count))
+        return pool_overlays(model.encode(vision), dataclasses.replace(
+            overlays, slot=places[:, :count],
+            plain=None if overlays.plain is None else places[:, count:]))
 
     dealt = jax.lax.map(targets, microbatches(batch, parts))
-    whole = jnp.moveaxis(dealt, 0, 1).reshape(-1, *dealt.shape[2:])  # Row i was in part i % parts.
-    return imagery.Bank.of(whole, images_present(batch), batch.overlays.pool.shape[2])
+    return jnp.moveaxis(dealt, 0, 1).reshape(-1, *dealt.shape[2:])  # Row i was in part i % parts.
+
+
+def prepared(
+    graphdef: Any, state: TrainState, batch: Batch, parts: int
+) -> tuple[Any, imagery.Bank | None]:
+    """What the losses of a step need of all its microbatches.
+
+    Returns:
+      The frozen weights, whose statistics have seen the step's targets; and the step's bank, None
+      where the one microbatch makes its own.
+    """
+    model = nnx.merge(graphdef, *jax.lax.stop_gradient((state.params, state.frozen)))
+    overlays = batch.overlays
+    centred = model.imagery.centred is not None
+    if not overlays.slot.shape[1] or not (centred or parts > 1):
+        return state.frozen, None
+    raw, present = step_targets(model, batch, parts), overlays.present()
+    frozen = state.frozen
+    if centred:
+        model.imagery.observe(raw, present)
+        collected = nnx.state(model, Statistic)
+        frozen = nnx.merge_state(frozen, collected)
+    return frozen, imagery.Bank.of(
+        model.imagery.centre(raw, present), present, overlays.pool.shape[2])
 
 
 def update(
@@ -282,14 +303,12 @@ def update(
     """
     batch = draw_reader(batch, spec, state.step, jax.random.key(seed))
     totals = step_totals(batch)
-    bank = None
-    if accumulate > 1:
-        still = jax.lax.stop_gradient((state.params, state.frozen))
-        bank = step_bank(nnx.merge(graphdef, *still), batch, accumulate)
+    frozen, bank = prepared(graphdef, state, batch, accumulate)
+    state = dataclasses.replace(state, frozen=frozen)
 
     def share(params: Any, own: tuple[Batch, Array]) -> tuple[Any, dict[str, Mean]]:
         part, rows = own
-        return loss(nnx.merge(graphdef, params, state.frozen), part, totals, spec, bank, rows)
+        return loss(nnx.merge(graphdef, params, frozen), part, totals, spec, bank, rows)
 
     total, grads, metrics = gradients(
         share, state.params, (batch, jnp.arange(len(batch.tokens))), accumulate)

@@ -1,8 +1,8 @@
-"""How close imagined latents come to the overlays' vision features, and whether they tell them apart.
+"""How close imagined latents come to the overlays' features, and whether they tell these apart.
 
 Vision features share a large common part, so that their mean has a high cosine with each of them.
-What a constant cannot meet is measured against other targets, without what they share: ``centred_cosine_loss`` and ``info_nce`` (van den Oord et al. 2018,
-arXiv 1807.03748).
+What a constant cannot meet is measured against other targets, without what they share:
+``centred_cosine_loss`` and ``info_nce`` (van den Oord et al. 2018, arXiv 1807.03748).
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def retrieval(predicted: Float[Array, "M R D"], own: Int[Array, "M"], bank: Bank
 
 
 def constant_cosine(bank: Bank, weights: Float[Array, "M"]) -> Mean:
-    """Highest mean cosine with the bank's targets that a constant reaches, weighed as the others."""
+    """Highest mean cosine with the bank's targets that a constant reaches."""
     reached = jnp.mean(jnp.linalg.norm(bank.direction(), axis=-1))
     return Mean.of(jnp.broadcast_to(reached, weights.shape), weights)
 

@@ -19,7 +19,8 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example
 from fourd4d.data.collate import collate
 from fourd4d.dift import step as dift
-from fourd4d.models import DecoderConfig, ModelConfig, Thinker, VisionConfig
+from fourd4d.losses import cosine_loss, norm_loss, norm_ratio
+from fourd4d.models import DecoderConfig, ImageryConfig, ModelConfig, Thinker, VisionConfig
 from fourd4d.parallel import host_to_global, make_mesh, use
 from fourd4d.train import state_from
 
@@ -227,3 +228,83 @@ def test_gradient_flows_through_what_is_self_fed_if_wanted(split: Any) -> None:
 def test_bad_values_are_named(field: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"DiftSpec.{next(iter(field))}"):
         dift.DiftSpec(**field)
+
+
+def test_what_an_overlay_adds_is_left_without_its_frame(split: Any) -> None:
+    model = nnx.merge(*split)
+    overlays = batch_of(protocol=batches.PROTOCOL).overlays
+    features = jax.random.normal(jax.random.key(0), (8, 4, 4, 16))
+    plain = jnp.where(overlays.slot >= 0, 1, -1)
+    left = model.pool(features, dataclasses.replace(overlays, plain=plain))
+    painted = model.pool(features, overlays)
+    under = model.pool(features, dataclasses.replace(overlays, slot=plain))
+    np.testing.assert_allclose(left, painted - under, atol=1e-6)
+    np.testing.assert_array_equal(
+        model.pool(features, dataclasses.replace(overlays, plain=overlays.slot)), 0)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_targets_of_a_step_are_those_of_its_parts(split: Any, parts: int) -> None:
+    model, batch = nnx.merge(*split), batch_of(protocol=batches.PROTOCOL)
+    plain = jnp.where(batch.overlays.slot >= 0, 1, -1)
+    batch = dataclasses.replace(batch, overlays=dataclasses.replace(batch.overlays, plain=plain))
+    found = jax.jit(dift.step_targets, static_argnums=2)(model, batch, parts)
+    np.testing.assert_allclose(
+        found, model.pool(model.encode(batch.vision), batch.overlays), atol=1e-5)
+
+
+CENTRED = dataclasses.replace(CONFIG, imagery=ImageryConfig(centred=SIZE))
+
+
+def test_the_mean_target_is_collected_and_taken_off() -> None:
+    graphdef, tree = nnx.split(Thinker(CENTRED, nnx.Rngs(0)))
+    bare = nnx.merge(*nnx.split(Thinker(CONFIG, nnx.Rngs(0))))
+    halves = [batch_of(EXAMPLES[:4]), batch_of(EXAMPLES[4:])]
+    raw = [bare.pool(bare.encode(half.vision), half.overlays) for half in halves]
+    there = [np.asarray(half.overlays.slot) >= 0 for half in halves]
+    images = np.concatenate([np.asarray(r).reshape(4, -1, SIZE, 16)[t]
+                             for r, t in zip(raw, there, strict=True)])
+    assert len(images) == 12
+    tx = optax.sgd(0.0)
+    state = state_from(tree, tx, make_mesh("data=1", jax.devices()[:1]),
+                       trainable=(r"(?!vision/).*",))
+    assert "imagery" not in state.params  # A statistic is not trained.
+    for accumulate, half in zip((1, 2), halves, strict=True):
+        state, metrics = jax.jit(functools.partial(
+            dift.update, graphdef=graphdef, tx=tx, spec=CURE, accumulate=accumulate))(state, half)
+    model = nnx.merge(graphdef, state.params, state.frozen)
+    np.testing.assert_allclose(model.imagery.mean[...], images.mean(0), atol=1e-5)
+    assert float(model.imagery.seen[...]) == 12
+    targets = np.asarray(model.pool(model.encode(halves[1].vision), halves[1].overlays))
+    expected = (np.asarray(raw[1]).reshape(4, -1, SIZE, 16) - images.mean(0))
+    np.testing.assert_allclose(targets.reshape(expected.shape),
+                               expected * there[1][..., None, None], atol=1e-5)
+    own = losses((graphdef, nnx.state(model)), dift.draw_reader(
+        halves[1], CURE, 1, jax.random.key(0)))
+    assert own["cosine"] == pytest.approx(float(metrics["cosine"].value()), abs=1e-5)
+
+
+@pytest.mark.parametrize("head, reached", [("identity", False), ("mlp", True)])
+def test_a_head_can_match_the_targets_length(head: str, reached: bool) -> None:
+    """Behind the final norm, only a trained head can change a hidden state's length."""
+    width = CONFIG.decoder.width
+    config = dataclasses.replace(CONFIG, imagery=ImageryConfig(head, 32 if reached else 0))
+    graphdef, tree = nnx.split(Thinker(config, nnx.Rngs(0)).imagery)
+    hidden = jax.random.normal(jax.random.key(0), (64, width))
+    hidden /= jnp.sqrt(jnp.mean(hidden**2, -1, keepdims=True))
+    targets = hidden / 0.6 + 0.1 * jax.random.normal(jax.random.key(1), hidden.shape)
+    tx = optax.adam(2e-3)
+
+    def loss(tree: Any) -> Any:
+        own, ones = nnx.merge(graphdef, tree)(hidden), jnp.ones(64)
+        return cosine_loss(own, targets, ones).value() + 0.1 * norm_loss(
+            own, targets, ones).value()
+
+    def one(carry: Any, _: None) -> Any:
+        tree, state = carry
+        updates, state = tx.update(jax.grad(loss)(tree), state)
+        return (optax.apply_updates(tree, updates), state), None
+
+    (tree, _), _ = jax.jit(lambda t: jax.lax.scan(one, (t, tx.init(t)), None, 300))(tree)
+    ratio = float(norm_ratio(nnx.merge(graphdef, tree)(hidden), targets, jnp.ones(64)).value())
+    assert ratio == pytest.approx(1.0 if reached else 0.6, abs=0.05)

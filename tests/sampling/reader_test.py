@@ -10,10 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers.sampling import END, LATENT, SPEC, START, STOP, TABLE, prompts, take_rows, thinker
+from helpers.sampling import (
+    CONFIG,
+    END,
+    LATENT,
+    SPEC,
+    START,
+    STOP,
+    TABLE,
+    prompts,
+    take_rows,
+)
 
 from fourd4d.core.batch import Batch
 from fourd4d.core.rollout import Rollout
+from fourd4d.models.config import ImageryConfig
+from fourd4d.models.thinker import Thinker
 from fourd4d.sampling import replay, row_keys, sample
 from fourd4d.sampling.loop import prompt_embeddings
 from fourd4d.sampling.replay import joined_hidden, response_hidden, score_hidden
@@ -24,7 +36,12 @@ recompute = jax.jit(replay, static_argnames=("spec", "group"))
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return thinker()
+    """With an imagery head that changes what is fed."""
+    config = dataclasses.replace(CONFIG, imagery=ImageryConfig("mlp", 16))
+    made = Thinker(config, nnx.Rngs(0))
+    kernel = made.imagery.down.kernel
+    kernel[...] = 0.3 * jax.random.normal(jax.random.key(9), kernel.shape)
+    return made
 
 
 def mixed(left: bool = False) -> Batch:
@@ -111,7 +128,7 @@ def test_batch_is_row_by_row(model: Any) -> None:
 def last_state(model: Any, embeds: Any, positions: Any, segments: Any, used: Any) -> Any:
     segments = jnp.where(jnp.arange(embeds.shape[1]) < used, segments, 0)[None]
     hidden = model.decode(embeds, positions, segments)[0][0, used - 1]
-    return hidden, model.logits(hidden)
+    return model.imagine(hidden), model.logits(hidden)
 
 
 def test_cached_is_full_forward(model: Any, rollout: Rollout) -> None:
@@ -135,7 +152,7 @@ def test_cached_is_full_forward(model: Any, rollout: Rollout) -> None:
         reads = prompt.reader.segment_ids.any()
         used, block, fed = real, 0, 0
         for t in range(int(rollout.mask[row].sum())):
-            hidden, logits = last_state(model, embeds, positions, sees["imaginer"], used)
+            imagined, logits = last_state(model, embeds, positions, sees["imaginer"], used)
             token, latent = int(rollout.tokens[row, t]), None
             if block == 0:
                 if reads and fed:
@@ -153,7 +170,7 @@ def test_cached_is_full_forward(model: Any, rollout: Rollout) -> None:
                 block -= 1
                 assert token == (LATENT if block else STOP)
                 if block:
-                    latent = np.asarray(hidden)
+                    latent = np.asarray(imagined)
                     np.testing.assert_allclose(rollout.latents[row, fed], latent, atol=1e-4)
                     fed += 1
             if token == END:

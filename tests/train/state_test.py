@@ -297,3 +297,13 @@ def test_resuming_needs_the_same_start_and_seed():
     for key in saved:
         with pytest.raises(InputError, match=f"dir: {key} was"):
             check_origin(saved, saved | {key: 5}, "dir")
+
+
+def test_a_field_that_an_earlier_version_lacked_is_one_not_set():
+    saved = {"model": {"imagery": {"head": "mlp", "mlp": 8}}}
+    now = {"model": {"imagery": {"head": "mlp", "mlp": 8, "centred": None}}}
+    whole = {"start": "abc", "seed": 0}
+    check_origin(saved | whole, now | whole, "dir")
+    now["model"]["imagery"]["centred"] = 4
+    with pytest.raises(InputError, match=r'model.imagery was {"centred": null}, now'):
+        check_origin(saved | whole, now | whole, "dir")
