@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import PIL.Image
 import pytest
 from flax import nnx
 from helpers import batches
+from helpers.data import sample, write_dataset
+from helpers.dift_config import tiny
+from ml_collections import ConfigDict
 
 from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example
-from fourd4d.data.collate import collate
+from fourd4d.data.collate import collate, shape_for
 from fourd4d.dift import step as dift
+from fourd4d.dift.__main__ import train
 from fourd4d.losses import cosine_loss, norm_loss, norm_ratio
 from fourd4d.models import DecoderConfig, ImageryConfig, ModelConfig, Thinker, VisionConfig
 from fourd4d.parallel import host_to_global, make_mesh, use
+from fourd4d.pretrained.open import open_checkpoint
+from fourd4d.processing.media import Image
 from fourd4d.train import state_from
 
 CONFIG = ModelConfig(
@@ -308,3 +317,60 @@ def test_a_head_can_match_the_targets_length(head: str, reached: bool) -> None:
     (tree, _), _ = jax.jit(lambda t: jax.lax.scan(one, (t, tx.init(t)), None, 300))(tree)
     ratio = float(norm_ratio(nnx.merge(graphdef, tree)(hidden), targets, jnp.ones(64)).value())
     assert ratio == pytest.approx(1.0 if reached else 0.6, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory: Any) -> Path:
+    """Rows whose overlays know their frames and masks."""
+    root, rows = tmp_path_factory.mktemp("painted"), []
+    for number in range(8):
+        row = sample(number, frames=4)
+        masks = tuple(f"clip{number}/m{i}.png" for i in range(len(row.overlays)))
+        rows.append(dataclasses.replace(row, overlay_timestamps=(0.0, 1.5), masks=masks))
+    path = write_dataset(root, rows)
+    for row in rows:
+        for name in row.masks:
+            PIL.Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save(root / name)
+    return path
+
+
+def test_levers_from_the_command_to_the_checkpoint(painted: Path, tmp_path: Path) -> None:
+    """What a run was trained with, decoding finds in the checkpoint; a run resumes with it."""
+    def config(steps: int) -> Any:
+        made = tiny(painted, tmp_path, steps=steps, **{"data.pack": 2, "mesh": "data=1"})
+        made.unlock()
+        made.protocol.update(reader="blind", target="difference", region="mask", pooling="grid",
+                             latent_size=9)
+        made.model.imagery = ConfigDict(dict(centred=9))
+        made.dift.update(nce_weight=0.5, centred_weight=0.5, read_targets=0.5,
+                         read_targets_steps=2, self_feed_passes=1, self_feed_gradient=True)
+        made.lock()
+        return made
+
+    assert train(config(1)).step == 1
+    assert train(config(2)).step == 2
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = {"retrieval", "centred_cosine", "constant_cosine", "norm_ratio", "cosine", "nce_loss"}
+    assert logged <= set(rows[-1]) | set(rows[-2])
+    assert "held_out/retrieval" in {key for row in rows for key in row}
+
+    mesh = make_mesh("data=1")
+    with use(mesh):
+        bundle = open_checkpoint(tmp_path / "checkpoints", mesh)
+        headed = open_checkpoint(tmp_path / "checkpoints", mesh,
+                                 imagery={"head": "mlp", "mlp": 8})
+    assert bundle.processor.protocol.reader == "blind"
+    assert float(bundle.model.imagery.seen[...]) == 2 * 4 * 2
+    hidden = jnp.ones((1, bundle.config.decoder.width), headed.config.dtype)
+    np.testing.assert_array_equal(headed.model.imagine(hidden), hidden)
+    np.testing.assert_array_equal(headed.model.imagery.mean[...], bundle.model.imagery.mean[...])
+    prompt = bundle.processor.prompt("Which way?", [Image(np.zeros((32, 32, 3), np.uint8))])
+    batch = collate([prompt], shape_for([prompt]), bundle.processor.protocol)
+    assert batch.reader is not None and batch.reader.segment_ids.any()
+
+    other = config(3)
+    with other.unlocked():
+        other.protocol.latent_size = 4
+        other.workdir = str(tmp_path / "other")
+    with pytest.raises(InputError, match="keeps the means of 9 latents"):
+        train(other)
