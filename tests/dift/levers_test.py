@@ -143,6 +143,23 @@ def test_frames_reach_the_readers_words_only_through_latents(split: Any) -> None
     assert not np.asarray(spoken(split, batch, reader_gradient=False)).any()
 
 
+def test_the_reader_reads_as_if_there_were_no_frames(split: Any) -> None:
+    """Rows without their vision tokens give the same states, as decoding would make them."""
+    model, batch = nnx.merge(*split), batch_of()
+    assert batch.reader is not None
+    own = jax.random.normal(jax.random.key(0), (8, 2 * SIZE, 16))
+    hidden = jnp.zeros((8, 24, 16))
+    spoken = jax.jit(lambda m: dift.spoken_hidden(m, batch, hidden, own, own, dift.DiftSpec()))(
+        model)
+    keep = np.asarray(batch.reader.segment_ids[0]) != 0
+    assert keep.sum() == 22 - 4 and (np.asarray(batch.reader.segment_ids) != 0).sum() == 8 * 18
+    embeds = model.embed(batch.tokens, None, None, batch.latent_index, own)[:, keep]
+    bare, _ = model.decode(embeds, batch.positions[:, :, keep], jnp.ones((8, 18), jnp.int32))
+    chosen = np.roll(np.asarray(batch.reader.speaks), -1, axis=1)
+    np.testing.assert_allclose(spoken[:, keep][chosen[:, keep]], bare[chosen[:, keep]], atol=1e-5)
+    assert not np.asarray(spoken)[~chosen].any() and chosen.sum() > 30
+
+
 def test_the_imaginer_speaks_where_there_is_no_reader(split: Any) -> None:
     plain = batch_of(protocol=batches.PROTOCOL)
     assert plain.reader is None
@@ -195,6 +212,8 @@ def test_draws_are_one_for_each_example() -> None:
             reads.append(sees.any())
             given += np.unique(np.asarray(drawn.given[row])[mine]).tolist()
     assert len(given) == len(reads) == 128
+    pairs = np.asarray(given).reshape(-1, 2)
+    assert (pairs[:, 0] != pairs[:, 1]).any()  # Neighbours in a row are drawn apart.
     assert 0.13 < np.mean(reads) < 0.4 and 0.6 < np.mean(given) < 0.87
     again = dift.draw_reader(batch, spec, 5, jax.random.key(0)).reader
     later = dift.draw_reader(batch, spec, 6, jax.random.key(0)).reader
