@@ -10,7 +10,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
@@ -23,7 +23,7 @@ from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.models import ModelConfig
 
 OPTIONAL: Final = {"model": ModelConfig, "protocol": ProtocolSpec}
-"""Sections that hold the fields to change of something else; any field of it may be given."""
+"""Sections in which any field of a dataclass may be given; an entry point may name more."""
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
@@ -41,14 +41,16 @@ def _importable(*folders: Path) -> Iterator[None]:
 
 
 class Opened(flags.ArgumentParser):
-    """Opens a config file; what is not set in the sections of ``OPTIONAL`` may be set by a flag.
+    """Opens a config file; what is not set in ``sections`` may be set by a flag.
 
     Attributes:
       config: the config opened last.
+      sections: name of each, and the dataclass whose fields it may hold.
     """
 
-    def __init__(self, opener: flags.ArgumentParser):
+    def __init__(self, opener: flags.ArgumentParser, sections: Mapping[str, type] = OPTIONAL):
         self._opener = opener
+        self.sections = sections
         self.config: ConfigDict | None = None
 
     def flag_type(self) -> str:
@@ -61,7 +63,7 @@ class Opened(flags.ArgumentParser):
             raise InputError(file, "no such config file", "Give --config=FILE")
         with _importable(Path(file).resolve().parents[1], REPOSITORY):
             config: Any = self._opener.parse(path)
-        for name, cls in OPTIONAL.items():
+        for name, cls in self.sections.items():
             section: Any = config.get(name)
             if isinstance(section, ConfigDict):
                 with section.unlocked():
@@ -70,10 +72,10 @@ class Opened(flags.ArgumentParser):
         return config
 
 
-def define(values: flags.FlagValues) -> Any:
-    """The flag ``--config``; see ``Opened``."""
+def define(values: flags.FlagValues, sections: Mapping[str, type] | None = None) -> Any:
+    """The flag ``--config``; see ``Opened``. ``sections`` come besides those of ``OPTIONAL``."""
     flag = config_flags.DEFINE_config_file("config", None, "Config file.", values)
-    values["config"].parser = Opened(values["config"].parser)
+    values["config"].parser = Opened(values["config"].parser, {**OPTIONAL, **(sections or {})})
     return flag
 
 
@@ -177,9 +179,9 @@ def _plain(hint: Any) -> Any:
     return origin or hint
 
 
-def only_given(config: ConfigDict) -> ConfigDict:
+def only_given(config: ConfigDict, sections: Iterable[str] = ()) -> ConfigDict:
     """The config without the places that ``Opened`` added and nobody filled."""
-    for name in OPTIONAL:
+    for name in (*OPTIONAL, *sections):
         section: Any = config.get(name)
         if isinstance(section, ConfigDict):
             with section.unlocked():

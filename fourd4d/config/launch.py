@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -14,7 +14,8 @@ from fourd4d.core.files import full_disk_told
 from fourd4d.train import NonFiniteError
 
 
-def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
+def launch(run: Callable[[Any], Any], default: str | None = None,
+           sections: Mapping[str, type] | None = None) -> None:
     """The body of an entry point: reads ``--config``, runs, and says bad input in one line.
 
     A full disk and a diverged run are told so too.
@@ -22,8 +23,9 @@ def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
     Args:
       run: takes the locked config.
       default: config file when the command names none.
+      sections: sections of the config in which any field of a dataclass may be given.
     """
-    flag = define(flags.FLAGS)
+    flag = define(flags.FLAGS, sections)
 
     def main(argv: Sequence[str]) -> None:
         del argv
@@ -31,7 +33,7 @@ def launch(run: Callable[[Any], Any], default: str | None = None) -> None:
             logging.set_verbosity(logging.WARNING)  # Orbax reports every array.
         try:
             with full_disk_told("output"):
-                run(only_given(flag.value))
+                run(only_given(flag.value, sections or ()))
         except (InputError, NonFiniteError) as error:
             sys.exit(str(error))
         except (PermissionError, IsADirectoryError, NotADirectoryError) as error:

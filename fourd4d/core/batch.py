@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -37,11 +38,37 @@ class VisionInput:
 class OverlayInput:
     """Where the imagery targets come from.
 
-    ``slot`` is -1 for absent overlays, whose ``pool`` rows are zero.
+    ``slot`` is -1 for absent overlays, whose ``pool`` rows are zero. ``plain``: slots of the frames
+    that the overlays were painted on, where their features are taken off.
     """
 
     slot: Int[AnyArray, "B O"]
     pool: Float[AnyArray, "B O R U"]
+    plain: Int[AnyArray, "B O"] | None = None
+
+    def present(self) -> Float[jax.Array, "B O"]:
+        """Return 1 where a row has a mental image."""
+        return (jnp.asarray(self.slot) >= 0).astype(jnp.float32)
+
+
+@pytree
+class ReaderInput:
+    """A second reading of the rows, by the same weights, of text and latents without frames.
+
+    The *imaginer* sees everything and makes the latents. The *reader* sees text and the latents
+    that are fed; what it says depends on frames only through these.
+
+    Attributes:
+      segment_ids: as in ``Batch``, 0 on what the reader does not see, and throughout an example
+        that has no reader.
+      speaks: tokens chosen by the reader's hidden state: text from the first mental image on. All
+        others, and every latent, come from the imaginer's.
+      given: tokens where the reader is fed the true target in place of the model's own latent.
+    """
+
+    segment_ids: Int[AnyArray, "B L"]
+    speaks: Bool[AnyArray, "B L"]
+    given: Bool[AnyArray, "B L"]
 
 
 @pytree
@@ -52,6 +79,7 @@ class Batch:
       tokens, positions, text_weights: as in ``Example``.
       vision_index: row of the flattened (F * U) merged tokens fed here, else -1.
       latent_index: row of the Q latents fed here, else -1.
+      reader: None where the imaginer says everything.
     """
 
     tokens: Int[AnyArray, "B L"]
@@ -62,6 +90,7 @@ class Batch:
     latent_index: Int[AnyArray, "B L"]
     vision: VisionInput
     overlays: OverlayInput
+    reader: ReaderInput | None = None
 
     @staticmethod
     def spec(shape: BatchShape, protocol: ProtocolSpec) -> Batch:
@@ -78,7 +107,16 @@ class Batch:
             s((b, f, w, m, c), np.float32), s((b, f, w, m, 2)), s((b, f, w, m), np.bool_),
             s((b, o)), s((b, o, r, u), np.float32),
         ]
-        return jax.tree.unflatten(jax.tree.structure(_SKELETON), leaves)
+        batch = jax.tree.unflatten(jax.tree.structure(_SKELETON), leaves)
+        if protocol.target is not None:
+            object.__setattr__(batch.overlays, "plain", s((b, o)))
+        if protocol.reader is not None:
+            reader = _hollow(ReaderInput)
+            for name, dtype in (("segment_ids", np.int32), ("speaks", np.bool_),
+                                ("given", np.bool_)):
+                object.__setattr__(reader, name, s((b, l), dtype))
+            object.__setattr__(batch, "reader", reader)
+        return batch
 
     @staticmethod
     def fake(shape: BatchShape, protocol: ProtocolSpec, vocab: int = 64, seed: int = 0) -> Batch:
@@ -107,6 +145,11 @@ class Batch:
         side = int(protocol.window_patches**0.5)
         grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1)
         text = used & (vision < 0) & (latent < 0) & (np.arange(l) > start)
+        reader = None
+        if protocol.reader is not None:
+            spoken = text & (np.arange(l) >= start + r) & bool(overlays)
+            reader = ReaderInput(segment_ids=(used & (vision < 0)).astype(np.int32),
+                                 speaks=spoken, given=np.zeros_like(spoken))
         return Batch(
             tokens=np.where(used, rng.integers(0, vocab, (b, l)), 0).astype(np.int32),
             positions=np.broadcast_to(np.arange(l, dtype=np.int32), (3, b, l)).copy(),
@@ -120,16 +163,23 @@ class Batch:
                     grid.reshape(-1, 2), spec.vision.coords.shape).astype(np.int32),
                 mask=np.ones(spec.vision.mask.shape, np.bool_),
             ),
-            overlays=OverlayInput(slot=slot, pool=pool),
+            overlays=OverlayInput(slot=slot, pool=pool, plain=(
+                None if protocol.target is None else np.minimum(slot, 0))),
+            reader=reader,
         )
 
 
+def _hollow(cls: Any) -> Any:
+    value = object.__new__(cls)
+    for field in dataclasses.fields(cls):
+        object.__setattr__(value, field.name, 0)
+    return value
+
+
 def _skeleton() -> Any:
-    new: Any = object.__new__
-    vision, overlays, batch = new(VisionInput), new(OverlayInput), new(Batch)
-    for value in (vision, overlays, batch):
-        for field in dataclasses.fields(value):
-            object.__setattr__(value, field.name, 0)
+    vision, overlays, batch = (_hollow(cls) for cls in (VisionInput, OverlayInput, Batch))
+    object.__setattr__(overlays, "plain", None)
+    object.__setattr__(batch, "reader", None)
     object.__setattr__(batch, "vision", vision)
     object.__setattr__(batch, "overlays", overlays)
     return batch

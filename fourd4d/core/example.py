@@ -39,6 +39,9 @@ class Example:
       slots: the example's frame slots; overlays come after the media.
       overlay_slot: frame slot of each overlay.
       pool: weights that pool an overlay's merged tokens into its latents; rows sum to 1.
+      plain_slot: frame slot of what each overlay was painted on; None where it plays no part.
+      reader_sees, reader_speaks: tokens that the reader sees, and tokens that it chooses; None
+        without a reader (``core.batch.ReaderInput``).
     """
 
     tokens: Int[np.ndarray, "L"]
@@ -50,6 +53,9 @@ class Example:
     slots: VisionSlots
     overlay_slot: Int[np.ndarray, "O"]
     pool: Float[np.ndarray, "O R U"]
+    plain_slot: Int[np.ndarray, "O"] | None = None
+    reader_sees: Bool[np.ndarray, "L"] | None = None
+    reader_speaks: Bool[np.ndarray, "L"] | None = None
 
     @property
     def length(self) -> int:

@@ -59,7 +59,14 @@ class ProtocolSpec:
       image_mean, image_std: per channel, of pixels scaled to [0, 1].
       latent_size: latents of one mental image (K in the method, axis R here).
       pooling: how an overlay's features become latents, ``strips`` or ``grid``.
+      target: what an overlay's latents are pooled from. None: its features. ``difference``: what is
+        left of them without those of the same frame before it was painted on.
+      region: where they are pooled. None: everywhere. ``mask``: inside the painted object, for the
+        latents whose part of the image holds some of it.
       suffix: wording of the user turn's end: ours, the released checkpoint's, or none.
+      reader: who speaks from the first mental image on. None: the stream that imagines, which sees
+        the frames. ``blind``: a second stream of the same weights that sees text and what was
+        imagined, and no frames (``core.batch.ReaderInput``).
       system: system turn; the empty string leaves the turn out.
     """
 
@@ -80,6 +87,9 @@ class ProtocolSpec:
     system: str = "You are a helpful assistant."
     image_min_pixels: int | None = None
     image_max_pixels: int | None = None
+    reader: Literal["blind"] | None = None
+    target: Literal["difference"] | None = None
+    region: Literal["mask"] | None = None
 
     def __post_init__(self) -> None:
         for kind, prefix in (("video", ""), ("image", "image_")):
@@ -100,6 +110,11 @@ class ProtocolSpec:
         if self.suffix not in ("fourd4d", "released", "none"):
             raise InputError("ProtocolSpec.suffix", f"unknown value {self.suffix!r}",
                              "Use 'fourd4d', 'released' or 'none'")
+        for name, known in (("reader", "blind"), ("target", "difference"), ("region", "mask")):
+            value = getattr(self, name)
+            if value not in (None, known):
+                raise InputError(f"ProtocolSpec.{name}", f"unknown value {value!r}",
+                                 f"Use {known!r}, or leave it out")
         if self.pooling == "grid" and round(self.latent_size**0.5) ** 2 != self.latent_size:
             raise InputError("ProtocolSpec.latent_size", f"{self.latent_size} is no square",
                              "Grid pooling needs a square number, or use pooling='strips'")

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from fourd4d.core.axes import NO_INDEX
-from fourd4d.core.batch import Batch, BatchShape, OverlayInput, VisionInput
+from fourd4d.core.axes import NO_INDEX, PADDING_SEGMENT
+from fourd4d.core.batch import Batch, BatchShape, OverlayInput, ReaderInput, VisionInput
 from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example
 from fourd4d.core.protocol import ProtocolSpec
@@ -160,10 +160,13 @@ def _fill(examples: Sequence[Example], sizes: Sequence[Size], rows: Sequence[int
     text_weights = np.zeros((b, length), np.float32)
     vision_index = np.full((b, length), NO_INDEX, np.int32)
     latent_index = np.full((b, length), NO_INDEX, np.int32)
+    seen = np.zeros((b, length), np.int32)
+    speaks = np.zeros((b, length), np.bool_)
     patches = np.zeros((b, f, w, m, c), np.float32)
     coords = np.zeros((b, f, w, m, 2), np.int32)
     mask = np.zeros((b, f, w, m), np.bool_)
     overlay_slot = np.full((b, shape.overlays), NO_INDEX, np.int32)
+    plain_slot = np.full_like(overlay_slot, NO_INDEX)
     pool = np.zeros((b, shape.overlays, r, u), np.float32)
 
     used = np.zeros((b, 3), np.int64)  # Of each row's tokens, slots, overlays.
@@ -186,14 +189,22 @@ def _fill(examples: Sequence[Example], sizes: Sequence[Size], rows: Sequence[int
             NO_INDEX)
         latent_index[row, at] = np.where(
             example.latent_index >= 0, example.latent_index + overlay * r, NO_INDEX)
+        if example.reader_sees is not None and example.reader_speaks is not None:
+            seen[row, at] = np.where(example.reader_sees, segments[row], PADDING_SEGMENT)
+            speaks[row, at] = example.reader_speaks
         to = slice(slot, slot + size.slots)
         patches[row, to, : size.windows] = example.slots.patches
         coords[row, to, : size.windows] = example.slots.coords
         mask[row, to, : size.windows] = example.slots.mask
         to = slice(overlay, overlay + size.overlays)
         overlay_slot[row, to] = example.overlay_slot + slot
+        if example.plain_slot is not None:
+            plain_slot[row, to] = example.plain_slot + slot
         pool[row, to, :, : example.pool.shape[-1]] = example.pool
     return Batch(
         tokens=tokens, positions=positions, segment_ids=segment_ids, text_weights=text_weights,
         vision_index=vision_index, latent_index=latent_index,
-        vision=VisionInput(patches, coords, mask), overlays=OverlayInput(overlay_slot, pool))
+        vision=VisionInput(patches, coords, mask), overlays=OverlayInput(
+            overlay_slot, pool, None if protocol.target is None else plain_slot),
+        reader=None if protocol.reader is None else ReaderInput(
+            seen, speaks, np.zeros_like(speaks)))

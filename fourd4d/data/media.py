@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError
@@ -18,6 +18,7 @@ from fourd4d.data.source import Row
 from fourd4d.processing.media import Image, MediumShape, Video, decode_image, image_size
 from fourd4d.processing.video import pick_frames, read_video
 
+_SAME_TIME = 1e-3  # Seconds.
 Media = tuple[Video | Image, ...]
 Overlays = list[UInt8[np.ndarray, "H W 3"]]
 
@@ -103,6 +104,49 @@ def row_media(row: Row, protocol: ProtocolSpec, *, assumed_fps: float | None = N
                             with_overlays=with_overlays, where=row.where, cache=cache)
     return load_media(row.sample, row.root or Path("."), protocol, assumed_fps=assumed_fps,
                       with_overlays=with_overlays, where=row.where, cache=cache)
+
+
+def plain_frames(row: Row, *, cache: ImageCache | None = None) -> Overlays:
+    """The frames that a row's overlays were painted on, found by their timestamps.
+
+    Raises:
+      InputError: overlays or frames without timestamps, or an overlay of a time without a frame.
+    """
+    sample = row.sample
+    remedy = "Leave protocol.target out, or synthesize the data with timestamps"
+    if not sample.timestamps or len(sample.overlay_timestamps) != len(sample.overlays):
+        raise InputError(row.where, f"sample {sample.id!r}: frames and overlays need timestamps "
+                         "for the target 'difference'", remedy)
+    times = np.asarray(sample.timestamps)
+    found = []
+    for time in sample.overlay_timestamps:
+        number = int(np.argmin(np.abs(times - time)))
+        if abs(times[number] - time) > _SAME_TIME:
+            raise InputError(row.where, f"sample {sample.id!r}: an overlay of {time:g} s, the "
+                             f"nearest frame is of {times[number]:g} s", remedy)
+        found.append(_image(row, sample.frames[number], number, cache))
+    return found
+
+
+def overlay_masks(row: Row, *, cache: ImageCache | None = None) -> list[Bool[np.ndarray, "H W"]]:
+    """The masks behind a row's overlays. Raises InputError where they do not travel with it."""
+    sample = row.sample
+    if row.record is not None or len(sample.masks) != len(sample.overlays):
+        raise InputError(row.where, f"sample {sample.id!r}: no masks for the region 'mask'",
+                         "Leave protocol.region out, or read a dift.jsonl with 'masks'")
+    return [_image(row, path, None, cache)[..., 0] > 127 for path in sample.masks]
+
+
+def _image(row: Row, path: str, number: int | None, cache: ImageCache | None
+           ) -> UInt8[np.ndarray, "H W 3"]:
+    """One image of a row: frame ``number``, inside a record or as a file."""
+    cache, place = cache or ImageCache(0), f"{row.where}: {path}"
+    if row.record is not None and number is not None:
+        data = row.record.frames[number]
+        return cache.get(f"{row.where}, image {path!r}", lambda: decode_image(data, place).pixels)
+    root = row.root or Path(".")
+    return cache.get(f"{root}\0{path}",
+                     lambda: decode_image(_file(root, path, row.where), place).pixels)
 
 
 def row_shapes(row: Row, protocol: ProtocolSpec, *, assumed_fps: float | None = None,

@@ -41,7 +41,9 @@ class Preparer(Protocol):
     def prompt(self, question: str, media: Sequence[Any]) -> Example: ...
 
     def example(self, text_input: str, media: Sequence[Any], response: str,
-                overlays: Sequence[np.ndarray] = ..., imagery: bool = ...) -> Example: ...
+                overlays: Sequence[np.ndarray] = ..., imagery: bool = ...,
+                plains: Sequence[np.ndarray] = ..., masks: Sequence[np.ndarray] = ...
+                ) -> Example: ...
 
     def size(self, question: str, media: Sequence[Any], response: str | None = ...,
              overlays: Sequence[tuple[int, int]] = ...,
@@ -104,9 +106,14 @@ class PrepareExample:
         found, overlays = media.row_media(row, self.processor.protocol,
                                           assumed_fps=self.assumed_fps,
                                           with_overlays=self.imagery, cache=self.cache)
+        protocol, painted = self.processor.protocol, {}
+        if self.imagery and protocol.target is not None:
+            painted["plains"] = media.plain_frames(row, cache=self.cache)
+        if self.imagery and protocol.region is not None:
+            painted["masks"] = media.overlay_masks(row, cache=self.cache)
         try:
             return self.processor.example(sample.text_input, found, sample.response, overlays,
-                                          imagery=self.imagery)
+                                          imagery=self.imagery, **painted)
         except InputError as error:
             raise _located(error, row) from error
 

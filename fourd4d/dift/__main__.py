@@ -54,7 +54,8 @@ def train(config: Any) -> Outcome:
                                    total_steps=config.steps))
         state = state_from(bundle.tree, tx, mesh, trainable=config.trainable)
         step = jax.jit(functools.partial(
-            update, graphdef=bundle.graphdef, tx=tx, spec=spec, accumulate=config.accumulate),
+            update, graphdef=bundle.graphdef, tx=tx, spec=spec, accumulate=config.accumulate,
+            seed=config.seed),
             donate_argnums=0)
 
         with contextlib.closing(batches), CheckpointManager(
@@ -91,4 +92,4 @@ def main(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    launch(main)
+    launch(main, sections={"dift": DiftSpec})

@@ -1,4 +1,9 @@
-"""How close imagined latents come to the overlays' vision features."""
+"""How close imagined latents come to the overlays' features, and whether they tell these apart.
+
+Vision features share a large common part, so that their mean has a high cosine with each of them.
+What a constant cannot meet is measured against other targets, without what they share:
+``centred_cosine_loss`` and ``info_nce`` (van den Oord et al. 2018, arXiv 1807.03748).
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fourd4d.core.metrics import Mean
+from fourd4d.core.struct import AnyArray, pytree
 
 _EPS = 1e-6  # Vectors shorter than this have no direction.
+_FLAT = 1e-3  # Nor have deviations of a direction shorter than this.
 
 
 def _squares(predicted: Any, target: Any) -> tuple[Any, Any, Any, Any]:
@@ -59,45 +66,129 @@ def norm_ratio(
     return Mean.of(jnp.sqrt(p2 / t2), weights)
 
 
-def batch_diagnostics(
-    predicted: Float[Array, "B Q D"],
-    target: Float[Array, "B Q D"],
-    weights: Float[Array, "B Q"],
-    image: int,
-) -> dict[str, Mean]:
-    """Return what tells imagining from saying the same everywhere: metrics, without gradient.
+@pytree
+class Bank:
+    """The targets of a whole step, which predictions are told apart from.
 
-    Targets of different clips are alike (their cosine is about 0.9), so that the plain cosine is
-    met by a constant. Beside it stand
+    N mental images of R latents each, wherever in the batch they stand.
 
-      ``constant_cosine``  the cosine that the batch's mean target reaches: to be exceeded;
-      ``centred_cosine``   of what is left without the mean target, predictions at its length; a
-                           constant reaches 0;
-      ``retrieval``        share of mental images that are nearer, centred, to their own target than
-                           to any other of the batch; chance is one over their number.
+    Attributes:
+      targets: constant.
+      present: 1 where there is an image.
+    """
+
+    targets: Float[AnyArray, "N R D"]
+    present: Float[AnyArray, "N"]
+
+    @staticmethod
+    def of(targets: Float[Array, "*batch D"], present: Any, latent_size: int) -> Bank:
+        """Return the bank of targets listed image by image; ``present`` is one per image."""
+        wide = jax.lax.stop_gradient(jnp.asarray(targets, jnp.float32))
+        return Bank(wide.reshape(-1, latent_size, wide.shape[-1]),
+                    jnp.asarray(present, jnp.float32).reshape(-1))
+
+    def direction(self) -> Float[Array, "R D"]:
+        """Return the mean of the targets' directions at each place of an image.
+
+        Its length is the highest mean cosine with the targets that a constant reaches.
+        """
+        total = jnp.einsum("N,NRD->RD", self.present, _directions(self.targets),
+                           precision="highest")
+        return total / jnp.maximum(jnp.sum(self.present), 1.0)
+
+    def deviations(self, vectors: Float[Array, "M R D"]) -> Float[Array, "M R D"]:
+        """Return what of the vectors' directions is perpendicular to ``direction``.
+
+        Lengths play no part. Deviations of the targets have the mean 0.
+        """
+        middle = _directions(self.direction())
+        found = _directions(vectors)
+        return found - jnp.sum(found * middle, -1, keepdims=True) * middle
+
+
+def _directions(x: Any) -> Any:
+    x = jnp.asarray(x, jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), _EPS**2))
+
+
+def _unit(x: Any) -> Any:
+    """Directions of deviations; nearly zero where there is hardly any."""
+    return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + _FLAT**2)
+
+
+def centred_cosine_loss(predicted: Float[Array, "M R D"], own: Int[Array, "M"], bank: Bank,
+                        weights: Float[Array, "M"]) -> Mean:
+    """Mean over latents of 1 - the cosine of the ``Bank.deviations`` of prediction and target.
+
+    The mean target, as a constant prediction, gets 1.
 
     Args:
-      image: latents of one mental image; Q is a multiple of it.
+      own: each prediction's target in the bank.
+      weights: 0 for absent images.
     """
-    p, t, p2, t2 = jax.lax.stop_gradient(_squares(predicted, target))
-    count = jnp.maximum(jnp.sum(weights), 1.0)
-    mean_D = jnp.sum(t * weights[..., None], (0, 1)) / count
-    length = jnp.sum(jnp.sqrt(t2) * weights) / count
-    own, truth = p * jax.lax.rsqrt(p2)[..., None] * length - mean_D, t - mean_D
+    wanted = _unit(bank.deviations(bank.targets))[own]
+    cosine = jnp.sum(_unit(bank.deviations(predicted)) * wanted, -1)
+    return Mean.of(1.0 - cosine, jnp.broadcast_to(weights[:, None], cosine.shape))
 
-    def cosines(a: Any, b: Any) -> Any:
-        sizes = jnp.maximum(jnp.sum(a * a, -1) * jnp.sum(b * b, -1), _EPS**4)
-        return jnp.sum(a * b, -1) * jax.lax.rsqrt(sizes)
 
-    def whole(x: Any) -> Any:
-        flat = x.reshape(-1, image * x.shape[-1])
-        return flat * jax.lax.rsqrt(jnp.maximum(jnp.sum(flat * flat, -1, keepdims=True), _EPS**2))
+def similarities(predicted: Float[Array, "M R D"], bank: Bank, *, centred: bool = True,
+                 whole: bool = True) -> tuple[Float[Array, "_ C"], Float[Array, "C"]]:
+    """Cosines of every prediction with every target of the bank, and 1 for those that exist.
 
-    there = weights.reshape(-1, image)[:, 0]
-    scores = jnp.where(there[None] > 0, whole(own) @ whole(truth).T, -2.0)
-    nearest = jnp.argmax(scores, -1) == jnp.arange(len(scores))
-    return {
-        "constant_cosine": Mean.of(cosines(jnp.broadcast_to(mean_D, t.shape), t), weights),
-        "centred_cosine": Mean.of(cosines(own, truth), weights),
-        "retrieval": Mean.of(nearest.astype(jnp.float32), there),
-    }
+    Args:
+      centred: of their ``Bank.deviations``.
+      whole: compare mental images, as the concatenation of their latents; else single latents,
+        image by image.
+    """
+    turned = bank.deviations if centred else _directions
+    mine, theirs = turned(predicted), turned(bank.targets)
+    there = bank.present
+    if whole:
+        mine, theirs = (x.reshape(x.shape[0], -1) for x in (mine, theirs))
+    else:
+        there = jnp.repeat(there, theirs.shape[1])
+        mine, theirs = (x.reshape(-1, x.shape[-1]) for x in (mine, theirs))
+    return jnp.matmul(_unit(mine), _unit(theirs).T, precision="highest"), there
+
+
+def info_nce(predicted: Float[Array, "M R D"], own: Int[Array, "M"], bank: Bank,
+             weights: Float[Array, "M"], temperature: float = 0.1, *, centred: bool = True,
+             whole: bool = True) -> Mean:
+    """Cross-entropy, in nats, of picking the own target out of the bank by ``similarities``.
+
+    A constant prediction gets the logarithm of the number of targets, or worse.
+
+    Args:
+      own, weights: as in ``centred_cosine_loss``.
+    """
+    scores, there = similarities(predicted, bank, centred=centred, whole=whole)
+    scores = jnp.where(there > 0, scores / temperature, -1e30)
+    if not whole:
+        own, weights = _by_latent(own, weights, predicted.shape[1])
+    mine = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
+    return Mean.of(jax.nn.logsumexp(scores, -1) - mine, weights)
+
+
+def retrieval(predicted: Float[Array, "M R D"], own: Int[Array, "M"], bank: Bank,
+              weights: Float[Array, "M"]) -> Mean:
+    """Share of mental images that are nearest to their own target: a metric, without gradient.
+
+    Images are compared whole and centred; equal candidates share the hit. Chance is one over the
+    number of targets, which any constant prediction gets.
+    """
+    scores, there = jax.lax.stop_gradient(similarities(predicted, bank))
+    scores = jnp.where(there > 0, scores, -1e30)
+    best = scores == jnp.max(scores, -1, keepdims=True)
+    hit = jnp.take_along_axis(best, own[:, None], axis=1)[:, 0]
+    return Mean.of(hit / jnp.sum(best, -1), weights)
+
+
+def constant_cosine(bank: Bank, weights: Float[Array, "M"]) -> Mean:
+    """Highest mean cosine with the bank's targets that a constant reaches."""
+    reached = jnp.mean(jnp.linalg.norm(bank.direction(), axis=-1))
+    return Mean.of(jnp.broadcast_to(reached, weights.shape), weights)
+
+
+def _by_latent(own: Any, weights: Any, size: int) -> tuple[Any, Any]:
+    """Per image → per latent of the images laid out one after the other."""
+    return (own[:, None] * size + jnp.arange(size)).reshape(-1), jnp.repeat(weights, size)

@@ -84,10 +84,13 @@ class ImageryConfig:
       head: ``identity`` feeds the hidden state itself (the paper); ``mlp`` adds a gated residual
         correction that starts at zero.
       mlp: width of that correction.
+      centred: latents of a block; the mean target of each is kept with the weights
+        (``imagery/mean``, over all that training has seen) and taken off every target.
     """
 
     head: Literal["identity", "mlp"] = "identity"
     mlp: int = 0
+    centred: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +157,8 @@ class ModelConfig:
              f"unknown value {self.imagery.head!r}", "Use 'identity' or 'mlp'")
         need(self.imagery.head == "identity" or self.imagery.mlp > 0, "imagery.mlp",
              "the mlp head has no width", "Give imagery.mlp > 0")
+        need(self.imagery.centred is None or self.imagery.centred > 0, "imagery.centred",
+             f"bad value {self.imagery.centred}", "Give the latents of a block, or leave it out")
         need(self.remat in ("none", "dots", "full"), "remat", f"unknown value {self.remat!r}",
              "Use 'none', 'dots' or 'full'")
         need(self.attention in ("auto", "xla", "splash", "cudnn"), "attention",
@@ -182,6 +187,14 @@ class ModelConfig:
         if wrong:
             raise InputError(where, "does not fit the model: " + ", ".join(wrong),
                              "Use the protocol saved with the checkpoint")
+
+    def check_latents(self, protocol: ProtocolSpec, where: object = "protocol") -> None:
+        """Raise InputError unless the means kept are of as many latents as a block has."""
+        kept = self.imagery.centred
+        if kept is not None and kept != protocol.latent_size:
+            raise InputError(where, f"latent_size is {protocol.latent_size}, the model keeps the "
+                             f"means of {kept} latents",
+                             "Give model.imagery.centred the same number")
 
     def changed(self, **fields: Any) -> ModelConfig:
         """The config with some fields set; a part (``lora``, …) may be a mapping of its fields.

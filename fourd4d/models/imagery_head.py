@@ -16,18 +16,37 @@ from fourd4d.models.layers import Linear
 
 def pool_overlays(features: Float[Array, "B F U D"], overlays: OverlayInput
                   ) -> Float[Array, "B Q D"]:
-    """Target latents: weighted means of each overlay's merged tokens, float32; absent ones zero."""
-    slot = jnp.maximum(jnp.asarray(overlays.slot), 0)
-    taken = jnp.take_along_axis(features, slot[:, :, None, None], axis=1)
-    pool = jnp.asarray(overlays.pool, jnp.float32)
-    pooled = jnp.einsum("BORU,BOUD->BORD", pool, taken.astype(jnp.float32))
+    """Target latents: weighted means of each overlay's merged tokens, float32; absent ones zero.
+
+    Where ``plain`` is given, without the same means of the plain frames.
+    """
+
+    def taken(slots: Any) -> Float[Array, "B O U D"]:
+        at = jnp.maximum(jnp.asarray(slots), 0)[:, :, None, None]
+        return jnp.take_along_axis(features, at, axis=1).astype(jnp.float32)
+
+    merged = taken(overlays.slot)
+    if overlays.plain is not None:
+        merged -= taken(overlays.plain)
+    pooled = jnp.einsum("BORU,BOUD->BORD", jnp.asarray(overlays.pool, jnp.float32), merged)
     return pooled.reshape(pooled.shape[0], -1, pooled.shape[-1])
 
 
+class Statistic(nnx.Variable):
+    """What training collects without a gradient; it travels with the frozen weights."""
+
+
 class ImageryHead(nnx.Module):
-    """Hidden state to latent: the identity, or that plus a gated correction starting at zero."""
+    """Hidden state to latent: the identity, or that plus a gated correction starting at zero.
+
+    With ``centred``, also the mean target of each place of a block, and of how many.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.centred = config.imagery.centred
+        if self.centred is not None:
+            self.mean = Statistic(jnp.zeros((self.centred, config.decoder.width), jnp.float32))
+            self.seen = Statistic(jnp.zeros((), jnp.float32))
         self.active = config.imagery.head == "mlp"
         if not self.active:
             return
@@ -41,3 +60,22 @@ class ImageryHead(nnx.Module):
         if not self.active:
             return hidden
         return hidden + self.down(jax.nn.silu(self.gate(hidden)) * self.up(hidden))
+
+    def centre(self, targets: Float[Array, "B Q D"], present: Float[Array, "B O"]
+               ) -> Float[Array, "B Q D"]:
+        """Take the mean target off those that are there; the identity without ``centred``."""
+        if self.centred is None:
+            return targets
+        blocks = targets.reshape(*present.shape, self.centred, -1)
+        return jnp.where(present[..., None, None] > 0, blocks - self.mean[...], 0.0
+                         ).reshape(targets.shape)
+
+    def observe(self, targets: Float[Array, "B Q D"], present: Float[Array, "B O"]) -> None:
+        """Count raw targets in; the mean is over all that were ever counted."""
+        assert self.centred is not None
+        blocks = targets.reshape(*present.shape, self.centred, -1)
+        number = jnp.sum(present)
+        seen = self.seen[...] + number
+        total = jnp.einsum("BO,BORD->RD", present, blocks, precision="highest")
+        self.mean[...] += (total - number * self.mean[...]) / jnp.maximum(seen, 1.0)
+        self.seen[...] = seen

@@ -48,7 +48,8 @@ class Thinker(nnx.Module):
     def pool(self, features: Float[AnyArray, "B F U D"], overlays: OverlayInput
              ) -> Float[Array, "B Q D"]:
         """Target latents (float32) of the rows' overlays; zero where there is none."""
-        return pool_overlays(jnp.asarray(features), overlays)
+        return self.imagery.centre(pool_overlays(jnp.asarray(features), overlays),
+                                   overlays.present())
 
     def embed(self, tokens: Int[AnyArray, "B L"], vision_index: Int[AnyArray, "B L"] | None = None,
               features: Float[AnyArray, "B F U D"] | None = None,

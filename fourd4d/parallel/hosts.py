@@ -21,6 +21,8 @@ BATCH_AXES: Final[dict[str, tuple[str | None, ...]]] = {
     "text_weights": ("batch", "length"),
     "vision_index": ("batch", "length"),
     "latent_index": ("batch", "length"),
+    "speaks": ("batch", "length"),
+    "given": ("batch", "length"),
 }
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from fourd4d.models import ModelConfig, Thinker
+from fourd4d.parallel import DEFAULT_RULES, Rules, born_sharded
 from fourd4d.processing import Processor
 from fourd4d.train import state as train_state
 
@@ -38,3 +41,14 @@ class ModelBundle:
 def shapes(config: ModelConfig) -> Any:
     """(graphdef, state of shapes)."""
     return train_state.shapes(lambda rngs: Thinker(config, rngs))
+
+
+def fresh_parts(config: ModelConfig, parts: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
+    """What a new model holds where ``parts`` has leaves, born sharded; nothing for nothing."""
+    names = {path for path, _ in nnx.to_flat_state(parts)}
+    if not names:
+        return parts
+    new = born_sharded(
+        lambda key: nnx.split_state(nnx.state(Thinker(config, nnx.Rngs(key))),
+                                    lambda path, _: path in names, ...)[0], mesh, rules)
+    return new(jax.random.key(0))

@@ -28,11 +28,12 @@ from fourd4d.checkpoint.safetensors import (
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import read_object, readable, replacing
 from fourd4d.core.protocol import ProtocolSpec
-from fourd4d.models import ModelConfig, Thinker
+from fourd4d.models import ModelConfig
 from fourd4d.models.families import family
+from fourd4d.models.imagery_head import Statistic
 from fourd4d.models.lora import merge_lora
-from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded
-from fourd4d.pretrained.bundle import DTYPES, ModelBundle, shapes
+from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for
+from fourd4d.pretrained.bundle import DTYPES, ModelBundle, fresh_parts, shapes
 from fourd4d.processing import Processor, Tokenizer, load_processor
 
 MAX_NEW_TOKENS: Final = 1024
@@ -118,12 +119,7 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
     table = family(config.family, directory).key_table(config)
     stored, fresh = nnx.split_state(abstract, lambda path, _: path in table.paths(), ...)
     tree = read_hf(directory, table, abstract_for(stored, mesh, rules), check_finite=check_finite)
-    if jax.tree.leaves(fresh):
-        names = {path for path, _ in nnx.to_flat_state(fresh)}
-        new = born_sharded(
-            lambda key: nnx.split_state(nnx.state(Thinker(config, nnx.Rngs(key))),
-                                        lambda path, _: path in names, ...)[0], mesh, rules)
-        tree = nnx.merge_state(tree, new(jax.random.key(0)))
+    tree = nnx.merge_state(tree, fresh_parts(config, fresh, mesh, rules))
     if processor.tokenizer.added:
         tree = _mean_rows(tree, processor.tokenizer.added)
     return ModelBundle(config, processor, graphdef, tree)
@@ -203,6 +199,7 @@ def export_hf(bundle: ModelBundle, directory: str | os.PathLike[str], *,
         except OSError as error:
             raise InputError(directory, f"cannot be written to ({error.strerror})",
                              "Choose a directory that you may write to") from error
+    _, tree = nnx.split_state(tree, Statistic, ...)  # Training's own; decoding needs none.
     files = write_hf(directory, kin.key_table(config), tree, dtype=DTYPES[dtype],
                      shard_bytes=shard_bytes)
     if jax.process_index() == 0:

@@ -18,7 +18,7 @@ from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded, make_mesh, start, use
-from fourd4d.pretrained.bundle import ModelBundle, shapes
+from fourd4d.pretrained.bundle import ModelBundle, fresh_parts, shapes
 from fourd4d.pretrained.huggingface import open_hf
 from fourd4d.processing import Processor, load_processor, load_tokenizer, tiny_tokenizer
 from fourd4d.train import state as train_state
@@ -45,6 +45,7 @@ def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokeni
         config, decoder=dataclasses.replace(config.decoder, valid_vocab=words.vocab_size))
     spec = dataclasses.replace(preset_protocol(name), **dict(protocol or {}))
     config.check_protocol(spec, "config.protocol")
+    config.check_latents(spec, "config.protocol")
     graphdef, _ = shapes(config)
     tree = born_sharded(lambda key: nnx.split(Thinker(config, nnx.Rngs(key)))[1], mesh, rules)(
         jax.random.key(seed))
@@ -54,6 +55,8 @@ def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokeni
 def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
                  step: int | None = None, **model: Any) -> ModelBundle:
     """The weights of a trainer's checkpoint directory, without its optimizer.
+
+    Adapters and parts of the imagery head asked for in ``model`` that it lacks start fresh.
 
     Args:
       step: the newest by default.
@@ -66,15 +69,18 @@ def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = D
     for key in ("model", "trainable"):
         if key not in specs:
             raise InputError(directory, f"its specs lack {key!r}", "Use a trainer's directory")
-    config = ModelConfig.from_json(specs["model"], directory).changed(**model)
+    saved = ModelConfig.from_json(specs["model"], directory)
+    config = saved.changed(**model)
     graphdef, tree = shapes(config)
-    tree = abstract_for(tree, mesh, rules)
+    known = {path for path, _ in nnx.to_flat_state(shapes(saved)[1])}
+    tree, new = nnx.split_state(abstract_for(tree, mesh, rules),
+                                lambda path, _: path in known, ...)
     parts = dict(zip(("params", "frozen"), train_state.split(tree, specs["trainable"]),
                      strict=True))
     parts = {name: restore_params(directory, part, name, step) if jax.tree.leaves(part) else part
              for name, part in parts.items()}
     return ModelBundle(config, load_processor(processor_dir(directory)), graphdef,
-                  nnx.merge_state(*parts.values()))
+                  nnx.merge_state(*parts.values(), fresh_parts(config, new, mesh, rules)))
 
 
 def is_trained(directory: str | os.PathLike[str]) -> bool:
@@ -108,6 +114,7 @@ def start_from(config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> ModelBu
     bundle = open_checkpoint(config.init, mesh, rules, **model)
     changed = dataclasses.replace(bundle.processor.protocol, **protocol)
     bundle.config.check_protocol(changed, "config.protocol")
+    bundle.config.check_latents(changed, "config.protocol")
     return dataclasses.replace(bundle, processor=Processor(bundle.processor.tokenizer, changed))
 
 

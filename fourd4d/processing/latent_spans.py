@@ -6,7 +6,7 @@ import functools
 import re
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import IMAGE_MARK
@@ -36,6 +36,17 @@ def remove_marks(response: str) -> str:
     return _MARK.sub("", _MARK_AT_START.sub(r"\1", response))
 
 
+def reader_masks(
+    vision_slot: Int[np.ndarray, "L"], latent_index: Int[np.ndarray, "L"]
+) -> tuple[Bool[np.ndarray, "L"], Bool[np.ndarray, "L"]]:
+    """Return which tokens a reader sees and which it chooses; see ``core.batch.ReaderInput``.
+
+    It sees all but the frames, and speaks the text after the first latent.
+    """
+    latent = latent_index >= 0
+    return vision_slot < 0, (np.cumsum(latent) > 0) & ~latent
+
+
 def _bins(length: int, number: int) -> Float[np.ndarray, "number length"]:
     """Adaptive average pooling in 1-D: bin i covers floor(i n / k) to ceil((i + 1) n / k)."""
     weights = np.zeros((number, length))
@@ -55,6 +66,31 @@ def _strips(length: int, number: int) -> Float[np.ndarray, "number length"]:
     return weights
 
 
+def covered(mask: Bool[np.ndarray, "_ _"], height: int, width: int
+            ) -> Float[np.ndarray, "height width"]:
+    """Return the share of each cell of an even grid that a mask of any size fills."""
+    cells = (np.arange(mask.shape[0]) * height // mask.shape[0])[:, None] * width + (
+        np.arange(mask.shape[1]) * width // mask.shape[1])
+    pixels = np.bincount(cells.ravel(), minlength=height * width)
+    filled = np.bincount(cells.ravel(), mask.ravel(), height * width)
+    return (filled / np.maximum(pixels, 1)).reshape(height, width)
+
+
+def masked_weights(rows: int, columns: int, protocol: ProtocolSpec,
+                   mask: Bool[np.ndarray, "_ _"]) -> Float[np.ndarray, "R U"]:
+    """``pooling_weights`` inside a mask of the same picture.
+
+    Each latent's tokens count as far as the mask fills them; a latent whose tokens it does not
+    touch stays as it is. So which latents hold the object tells its place.
+    """
+    height, width = rows // protocol.merge, columns // protocol.merge
+    raster = _raster(height, width, protocol)
+    inside = raster * covered(mask, height, width).reshape(-1)
+    total = inside.sum(1, keepdims=True)
+    return _in_windows(np.where(total > 0, inside / np.where(total > 0, total, 1.0), raster),
+                       rows, columns, protocol)
+
+
 @functools.lru_cache(maxsize=256)
 def pooling_weights(rows: int, columns: int, protocol: ProtocolSpec) -> Float[np.ndarray, "R U"]:
     """Matrix that pools the merged tokens of one still image into ``latent_size`` latents.
@@ -65,17 +101,28 @@ def pooling_weights(rows: int, columns: int, protocol: ProtocolSpec) -> Float[np
     Args:
       rows, columns: the image's grid, patches.
     """
-    height, width = rows // protocol.merge, columns // protocol.merge
+    raster = _raster(rows // protocol.merge, columns // protocol.merge, protocol)
+    weights = _in_windows(raster, rows, columns, protocol)
+    weights.setflags(write=False)  # Cached: one array for all callers.
+    return weights
+
+
+def _raster(height: int, width: int, protocol: ProtocolSpec) -> Float[np.ndarray, "R _"]:
+    """Pooling weights of the merged tokens in raster order."""
     if protocol.pooling == "strips":
-        raster = _strips(height * width, protocol.latent_size)
-    else:
-        side = round(protocol.latent_size**0.5)
-        raster = np.einsum("ah,bw->abhw", _bins(height, side), _bins(width, side))
-        raster = raster.reshape(protocol.latent_size, height * width)
+        return _strips(height * width, protocol.latent_size)
+    side = round(protocol.latent_size**0.5)
+    raster = np.einsum("ah,bw->abhw", _bins(height, side), _bins(width, side))
+    return raster.reshape(protocol.latent_size, height * width)
+
+
+def _in_windows(raster: Float[np.ndarray, "R _"], rows: int, columns: int,
+                protocol: ProtocolSpec) -> Float[np.ndarray, "R U"]:
+    """Columns in raster order → in the window order of the frame slot."""
+    height, width = rows // protocol.merge, columns // protocol.merge
     offsets = token_offsets(rows, columns, protocol)
     side = protocol.window // (protocol.patch_size * protocol.merge)
     windows = -(-height // side) * -(-width // side)
     weights = np.zeros((protocol.latent_size, windows * side**2), np.float32)
     weights[:, offsets] = raster
-    weights.setflags(write=False)  # Cached: one array for all callers.
     return weights

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example, VisionSlots
@@ -78,6 +78,8 @@ class Processor:
         response: str,
         overlays: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
         imagery: bool = True,
+        plains: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
+        masks: Sequence[Bool[np.ndarray, "_ _"]] = (),
     ) -> Example:
         """The prompt with its response; weight 1 on assistant tokens up to ``<|im_end|>``.
 
@@ -90,6 +92,8 @@ class Processor:
           response: the assistant's text.
           overlays: one image per ``<output_image>``.
           imagery: False leaves marks and overlays out: the text-only twin of the same example.
+          plains: the frames that the overlays were painted on, where ``protocol.target`` asks.
+          masks: what was painted, where ``protocol.region`` asks.
 
         Raises:
           InputError: marks and overlays differ in number, or a text holds a control token.
@@ -98,7 +102,13 @@ class Processor:
         if imagery and marks != len(overlays):
             raise InputError("response", f"{marks} {IMAGE_MARK}, {len(overlays)} overlays",
                              "Their numbers must be equal")
-        return self._build(text_input, media, response, overlays if imagery else (), imagery)
+        for name, given, wanted in (("plains", plains, self.protocol.target),
+                                    ("masks", masks, self.protocol.region)):
+            if imagery and wanted is not None and len(given) != len(overlays):
+                raise InputError(name, f"{len(given)} for {len(overlays)} overlays",
+                                 f"The protocol's {wanted!r} needs one each")
+        return self._build(text_input, media, response, overlays if imagery else (), imagery,
+                           plains, masks)
 
     def size(
         self,
@@ -118,7 +128,8 @@ class Processor:
         length, slots, windows = len(self.tokenizer.encode(text)) - len(media), 0, 0
         if response is not None:
             length += len(self._response_ids(response, imagery))
-        stills = [MediumShape("video", 1, *shape) for shape in overlays]  # Drawn over frames.
+        drawn = overlays if protocol.target is None else (*overlays, *overlays)  # Over frames.
+        stills = [MediumShape("video", 1, *shape) for shape in drawn]
         for number, medium in enumerate((*media, *stills)):
             height, width = smart_resize(medium.height, medium.width, protocol, medium.kind)
             grid = Grid(-(-medium.frames // protocol.temporal_patch),
@@ -136,6 +147,8 @@ class Processor:
         response: str | None,
         overlays: Sequence[UInt8[np.ndarray, "_ _ 3"]],
         use_imagery: bool = True,
+        plains: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
+        masks: Sequence[Bool[np.ndarray, "_ _"]] = (),
     ) -> Example:
         check_plain(question, "question")
         protocol = self.protocol
@@ -160,25 +173,50 @@ class Processor:
         empty = np.full(len(tail), -1, np.int32)
 
         media_slots = sum(part.mask.shape[0] for part in parts)
-        pools = []
         pictures = [Image(overlay).pixels for overlay in overlays]
-        for _, group in itertools.groupby(pictures, key=np.shape):
-            slots, grid = frames_to_slots(np.stack(list(group)), protocol, stills=True)
-            parts.append(slots)
-            pools += [latent_spans.pooling_weights(grid.rows, grid.columns, protocol)] * grid.slots
+        grids = self._stills(pictures, parts)
+        pools = [latent_spans.pooling_weights(grid.rows, grid.columns, protocol) for grid in grids]
+        if protocol.region == "mask" and pictures:
+            pools = [latent_spans.masked_weights(grid.rows, grid.columns, protocol, mask)
+                     for grid, mask in zip(grids, masks, strict=True)]
+        plain_slot = None
+        if protocol.target is not None:
+            under = [Image(plain).pixels for plain in plains] if pictures else []
+            for number, (picture, plain) in enumerate(zip(pictures, under, strict=True)):
+                if picture.shape != plain.shape:
+                    raise InputError(f"overlay {number}", f"{picture.shape[:2]}, the frame it was "
+                                     f"painted on {plain.shape[:2]}", "They must have one size")
+            self._stills(under, parts)
+            plain_slot = np.arange(len(under), dtype=np.int32) + media_slots + len(pictures)
         overlay_slot = np.arange(len(pictures), dtype=np.int32) + media_slots
         joined = join_slots(parts, protocol)
+        vision_slot = np.concatenate([slot, empty])
+        latent_index = np.where(is_latent, np.cumsum(is_latent) - 1, -1).astype(np.int32)
+        sees, speaks = (None, None) if protocol.reader is None else latent_spans.reader_masks(
+            vision_slot, latent_index)
         return Example(
             tokens=tokens,
             positions=mrope_ids([*runs, len(tail)]),
             text_weights=weights.astype(np.float32),
-            vision_slot=np.concatenate([slot, empty]),
+            vision_slot=vision_slot,
             vision_offset=np.concatenate([offset, empty]),
-            latent_index=np.where(is_latent, np.cumsum(is_latent) - 1, -1).astype(np.int32),
+            latent_index=latent_index,
             slots=joined,
             overlay_slot=overlay_slot,
             pool=self._join_pools(pools, joined),
+            plain_slot=plain_slot,
+            reader_sees=sees,
+            reader_speaks=speaks,
         )
+
+    def _stills(self, pictures: Sequence[np.ndarray], parts: list[VisionSlots]) -> list[Grid]:
+        """Adds a slot for each picture to ``parts``; returns their grids."""
+        grids = []
+        for _, group in itertools.groupby(pictures, key=np.shape):
+            slots, grid = frames_to_slots(np.stack(list(group)), self.protocol, stills=True)
+            parts.append(slots)
+            grids += [grid] * grid.slots
+        return grids
 
     def _response_ids(self, response: str, use_imagery: bool) -> list[int]:
         check_plain(response, "response")

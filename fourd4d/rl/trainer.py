@@ -93,8 +93,10 @@ class Step:
 
     def place(self, prompts: Sequence[Prompt]) -> Questions:
         """This host's prompts → a batch of all hosts'."""
-        s = self.setting
-        batch = collate([p.example for p in prompts], s.shape, s.processor.protocol,
+        s, protocol = self.setting, self.setting.processor.protocol
+        if not s.sampling.imagery:  # Who never imagines is never read.
+            protocol = dataclasses.replace(protocol, reader=None)
+        batch = collate([p.example for p in prompts], s.shape, protocol,
                         names=[p.where for p in prompts])
         return Questions(tuple(p.sample for p in prompts), host_to_global(batch, s.mesh))
 

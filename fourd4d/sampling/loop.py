@@ -7,6 +7,10 @@ A row is in text mode or inside a block. In text mode it draws a token. Once tha
 states (after the final norm, through the imagery head), recorded as ``<|latent_pad|>``; then
 ``<|latent_end|>`` is forced and text mode resumes. Whatever the vocabulary head would have drawn
 inside a block is ignored, and no row's state touches another row.
+
+Where the prompt has a reader (``core.batch.ReaderInput``), a second stream of the same weights is
+fed the same tokens and latents, without the prompt's frames; from a row's first block on, its
+tokens are drawn from that stream, and its latents still come from the first.
 """
 
 from __future__ import annotations
@@ -51,6 +55,19 @@ Intervention = Callable[[Imagined, Any], Float[Array, "B D"]]
 
 
 @pytree
+class Reader:
+    """The reader's part of the carry; see ``State``.
+
+    Attributes:
+      rows: rows that have a reader.
+    """
+
+    hidden: Float[Array, "B D"]
+    cache: KVCache
+    rows: Bool[Array, "B"]
+
+
+@pytree
 class State:
     """The loop's carry. Columns of the (B, T) buffers from ``step`` on are not written yet.
 
@@ -62,6 +79,7 @@ class State:
       block: what is left of the row's block: latents to feed plus the end token; 0 in text mode.
       count: latents fed to the row so far.
       live: rows that have not ended.
+      reader: None where no row has one.
     """
 
     step: Int[Array, ""]
@@ -71,6 +89,7 @@ class State:
     count: Int[Array, "B"]
     live: Bool[Array, "B"]
     rollout: Rollout
+    reader: Reader | None = None
 
 
 def row_keys(rng: Key[Array, ""] | Key[Array, "B"], rows: int) -> Key[Array, "B"]:
@@ -110,6 +129,25 @@ def prefill(model: Any, batch: Batch, features: Float[Array, "B F U D"] | None =
     return last_hidden(hidden, jnp.asarray(batch.segment_ids)), prefix
 
 
+def reader_embeddings(model: Any, batch: Batch) -> Float[Array, "B L D"]:
+    """Embeds prompts for the reader, who does not see what is fed at vision tokens."""
+    return model.embed(batch.tokens, None, None, batch.latent_index, None)
+
+
+def prefill_reader(model: Any, batch: Batch) -> KVCache | None:
+    """The reader's keys and values of each prompt; None where no prompt has a reader."""
+    if batch.reader is None:
+        return None
+    embeds = reader_embeddings(model, batch)
+    return model.decode(embeds, batch.positions, batch.reader.segment_ids, fill=True)[1]
+
+
+def reader_rows(batch: Batch, group: int) -> Bool[Array, "B"]:
+    """Which responses have a reader, by their prompts."""
+    assert batch.reader is not None
+    return jnp.repeat(jnp.any(jnp.asarray(batch.reader.segment_ids) != 0, axis=1), group)
+
+
 def choose(state: State, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec: SamplingSpec
            ) -> tuple[Int[Array, "B"], Bool[Array, "B"], Bool[Array, "B"], Float[Array, "B"]]:
     """The next token of each row.
@@ -129,11 +167,16 @@ def choose(state: State, logits: Float[Array, "B V"], keys: Key[Array, "B"], spe
     return tokens, sampled, imagined, jnp.where(sampled, log_probs, 0.0)
 
 
-def step(model: Any, state: State, prefix: KVCache, start: Int[Array, "B"], keys: Key[Array, "B"],
-         spec: SamplingSpec, intervene: Intervention | None, data: Any) -> State:
+def step(model: Any, state: State, prefix: KVCache, reader_prefix: KVCache | None,
+         start: Int[Array, "B"], keys: Key[Array, "B"], spec: SamplingSpec,
+         intervene: Intervention | None, data: Any) -> State:
     """Chooses a token for every row, records it and feeds it (a latent instead, in imagery)."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
-    tokens, sampled, imagined, log_probs = choose(state, model.logits(state.hidden), keys, spec)
+    reader, spoken = state.reader, state.hidden
+    if reader is not None:
+        speaks = reader.rows & (state.count > 0)  # Inside a block nothing is drawn.
+        spoken = jnp.where(speaks[:, None], reader.hidden, spoken)
+    tokens, sampled, imagined, log_probs = choose(state, model.logits(spoken), keys, spec)
 
     out = state.rollout
     latent = model.imagine(state.hidden).astype(out.latents.dtype)
@@ -160,8 +203,11 @@ def step(model: Any, state: State, prefix: KVCache, start: Int[Array, "B"], keys
     embeds = model.embed(tokens[:, None], None, None, jnp.where(imagined, 0, -1)[:, None],
                          latent[:, None])
     positions = jnp.broadcast_to((start + state.step)[None, :, None], (3, len(tokens), 1))
-    hidden, cache = model.decode(embeds, positions, state.live.astype(jnp.int32)[:, None],
-                                 state.cache, prefix)
+    segments = state.live.astype(jnp.int32)[:, None]
+    hidden, cache = model.decode(embeds, positions, segments, state.cache, prefix)
+    if reader is not None:
+        read, own = model.decode(embeds, positions, segments, reader.cache, reader_prefix)
+        reader = Reader(read[:, 0], own, reader.rows)
     starts = sampled & (tokens == spec.latent_start)
     return State(
         step=state.step + 1,
@@ -171,6 +217,7 @@ def step(model: Any, state: State, prefix: KVCache, start: Int[Array, "B"], keys
         count=state.count + imagined,
         live=state.live & ~ended,
         rollout=rollout,
+        reader=reader,
     )
 
 
@@ -186,6 +233,9 @@ def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spe
     model = nnx.merge(graphdef, *states)
     hidden, prefix = prefill(model, batch, features)
     hidden = jnp.repeat(hidden, group, axis=0)
+    reader_prefix = prefill_reader(model, batch) if spec.max_blocks else None
+    reader = None if reader_prefix is None else Reader(
+        hidden, model.empty_cache(rows, spec.max_tokens), reader_rows(batch, group))
     live = jnp.repeat(jnp.any(jnp.asarray(batch.segment_ids) != 0, axis=1), group)
     keys = row_keys(rng, rows)
     start = jnp.repeat(next_positions(batch), group)
@@ -204,12 +254,13 @@ def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spe
             latents=jnp.zeros((rows, latents, hidden.shape[-1]), hidden.dtype),
             latent_index=jnp.full(shape, -1, jnp.int32), truncated=live,
         ),
+        reader=reader,
     )
     return jax.lax.while_loop(
         lambda s: (s.step < spec.max_tokens) & jnp.any(s.live),
         # Merged inside: a module belongs to the trace that made it.
-        lambda s: step(nnx.merge(graphdef, *states), s, prefix, start, keys, spec, intervene,
-                       data),
+        lambda s: step(nnx.merge(graphdef, *states), s, prefix, reader_prefix, start, keys, spec,
+                       intervene, data),
         state,
     ).rollout
 

@@ -10,14 +10,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fourd4d.core.batch import Batch
 from fourd4d.core.errors import InputError
+from fourd4d.core.kv_cache import KVCache
 from fourd4d.core.rollout import Rollout
 from fourd4d.losses.cross_entropy import token_log_probs_and_entropy
 from fourd4d.sampling.distribution import allowed_tokens, full_at
-from fourd4d.sampling.loop import last_hidden, next_positions, prefill, prompt_embeddings
+from fourd4d.sampling.loop import (
+    last_hidden,
+    next_positions,
+    prefill,
+    prefill_reader,
+    prompt_embeddings,
+    reader_embeddings,
+    reader_rows,
+)
 from fourd4d.sampling.spec import SamplingSpec
 
 
@@ -36,16 +45,24 @@ def response_embeddings(model: Any, rollout: Rollout) -> Float[Array, "B T D"]:
 
 def response_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1,
                     features: Float[Array, "P F U D"] | None = None) -> Float[Array, "B T D"]:
-    """The hidden states that each response token was chosen from.
+    """The hidden states that each response token was chosen from, or each latent imagined from.
 
     Each prompt is read once; the ``group`` responses to it attend to its keys and values.
     """
     first, prefix = prefill(model, batch, features)
-    hidden, _ = model.decode(
-        response_embeddings(model, rollout),
-        response_positions(batch, rollout.tokens.shape[1], group),
-        jnp.asarray(rollout.mask).astype(jnp.int32), prefix=prefix)
-    return jnp.concatenate([jnp.repeat(first, group, axis=0)[:, None], hidden[:, :-1]], axis=1)
+    embeds = response_embeddings(model, rollout)
+    positions = response_positions(batch, rollout.tokens.shape[1], group)
+    segments = jnp.asarray(rollout.mask).astype(jnp.int32)
+
+    def after(prefix: KVCache) -> Float[Array, "B T D"]:
+        hidden, _ = model.decode(embeds, positions, segments, prefix=prefix)
+        return _shifted(jnp.repeat(first, group, axis=0), hidden)
+
+    hidden = after(prefix)
+    reader_prefix = prefill_reader(model, batch)
+    if reader_prefix is None:
+        return hidden
+    return jnp.where(reader_speaks(batch, rollout, group)[..., None], after(reader_prefix), hidden)
 
 
 def joined_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1,
@@ -56,16 +73,34 @@ def joined_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1,
     def repeat(x: Any, axis: int = 0) -> Array:
         return jnp.repeat(jnp.asarray(x), group, axis=axis)
 
-    prompt_segments = repeat(batch.segment_ids)
-    hidden, _ = model.decode(
-        jnp.concatenate([repeat(prompt_embeddings(model, batch, features)),
-                         response_embeddings(model, rollout)], axis=1),
-        jnp.concatenate([repeat(batch.positions, 1),
-                         response_positions(batch, tokens, group)], axis=2),
-        jnp.concatenate([prompt_segments, jnp.asarray(rollout.mask).astype(jnp.int32)], axis=1),
-    )
-    first = last_hidden(hidden[:, :length], prompt_segments)
-    return jnp.concatenate([first[:, None], hidden[:, length : length + tokens - 1]], axis=1)
+    response = response_embeddings(model, rollout)
+    positions = jnp.concatenate([repeat(batch.positions, 1),
+                                 response_positions(batch, tokens, group)], axis=2)
+
+    def joined(prompt: Array, prompt_segments: Array) -> Float[Array, "B T D"]:
+        hidden, _ = model.decode(
+            jnp.concatenate([repeat(prompt), response], axis=1), positions,
+            jnp.concatenate([prompt_segments, jnp.asarray(rollout.mask).astype(jnp.int32)],
+                            axis=1))
+        first = last_hidden(hidden[:, :length], prompt_segments)
+        return _shifted(first, hidden[:, length:])
+
+    hidden = joined(prompt_embeddings(model, batch, features), repeat(batch.segment_ids))
+    if batch.reader is None:
+        return hidden
+    read = joined(reader_embeddings(model, batch), repeat(batch.reader.segment_ids))
+    return jnp.where(reader_speaks(batch, rollout, group)[..., None], read, hidden)
+
+
+def reader_speaks(batch: Batch, rollout: Rollout, group: int) -> Bool[Array, "B T"]:
+    """Which response tokens the reader chose: text after a row's first latent."""
+    latent = jnp.asarray(rollout.latent_index) >= 0
+    return reader_rows(batch, group)[:, None] & (jnp.cumsum(latent, axis=1) > 0) & ~latent
+
+
+def _shifted(first: Float[Array, "B D"], hidden: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """``first``, then all states but the last: token t was chosen from the state at t - 1."""
+    return jnp.concatenate([first[:, None], hidden[:, :-1]], axis=1)
 
 
 def score_hidden(model: Any, hidden: Float[Array, "B T D"], rollout: Rollout, spec: SamplingSpec

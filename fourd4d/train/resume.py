@@ -69,10 +69,11 @@ def check_origin(saved: Mapping[str, Any], now: Mapping[str, Any], where: object
     """
     for path, field in _FIXED.items():
         before, after = _at(saved, path), _at(now, path)
+        if isinstance(before, dict) and isinstance(after, dict):
+            # A field that an earlier version did not have is one that is not set.
+            other = [k for k in {**before, **after} if before.get(k) != after.get(k)]
+            before, after = ({k: value.get(k) for k in other} for value in (before, after))
         if before != after and _ABSENT not in (before, after):
-            if isinstance(before, dict) and isinstance(after, dict):
-                other = [k for k in {**before, **after} if before.get(k) != after.get(k)]
-                before, after = ({k: value.get(k) for k in other} for value in (before, after))
             raise InputError(where, f"{'.'.join(path)} was {_short(before)}, now {_short(after)}",
                              f"Give the {field} that the run started with, or another "
                              "config.workdir")

@@ -60,13 +60,13 @@ def lines(config: ConfigDict, path: str = "config") -> list[str]:
 def parse(monkeypatch):
     """Parses as the command line would."""
 
-    def parse(name: str, *arguments: str) -> ConfigDict:
+    def parse(name: str, *arguments: str, sections=None) -> ConfigDict:
         values = flags.FlagValues()
-        define(values)
+        define(values, sections)
         command = ["program", f"--config={ROOT / 'configs' / name}.py", *arguments]
         monkeypatch.setattr(sys, "argv", command)  # Overrides are looked up there.
         read_flags(command, values)
-        return only_given(values.config)
+        return only_given(values.config, sections or ())
 
     return parse
 
@@ -186,6 +186,18 @@ def test_any_field_of_model_and_protocol_may_be_given(parse):
         preset("tiny").changed(bogus=1)
     with pytest.raises(InputError, match="config.model.lora: unknown fields .'bogus'."):
         preset("tiny").changed(lora={"rank": 2, "bogus": 1})
+
+
+def test_an_entry_point_may_open_its_own_sections(parse):
+    given = ("--config.dift.nce_weight=0.5", "--config.dift.nce_whole=false",
+             "--config.dift.read_targets_steps=30", "--config.protocol.reader=blind")
+    config = parse("dift_tiny", *given, sections={"dift": DiftSpec})
+    before = load("dift_tiny").dift.to_dict()
+    assert config.dift.to_dict() == {**before, "nce_weight": 0.5, "nce_whole": False,
+                                     "read_targets_steps": 30}
+    assert config.protocol.reader == "blind" and config.dift.is_locked
+    with pytest.raises(SystemExit, match="no such field. Nearest: config.dift.nce_weight"):
+        parse("dift_tiny", "--config.dift.nce_wait=1", sections={"dift": DiftSpec})
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,8 +21,11 @@ TINY = ProtocolSpec(patch_size=4, window=16, min_pixels=64, max_pixels=1024)
 SHAPE = BatchShape(rows=3, length=32, slots=3, windows=2, overlays=2)
 
 
-def test_batch_fake_matches_its_spec():
-    spec, fake = Batch.spec(SHAPE, TINY), Batch.fake(SHAPE, TINY)
+@pytest.mark.parametrize("reader", [None, "blind"])
+def test_batch_fake_matches_its_spec(reader):
+    protocol = dataclasses.replace(TINY, reader=reader)
+    spec, fake = Batch.spec(SHAPE, protocol), Batch.fake(SHAPE, protocol)
+    assert (fake.reader is None) == (reader is None)
     assert jax.tree.structure(spec) == jax.tree.structure(fake)
     for (path, s), f in zip(jax.tree.leaves_with_path(spec), jax.tree.leaves(fake), strict=True):
         assert (s.shape, s.dtype) == (f.shape, f.dtype), jax.tree_util.keystr(path)
@@ -121,6 +124,9 @@ def test_protocol_round_trips_and_rejects():
         ProtocolSpec(window=100)
     with pytest.raises(InputError, match="square"):
         ProtocolSpec(pooling="grid", latent_size=3)
+    assert "reader" not in TINY.to_json()  # Logs and checkpoints of earlier versions go on.
+    reading = dataclasses.replace(TINY, reader="blind")
+    assert ProtocolSpec.from_json(json.loads(json.dumps(reading.to_json()))) == reading
 
 
 @pytest.mark.parametrize("field, value, wanted", [

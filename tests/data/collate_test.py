@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from helpers.batches import PROTOCOL, R, make
+from helpers.batches import PROTOCOL, READING, R, make, with_reader
 
 from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
@@ -74,6 +74,29 @@ def test_packed_rows_feed_what_single_rows_feed():
             seen += 1
     assert seen == 6
     assert batch.segment_ids[0].max() > 1
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_reader_sees_its_own_example_but_the_frames(side):
+    examples = [with_reader(make(0)), make(1), with_reader(make(2, overlays=0))]
+    batch = collate(examples, BatchShape(2, 44, 6, 1, 2), READING, pack=True, side=side)
+    reader = batch.reader
+    assert reader is not None and not reader.given.any()
+    for row, segment, number in ((0, 1, 0), (0, 2, 1), (1, 1, 2)):
+        at, example = batch.segment_ids[row] == segment, examples[number]
+        np.testing.assert_array_equal(batch.tokens[row, at], example.tokens)
+        sees, speaks = reader.segment_ids[row, at], reader.speaks[row, at]
+        if example.reader_sees is None:  # This one's imaginer says everything.
+            assert not sees.any() and not speaks.any()
+            continue
+        np.testing.assert_array_equal(sees, np.where(example.vision_slot >= 0, 0, segment))
+        np.testing.assert_array_equal(speaks, example.reader_speaks)
+    assert not reader.segment_ids[batch.segment_ids == 0].any()
+    assert collate(examples, BatchShape(3, 44, 6, 1, 2), PROTOCOL).reader is None
+    spec = Batch.spec(BatchShape(2, 44, 6, 1, 2), READING)
+    assert jax.tree.structure(spec) == jax.tree.structure(batch)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(spec)] == [
+        (x.shape, x.dtype) for x in jax.tree.leaves(batch)]
 
 
 def test_first_token_of_a_segment_has_no_weight():

@@ -4,15 +4,26 @@ import dataclasses
 import pickle
 import threading
 
+import jax
 import numpy as np
+import PIL.Image
 import pytest
 from helpers import data as helpers
 
 from fourd4d import data
 from fourd4d.core import jsonl
+from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import Sample
-from fourd4d.data.media import decode_media, load_media, row_media
+from fourd4d.data.collate import Size, collate
+from fourd4d.data.media import (
+    decode_media,
+    load_media,
+    overlay_masks,
+    plain_frames,
+    row_media,
+)
+from fourd4d.data.pipeline import PrepareExample, row_size
 from fourd4d.processing.media import Image, Video, decode_image, read_image
 
 
@@ -181,3 +192,53 @@ def test_decoded_bytes_equal_read_files(tmp_path):
     (tmp_path / "a.png").write_bytes(helpers.png(3))
     np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels,
                                   decode_image(helpers.png(3)).pixels)
+
+
+def test_overlays_know_what_they_were_painted_on(tmp_path):
+    """From files and from records; by time, not by place among the frames that are kept."""
+    value = dataclasses.replace(helpers.sample(0, frames=13), overlay_timestamps=(5.5, 0.5),
+                                masks=("clip0/m0.png", "clip0/m1.png"))
+    path = helpers.write_dataset(tmp_path, [value])
+    for number, name in enumerate(value.masks):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[number] = 255
+        PIL.Image.fromarray(mask).save(tmp_path / name)
+    frames = [read_image(tmp_path / value.frames[i]).pixels for i in (11, 1)]
+    row = data.open_source(path)[0]
+    for found, frame in zip(plain_frames(row), frames, strict=True):
+        np.testing.assert_array_equal(found, frame)
+    assert [np.flatnonzero(mask.any(1)).tolist() for mask in overlay_masks(row)] == [[0], [1]]
+    helpers.write_records(tmp_path / "records", [value], shards=1)
+    packed = data.open_source(tmp_path / "records")[0]
+    np.testing.assert_array_equal(plain_frames(packed)[1], frames[1])
+    with pytest.raises(InputError, match="no masks for the region.*dift.jsonl"):
+        overlay_masks(packed)
+    for change, what in ((dict(overlay_timestamps=()), "need timestamps"),
+                         (dict(overlay_timestamps=(5.5, 0.6)), "0.6 s, the nearest frame is of")):
+        changed = dataclasses.replace(row, sample=dataclasses.replace(value, **change))
+        with pytest.raises(InputError, match=what):
+            plain_frames(changed)
+
+
+def test_an_example_holds_the_frames_under_its_overlays(tmp_path):
+    value = dataclasses.replace(helpers.sample(0), overlay_timestamps=(0.0, 1.0))
+    path = helpers.write_dataset(tmp_path, [value])
+    processor = helpers.processor(target="difference")
+    row = data.open_source(path)[0]
+    made = PrepareExample(processor)(row)
+    assert Size.of(made) == row_size(row, processor)
+    assert made.overlay_slot.tolist() == [2, 3] and made.plain_slot.tolist() == [4, 5]
+    first = processor.prompt("", [Image(plain_frames(row)[0])]).slots.patches[0]
+    np.testing.assert_array_equal(made.slots.patches[4], first)
+    batch = collate([made, made], BatchShape(1, 2 * made.length, 14, 1, 5), processor.protocol,
+                    pack=True)
+    assert batch.overlays.slot[0].tolist() == [2, 3, 8, 9, -1]
+    assert batch.overlays.plain[0].tolist() == [4, 5, 10, 11, -1]
+    spec = Batch.spec(BatchShape(1, 2 * made.length, 14, 1, 5), processor.protocol)
+    assert jax.tree.structure(spec) == jax.tree.structure(batch)
+    with pytest.raises(InputError, match="0 for 2 overlays"):
+        processor.example("Q?", [], value.response, [np.zeros((32, 32, 3), np.uint8)] * 2)
+    with pytest.raises(InputError, match="must have one size"):
+        processor.example("Q?", [], value.response, [np.zeros((32, 32, 3), np.uint8)] * 2,
+                          plains=[np.zeros((64, 32, 3), np.uint8)] * 2)
+    assert PrepareExample(processor, imagery=False)(row).plain_slot.size == 0

@@ -1,9 +1,12 @@
 """Examples and batches made by hand."""
 
+import dataclasses
+
 import numpy as np
 
 from fourd4d.core.example import Example, VisionSlots
 from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.processing.latent_spans import reader_masks
 
 PROTOCOL = ProtocolSpec(patch_size=4, window=16, merge=2, latent_size=2, temporal_patch=2)
 M, C, R = PROTOCOL.window_patches, PROTOCOL.patch_dim, PROTOCOL.latent_size
@@ -32,3 +35,12 @@ def make(seed: int, length: int = 20, media: int = 2, overlays: int = 1,
         overlay_slot=np.arange(media, slots, dtype=np.int32),
         pool=rng.random((overlays, R, u)).astype(np.float32),
     )
+
+
+READING = dataclasses.replace(PROTOCOL, reader="blind")
+
+
+def with_reader(example: Example) -> Example:
+    """The example as a protocol with a reader makes it."""
+    sees, speaks = reader_masks(example.vision_slot, example.latent_index)
+    return dataclasses.replace(example, reader_sees=sees, reader_speaks=speaks)

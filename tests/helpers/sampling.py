@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,10 +39,12 @@ def thinker(seed: int = 0) -> Thinker:
     return Thinker(CONFIG, nnx.Rngs(seed))
 
 
-def prompts(rows: int = 4, length: int = 12, left: bool = False, seed: int = 0) -> Batch:
+def prompts(rows: int = 4, length: int = 12, left: bool = False, seed: int = 0,
+            reader: Literal["blind"] | None = None) -> Batch:
     """Ragged prompts over one frame slot; text tokens are never control tokens."""
     shape = BatchShape(rows=rows, length=length, slots=1, windows=1, overlays=0)
-    batch = Batch.fake(shape, PROTOCOL, vocab=END, seed=seed)
+    protocol = dataclasses.replace(PROTOCOL, reader=reader)
+    batch = Batch.fake(shape, protocol, vocab=END, seed=seed)
     batch = jax.tree.map(np.asarray, batch)
     if not left:
         return batch
@@ -55,7 +57,7 @@ def prompts(rows: int = 4, length: int = 12, left: bool = False, seed: int = 0) 
         batch, tokens=roll(batch.tokens), segment_ids=roll(batch.segment_ids),
         positions=np.stack([roll(axis) for axis in batch.positions]),
         vision_index=roll(batch.vision_index), latent_index=roll(batch.latent_index),
-        text_weights=roll(batch.text_weights),
+        text_weights=roll(batch.text_weights), reader=jax.tree.map(roll, batch.reader),
     )
 
 

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fourd4d.losses import cosine_loss, imagery, norm_loss, norm_ratio
+from fourd4d.losses import (
+    Bank,
+    centred_cosine_loss,
+    constant_cosine,
+    cosine_loss,
+    info_nce,
+    norm_loss,
+    norm_ratio,
+    retrieval,
+)
 
 P = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
 T = jnp.array([[6.0, 8.0], [0.0, 5.0], [0.0, -1.0], [0.0, 0.0]])
@@ -48,44 +57,69 @@ def test_bfloat16_inputs_are_compared_in_float32():
     assert float(mean.value()) == pytest.approx(0, abs=1e-6)
 
 
-def diagnosed(predicted, target, weights, image=2):
-    found = imagery.batch_diagnostics(jnp.asarray(predicted), jnp.asarray(target),
-                                      jnp.asarray(weights), image)
-    return {name: float(mean.total / mean.weight) for name, mean in found.items()}
+# Four mental images of one latent, around the direction (0, 0, 1), and one that is absent.
+AROUND = np.array([[1.0, 0, 1], [-1, 0, 1], [0, 2, 2], [0, -1, 1], [9, 9, 0]])
+THERE = jnp.array([1.0, 1.0, 1.0, 1.0, 0.0])
+BANK = Bank.of(jnp.asarray(AROUND, jnp.float32), THERE, 1)
+OWN = jnp.arange(5)
+PREDICTED = jnp.asarray(5.0 * AROUND[[0, 1, 3, 3, 4]], jnp.float32)[:, None]  # The third is wrong.
 
 
-def test_a_constant_does_not_pass_for_imagining():
-    rng = np.random.default_rng(0)
-    base = 5 * rng.standard_normal(16)
-    target = (base + 0.5 * rng.standard_normal((6, 4, 16))).astype(np.float32)
-    weights = np.ones((6, 4), np.float32)
-    weights[2, 2:] = 0  # An image that is not there may hold anything.
-    target[2, 2:] = 1e3
-    constant = np.broadcast_to(base, target.shape).astype(np.float32)
-    told, truth = diagnosed(constant, target, weights), diagnosed(3 * target, target, weights)
-    cosine = float(1 - (cosine_loss(jnp.asarray(constant), jnp.asarray(target),
-                                    jnp.asarray(weights)).total / weights.sum()))
-    assert cosine > 0.98 and told["constant_cosine"] == pytest.approx(cosine, abs=0.01)
-    assert abs(told["centred_cosine"]) < 0.35 and told["retrieval"] <= 2 / 11
-    assert truth["retrieval"] == 1 and truth["centred_cosine"] > 0.9
+def test_bank_by_hand():
+    np.testing.assert_allclose(BANK.direction(), [[0, 0, np.sqrt(0.5)]], atol=1e-6)
+    np.testing.assert_allclose(BANK.deviations(BANK.targets)[:4, 0], np.sqrt(0.5) * np.array(
+        [[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]), atol=1e-6)
 
 
-def test_diagnostics_by_hand():
-    target = np.array([[[4.0, 0.0], [3.0, 1.0]], [[2.0, 0.0], [3.0, -1.0]]], np.float32)
-    weights = np.ones((2, 2), np.float32)
-    found = diagnosed(target, target, weights, image=1)
-    # The mean is (3, 0), the mean length 3.08. At this length (4, 0) and (2, 0) are one vector,
-    # nearest to the first.
-    assert found["retrieval"] == 0.75
-    assert found["constant_cosine"] == pytest.approx((1 + 3 / 10**0.5) / 2, rel=1e-5)
-    assert diagnosed(target[::-1], target, weights, image=2)["retrieval"] == 0.0
+def test_info_nce_by_hand():
+    """Cosines with the four targets: 1 for the one meant, -1 for its opposite, 0 for the others."""
+    found = info_nce(PREDICTED, OWN, BANK, THERE, temperature=0.5)
+    right = np.log(np.exp(2) + np.exp(-2) + 2) - 2
+    assert float(found.total) == pytest.approx(3 * right + (right + 4), rel=1e-4)
+    assert float(found.weight) == 4
+    assert float(retrieval(PREDICTED, OWN, BANK, THERE).value()) == pytest.approx(0.75)
+    centred = centred_cosine_loss(PREDICTED, OWN, BANK, THERE)
+    assert float(centred.total) == pytest.approx(0 + 0 + 2 + 0, abs=1e-4)
+    assert float(centred.weight) == 4
 
 
-def test_diagnostics_have_no_gradient():
-    target = jnp.asarray(np.random.default_rng(1).standard_normal((2, 4, 8)), jnp.float32)
+@pytest.mark.parametrize("constant", ["mean", "other"])
+def test_a_constant_tells_nothing_apart(constant):
+    targets = 4.0 + jax.random.normal(jax.random.key(0), (12, 4, 16))
+    bank = Bank.of(targets.reshape(-1, 16), jnp.ones(12), 4)
+    value = bank.direction() if constant == "mean" else 4.0 + jax.random.normal(jax.random.key(1),
+                                                                           (4, 16))
+    same, own, there = jnp.broadcast_to(value, targets.shape), jnp.arange(12), jnp.ones(12)
+    assert float(retrieval(same, own, bank, there).value()) == pytest.approx(1 / 12)
+    nce = float(info_nce(same, own, bank, there).value())
+    cosine = 1 - float(centred_cosine_loss(same, own, bank, there).value())
+    raw = 1 - float(cosine_loss(same, targets, jnp.ones((12, 4))).value())
+    if constant == "mean":  # The raw cosine is the one of a good prediction.
+        assert nce == pytest.approx(np.log(12), abs=1e-3) and cosine == pytest.approx(0, abs=1e-3)
+        assert raw > 0.95
+        assert float(constant_cosine(bank, there).value()) == pytest.approx(raw, abs=1e-5)
+    else:
+        assert nce >= np.log(12) and abs(cosine) < 0.1
+    assert float(retrieval(targets, own, bank, there).value()) == 1
 
-    def total(x):
-        found = imagery.batch_diagnostics(x, target, jnp.ones((2, 4)), 2)
-        return sum(mean.total for mean in found.values())
 
-    assert not np.asarray(jax.grad(total)(target + 1.0)).any()
+def test_equal_targets_share_the_hit():
+    targets = jnp.array([[3.0, 1, 1], [3.0, 1, 1], [1.0, 3, 1], [0.0, 1, 5]])[:, None]
+    bank = Bank.of(targets[:, 0], jnp.ones(4), 1)
+    found = retrieval(targets, jnp.arange(4), bank, jnp.ones(4))
+    assert float(found.total) == pytest.approx(0.5 + 0.5 + 1 + 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"centred": False}, {"whole": False}])
+def test_told_apart_whatever_the_units(options):
+    """Images in another order, with gaps: each still has its own target; absent ones nothing."""
+    targets = 4.0 + jax.random.normal(jax.random.key(0), (6, 2, 8))
+    there = jnp.array([1.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    bank = Bank.of(targets.reshape(-1, 8), there, 2)
+    own = jnp.array([4, 1, 0])
+    right = info_nce(2.0 * targets[own], own, bank, there[own], 0.05, **options)
+    wrong = info_nce(2.0 * targets[own], own[::-1], bank, there[own], 0.05, **options)
+    assert float(right.weight) == (4 if "whole" in options else 2)
+    assert float(right.value()) < 0.6 * float(wrong.value())
+    grad = jax.grad(lambda p: info_nce(p, own, bank, there[own], **options).value())(targets[own])
+    assert np.isfinite(grad).all() and np.any(grad[0]) and not np.any(grad[1])

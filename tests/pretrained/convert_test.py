@@ -242,6 +242,17 @@ def test_adapters_start_as_nothing_and_merge(exported, bundle, mesh, tmp_path):
     assert np.abs(np.asarray(hidden[2] - hidden[0])).max() > 0.1
 
 
+def test_statistics_of_training_stay_behind(exported, mesh, tmp_path):
+    kept = open_hf(exported, mesh, imagery=ImageryConfig(centred=4))
+    assert kept.model.imagery.mean.shape[0] == 4
+    export_hf(kept, tmp_path)
+    again = open_hf(tmp_path, mesh)
+    assert "imagery" not in again.tree
+    for a, b in zip(jax.tree.leaves(again.tree), jax.tree.leaves(open_hf(exported, mesh).tree),
+                    strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_an_imagery_head_is_not_dropped_silently(exported, mesh, tmp_path):
     head = open_hf(exported, mesh, imagery=ImageryConfig("mlp", 8))
     with pytest.raises(InputError, match="imagery head 'mlp' has no place"):

@@ -9,7 +9,13 @@ import pytest
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
-from fourd4d.processing.latent_spans import insert_spans, pooling_weights, remove_marks
+from fourd4d.processing.latent_spans import (
+    covered,
+    insert_spans,
+    masked_weights,
+    pooling_weights,
+    remove_marks,
+)
 from fourd4d.processing.patches import (
     frames_to_slots,
     join_slots,
@@ -169,3 +175,31 @@ def test_spans_and_marks():
 ])
 def test_marks_go_without_a_trace(text, plain):
     assert remove_marks(text) == plain
+
+
+def test_a_mask_of_any_size_fills_cells():
+    mask = np.zeros((8, 12), bool)
+    mask[:4, 3:9] = True
+    np.testing.assert_allclose(covered(mask, 2, 4), [[0, 1, 1, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(covered(mask, 2, 2), [[0.5, 0.5], [0, 0]])
+    odd = covered(np.ones((5, 7), bool), 2, 3)
+    np.testing.assert_allclose(odd, 1)
+
+
+@pytest.mark.parametrize("size", [4, 9, 16])
+def test_latents_are_pooled_inside_the_mask(size):
+    """Where the object is, its tokens count alone; where it is not, the latent is as without."""
+    protocol = dataclasses.replace(TINY, pooling="grid", latent_size=size, region="mask")
+    rows = columns = 12
+    plain = pooling_weights(rows, columns, protocol)
+    mask = np.zeros((6, 6), bool)
+    mask[0, 0] = mask[1, 1] = True  # Merged tokens of the first latent, at most.
+    weights = masked_weights(rows, columns, protocol, mask)
+    assert weights.shape == plain.shape and weights.dtype == plain.dtype
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(weights[-1], plain[-1])
+    inside = token_offsets(rows, columns, protocol)[[0, 7]]
+    assert set(np.flatnonzero(weights[0])) <= set(inside.tolist())
+    if size == 4:
+        np.testing.assert_allclose(weights[0, inside], 0.5)
+    np.testing.assert_allclose(masked_weights(rows, columns, protocol, ~mask & mask), plain)

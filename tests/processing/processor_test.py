@@ -106,6 +106,22 @@ def test_latents_are_numbered_in_reading_order(example):
     np.testing.assert_allclose(example.pool.sum(-1), 1, atol=1e-6)
 
 
+def test_a_reader_sees_all_but_frames_and_speaks_after_the_first_image(media, example):
+    reading = Processor(TOKENIZER, dataclasses.replace(TINY, reader="blind"))
+    made = reading.example(QUESTION, media, RESPONSE, [pixels(40, 24), pixels(16, 16)])
+    np.testing.assert_array_equal(made.tokens, example.tokens)
+    pads = {TOKENIZER.id("<|video_pad|>"), TOKENIZER.id("<|image_pad|>")}
+    np.testing.assert_array_equal(made.reader_sees, ~np.isin(made.tokens, list(pads)))
+    said = TOKENIZER.decode(made.tokens[made.reader_speaks])
+    assert said == "<|latent_end|> and at 1 <|latent_start|><|latent_end|>" + RESPONSE.split(
+        "<output_image>")[2] + "<|im_end|>"
+    prompt = reading.prompt(QUESTION, media)
+    assert not prompt.reader_speaks.any() and not prompt.reader_sees.all()
+    bare = reading.example(QUESTION, media, RESPONSE, imagery=False)
+    assert not bare.reader_speaks.any()
+    assert example.reader_sees is None and example.reader_speaks is None
+
+
 def test_vision_tokens_take_the_merged_tokens_in_raster_order(example):
     fed = example.vision_slot >= 0
     np.testing.assert_array_equal(fed, example.vision_offset >= 0)

@@ -143,6 +143,22 @@ def test_at_unchanged_weights_nothing_differs(rollout: Rollout) -> None:
     assert float(learnt["entropy"].value()) > 1.5
 
 
+def test_what_a_reader_said_is_replayed(rollout: Rollout) -> None:
+    """Its words move the weights, its log-probs are those sampled, parts add up."""
+    batch = prompts(reader="blind")
+    read = generate(GRAPHDEF, (PARAMS, FROZEN), batch, jax.random.key(6), SPEC, GROUP)
+    assert (np.asarray(read.tokens) != np.asarray(rollout.tokens)).any()
+    found = []
+    for spec in (RL, PARTS):
+        experience, _ = gatherer(spec)(PARAMS, FROZEN, PARAMS, batch, None, read, reward_of(read))
+        state, learnt = updater(spec)(start_state(), experience, 0)
+        assert float(learnt["logp_diff_max"].value()) < 2e-5
+        np.testing.assert_allclose(learnt["kl_ref"].value(), 0, atol=1e-6)
+        found.append(state.params)
+    for a, b in zip(*(jax.tree.leaves(params) for params in found), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
 def test_logged_difference_is_the_largest(rollout: Rollout) -> None:
     """Parts of an update hold different prompts; the maximum runs over all of them."""
     wrong = rollout.log_probs.at[0, 0].add(0.75).at[15, 0].add(-0.25)

@@ -311,3 +311,13 @@ def test_the_parameters_of_a_run_are_logged(one, caplog):
     assert [cell.strip() for cell in row.split("|")[2:5]] == ["(2, 8, 16)", "float32", "256"]
     assert trained.endswith("Total: 688 -- 2,752 bytes")
     assert frozen.endswith("Total: 128 -- 512 bytes")
+
+
+def test_a_field_that_an_earlier_version_lacked_is_one_not_set():
+    saved = {"model": {"imagery": {"head": "mlp", "mlp": 8}}}
+    now = {"model": {"imagery": {"head": "mlp", "mlp": 8, "centred": None}}}
+    whole = {"start": "abc", "seed": 0}
+    check_origin(saved | whole, now | whole, "dir")
+    now["model"]["imagery"]["centred"] = 4
+    with pytest.raises(InputError, match=r'model.imagery was {"centred": null}, now'):
+        check_origin(saved | whole, now | whole, "dir")
