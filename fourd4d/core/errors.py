@@ -20,3 +20,19 @@ class InputError(ValueError):
 
 class DiskFullError(InputError):
     """No space left where output goes; whatever was being read is not to blame."""
+
+
+def text_of(error: BaseException) -> str:
+    """``str(error)``, empty where the error fails to describe itself, as some libraries' do."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def in_words(error: BaseException) -> str:
+    """The error in one line that can be printed and written as UTF-8; its type unless it says."""
+    text = text_of(error).strip()
+    if not isinstance(error, InputError):
+        text = f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no message'}"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
