@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from helpers.evaluation import RIGHT, SPEC, actor, benchmark
 
 from fourd4d.core.errors import DiskFullError, InputError, in_words
 from fourd4d.eval import report, runner
@@ -13,7 +14,6 @@ from fourd4d.eval.items import ItemLog, read_items, read_log
 from fourd4d.eval.runner import EvalSpec, run
 from fourd4d.parallel.memory import MemoryNeeded, check_room, is_out_of_memory, needed_bytes
 from fourd4d.processing.processor import Processor
-from tests.helpers.evaluation import RIGHT, SPEC, actor, benchmark
 
 GUILTY = 4
 MARK = "guilty"
