@@ -14,5 +14,6 @@ def get_config() -> ConfigDict:
     config.eval.max_tokens = 160
     config.eval.max_latents = 32
     config.eval.rows = 64
+    config.eval.batch_tokens = 32_768
     config.eval.length_step = 32
     return config

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
+from absl import logging
 from jaxtyping import Float
 
-from fourd4d.core.errors import InputError
+from fourd4d.core.errors import InputError, one_line
+from fourd4d.core.example import Example
+from fourd4d.core.rollout import Rollout
 from fourd4d.core.sample import LETTERS, Sample, option_text
-from fourd4d.data.collate import bucketed_shape, collate
+from fourd4d.data.collate import bucket, bucketed_shape, collate
 from fourd4d.data.media import load_media
 from fourd4d.parallel import host_to_global, make_mesh, use
+from fourd4d.parallel.memory import check_room, is_out_of_memory, needed_bytes
 from fourd4d.pretrained.bundle import ModelBundle
 from fourd4d.pretrained.open import open_checkpoint
 from fourd4d.processing import Processor, parse_answer
 from fourd4d.processing.media import Image, Video, decode_image, read_image
 from fourd4d.processing.video import read_video
-from fourd4d.sampling import SamplingSpec, generate, sample, texts
+from fourd4d.sampling import SamplingSpec, generate, texts
 
 Options = Iterable[Any] | Mapping[str, Any]
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -54,8 +58,7 @@ class Answerer:
     def __init__(self, bundle: ModelBundle, mesh: Any):
         self.bundle = bundle
         self._mesh = mesh
-        self._sample = nnx.jit(sample, static_argnames=("spec",))
-        self._model = bundle.model
+        self._needed: dict[Any, int] = {}
 
     def answer(self, media: Any, question: str, options: Options = (), *,
                max_tokens: int = 512, temperature: float = 0.0, imagery: bool = True,
@@ -74,21 +77,22 @@ class Answerer:
 
         Raises:
           InputError: unreadable media; options that are not texts or numbers, or that are more
-            than there are letters.
+            than there are letters; a prompt that the memory or the model's positions have no room
+            for; whatever else is raised on the way.
         """
         keys, said_options = _checked_options(options)
         processor = self.bundle.processor
         lines = [f"{key}. {text}" for key, text in zip(keys, said_options, strict=True)]
         text = "\n\n".join([question, "\n".join(lines)]) if lines else question
         items = media if isinstance(media, list | tuple) else [media]
-        example = processor.prompt(text, [self._read(item) for item in items])
-        batch = collate([example], bucketed_shape([example]), processor.protocol)
-        spec = SamplingSpec.of(processor.tokenizer, processor.protocol, max_tokens=max_tokens,
-                               temperature=temperature, imagery=imagery)
-        with use(self._mesh):
-            rollout = self._sample(self._model, host_to_global(batch, self._mesh),
-                                   jax.random.key(seed), spec=spec)
-        said = texts(rollout, processor.tokenizer, spec)[0]
+        with _one_error("media"):
+            found = [self._read(item) for item in items]
+        with _one_error("prompt"):
+            example = processor.prompt(text, found)
+        with _one_error(f"prompt of {example.length} tokens"):
+            rollout, spec = self._sample([example], jax.random.key(seed), max_tokens,
+                                         temperature=temperature, imagery=imagery)
+            said = texts(rollout, processor.tokenizer, spec)[0]
         count = int(np.max(np.asarray(rollout.latent_index[0]), initial=-1)) + 1
         return Answer(said, parse_answer(said, said_options, keys),
                       np.asarray(rollout.latents[0, :count]), bool(rollout.truncated[0]))
@@ -101,14 +105,14 @@ class Answerer:
         """
         protocol = dataclasses.replace(self.bundle.processor.protocol, suffix="none")
         processor = Processor(self.bundle.processor.tokenizer, protocol)
-        example = processor.prompt(text, [decode_image(data) for data in images])
-        batch = collate([example], bucketed_shape([example]), protocol)
-        spec = SamplingSpec.of(processor.tokenizer, protocol, max_tokens=max_tokens,
-                               temperature=0.0, imagery=False)
-        with use(self._mesh):
-            rollout = self._sample(self._model, host_to_global(batch, self._mesh),
-                                   jax.random.key(0), spec=spec)
-        said = texts(rollout, processor.tokenizer, spec)[0]
+        with _one_error("images"):
+            found = [decode_image(data) for data in images]
+        with _one_error("prompt"):
+            example = processor.prompt(text, found)
+        with _one_error(f"prompt of {example.length} tokens"):
+            rollout, spec = self._sample([example], jax.random.key(0), max_tokens,
+                                         temperature=0.0, imagery=False)
+            said = texts(rollout, processor.tokenizer, spec)[0]
         answers = re.findall(r"<answer>(.*?)</answer>", said, re.DOTALL)
         return answers[-1] if answers else said
 
@@ -118,32 +122,76 @@ class Answerer:
         """The letters of ``count`` sampled responses to each question; None where there is none.
 
         Each prompt is read once for all its responses. What is drawn depends on the question's id
-        and the seed, not on its company.
+        and the seed, not on its company. A question that cannot be asked has no letters; a warning
+        says why.
 
         Raises:
-          InputError: unreadable media.
+          InputError: no question can be answered, and memory is not the reason.
         """
-        bundle = self.bundle
-        protocol = bundle.processor.protocol
-        examples = []
-        for one in samples:
-            media, _ = load_media(one, Path(root), protocol, assumed_fps=assumed_fps,
-                                  with_overlays=False)
-            examples.append(bundle.processor.prompt(one.text_input, media))
+        processor = self.bundle.processor
+        letters: list[list[str | None]] = [[None] * count for _ in samples]
+        examples: dict[int, Example] = {}
+        for i, one in enumerate(samples):
+            try:
+                media, _ = load_media(one, Path(root), processor.protocol, assumed_fps=assumed_fps,
+                                      with_overlays=False)
+                examples[i] = processor.prompt(one.text_input, media)
+            except Exception as error:
+                _left_out(one, error)
+
+        def ask(asked: Sequence[int]) -> list[int]:
+            try:
+                seeds = [zlib.crc32(f"{seed}/{n}/{samples[i].id}".encode())
+                         for i in asked for n in range(count)]
+                padding = [0] * ((bucket(len(asked), fine=4) - len(asked)) * count)
+                keys = jax.vmap(jax.random.key)(np.array(seeds + padding, np.uint32))
+                rollout, spec = self._sample([examples[i] for i in asked], keys, max_tokens, count,
+                                             temperature=temperature)
+                said = texts(rollout, processor.tokenizer, spec)
+                for row, i in enumerate(asked):
+                    letters[i] = [parse_answer(text, list(samples[i].options))
+                                  for text in said[row * count : (row + 1) * count]]
+                return list(asked)
+            except Exception as error:
+                failed = error
+            if len(asked) > 1:
+                half = len(asked) // 2
+                return ask(asked[:half]) + ask(asked[half:])
+            if len(examples) == 1 and not is_out_of_memory(failed):
+                raise InputError(f"sample {samples[asked[0]].id!r}", one_line(failed)) from failed
+            _left_out(samples[asked[0]], failed)
+            return []
+
+        if examples:
+            ask(list(examples))
+        return letters
+
+    def _sample(self, examples: Sequence[Example], rng: Any, max_tokens: int, count: int = 1,
+                **options: Any) -> tuple[Rollout, SamplingSpec]:
+        """``count`` responses to each prompt, padding rows after them.
+
+        Shapes and the budget of tokens are rounded up, so that few programs are compiled.
+        """
+        processor, bundle = self.bundle.processor, self.bundle
+        known = bundle.config.decoder.max_positions
+        last = max(int(example.positions.max()) for example in examples) + max_tokens
+        if last >= known:
+            raise InputError("prompt", f"with {max_tokens} tokens of response it reaches position "
+                             f"{last}, the model knows {known}", "Shorten it")
+        # What is asked for is checked before it is rounded.
+        SamplingSpec.of(processor.tokenizer, processor.protocol, max_tokens=max_tokens, **options)
+        spec = SamplingSpec.of(processor.tokenizer, processor.protocol,
+                               max_tokens=bucket(max_tokens, 64, 4), **options)
         shape = bucketed_shape(examples)
-        batch = collate(examples, shape, protocol)
-        spec = SamplingSpec.of(bundle.processor.tokenizer, protocol, max_tokens=max_tokens,
-                               temperature=temperature)
-        seeds = [zlib.crc32(f"{seed}/{n}/{one.id}".encode())
-                 for one in samples for n in range(count)]
-        padding = [0] * (shape.rows * count - len(seeds))
-        keys = jax.vmap(jax.random.key)(np.array(seeds + padding, np.uint32))
+        batch = collate(examples, shape, processor.protocol)
         with use(self._mesh):
-            rollout = generate(bundle.graphdef, (bundle.tree,), host_to_global(batch, self._mesh),
-                               keys, spec, count)
-        said = texts(rollout, bundle.processor.tokenizer, spec)
-        return [[parse_answer(said[i * count + n], list(one.options)) for n in range(count)]
-                for i, one in enumerate(samples)]
+            args = (bundle.graphdef, (bundle.tree,), host_to_global(batch, self._mesh), rng, spec,
+                    count, None, None, None, np.int32(max_tokens))
+            program = shape, spec, count
+            if program not in self._needed:
+                self._needed[program] = needed_bytes(generate, *args)
+            check_room(self._needed[program], list(self._mesh.devices.flat))
+            return jax.device_get(generate(*args)), spec
 
     def _read(self, item: Any) -> Video | Image:
         if isinstance(item, Video | Image):
@@ -152,6 +200,21 @@ class Answerer:
             return read_image(item)
         protocol = self.bundle.processor.protocol
         return read_video(item, protocol.fps, protocol.max_frames)
+
+
+@contextlib.contextmanager
+def _one_error(where: str) -> Iterator[None]:
+    """Whatever is raised becomes an InputError in one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(where, one_line(error), "Give another") from error
+
+
+def _left_out(one: Sample, error: Exception) -> None:
+    logging.warning("no answers to sample %r: %s", one.id, one_line(error))
 
 
 def _checked_options(options: Options) -> tuple[list[str], list[str]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.core.errors import InputError
+from fourd4d.core.terminal import say
 from fourd4d.parallel import make_mesh, use
 from fourd4d.pretrained.bundle import DTYPES, ModelBundle
 from fourd4d.pretrained.huggingface import export_hf, is_hf, open_hf
@@ -82,9 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 export_orbax(bundle, target)
     except InputError as error:
-        print(error, file=sys.stderr)
+        say(error, stderr=True)
         return 2
-    print(f"wrote {target}")
+    say(f"wrote {target}")
     return 0
 
 

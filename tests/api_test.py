@@ -1,9 +1,12 @@
 """The notebook interface on a trainer's checkpoint: what it says is what evaluation logs."""
 
 import functools
+import io
 
 import av
+import jax
 import numpy as np
+import PIL.Image
 import pytest
 from helpers.evaluation import benchmark
 from ml_collections import ConfigDict
@@ -17,7 +20,7 @@ from fourd4d.eval import EvalSpec, ItemLog, Subject, read_items
 from fourd4d.eval.runner import run
 from fourd4d.parallel import make_mesh, use
 from fourd4d.pretrained.open import fresh, specs
-from fourd4d.processing.media import Video
+from fourd4d.processing.media import Image, Video
 from fourd4d.sampling import generate
 from fourd4d.train import OptimizerSpec, make_optimizer, state_from
 
@@ -76,15 +79,102 @@ def clip(frames, side=64):
     return Video(np.zeros((frames, side, side, 3), np.uint8), np.arange(frames) / 2)
 
 
-def test_few_shapes_are_compiled(thinker):
+@pytest.fixture
+def programs(monkeypatch):
+    """What would have to be compiled: each shape of arguments with its static arguments, once."""
+    seen = set()
+
+    def noted(graphdef, states, batch, rng, spec, count, *rest):
+        shapes = tuple(x.shape for x in jax.tree.leaves((batch, rng, rest)))
+        seen.add((shapes, spec, count))
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(api, "generate", noted)
+    return seen
+
+
+def test_few_programs_are_compiled(thinker, programs, tmp_path):
+    def ask(*media, **options):
+        with pytest.raises(InputError, match="planted"):
+            thinker.answer(list(media), "Which way?", ["Left", "Right"], **options)
+
+    def still(side):
+        return Image(np.zeros((side, side, 3), np.uint8))
+
+    for frames in range(1, 41):
+        ask(clip(frames))
+    assert len(programs) <= 10
+    programs.clear()
+    for budget in range(1, 1025):
+        ask(still(8), max_tokens=budget)
+    assert len(programs) <= 9
+    programs.clear()
+    for side in range(3, 300, 3):
+        ask(still(side))
+    for count in range(1, 25):
+        ask(*[still(32)] * count)
+    for words in range(0, 2000, 50):
+        with pytest.raises(InputError, match="planted"):
+            thinker.answer(still(8), "up " * words + "Which way?")
+    assert len(programs) <= 18
+    programs.clear()
+    png = io.BytesIO()
+    PIL.Image.new("RGB", (40, 24)).save(png, "PNG")
+    for count in range(25):
+        with pytest.raises(InputError, match="planted"):
+            thinker.say("What is seen?", [png.getvalue()] * count, max_tokens=40 + count)
+    assert len(programs) <= 8
+    programs.clear()
+    source = benchmark(tmp_path, count=12)
+    for count in range(2, 13):  # Each is tried again in halves, which are few sizes too.
+        thinker.tries([source[i].sample for i in range(count)], 2, root=tmp_path)
+    assert len(programs) <= 8
+
+
+def test_another_budget_compiles_nothing_and_is_exact(thinker):
+    whole = thinker.answer(clip(4), "Which way?", max_tokens=64)
     before = generate._cache_size()
-    for frames in range(1, 33):
-        thinker.answer(clip(frames), "Which way?", ["Left", "Right"], max_tokens=2)
-    assert generate._cache_size() - before <= 8
-    known = generate._cache_size()
-    for frames in (5, 17, 31):
-        thinker.answer(clip(frames), "Where does it go?", ["Left", "Right"], max_tokens=2)
-    assert generate._cache_size() == known
+    words = thinker.bundle.processor.tokenizer
+    for budget in (5, 6, 7):
+        said = thinker.answer(clip(4), "Which way?", max_tokens=budget)
+        assert len(words.encode(said.text)) == budget and said.truncated
+        assert whole.text.startswith(said.text)
+    assert generate._cache_size() == before
+
+
+def test_what_cannot_be_answered_is_one_clear_error(thinker, monkeypatch):
+    with pytest.raises(InputError, match="it reaches position .* the model knows"):
+        thinker.answer(clip(2), "Which way?", max_tokens=10**6)
+    with pytest.raises(InputError, match="max_tokens: bad value 0"):
+        thinker.answer(clip(2), "Which way?", max_tokens=0)
+    monkeypatch.setattr("fourd4d.parallel.memory.free_bytes", lambda devices: 1)
+    with pytest.raises(InputError, match=r"prompt of \d+ tokens: MemoryNeeded: .* are free"):
+        thinker.answer(clip(2), "Which way?", max_tokens=2)
+
+    def odd(*_):
+        raise KeyError("planted")
+
+    monkeypatch.setattr(thinker, "_read", odd)
+    with pytest.raises(InputError, match="media: KeyError: 'planted'"):
+        thinker.answer("clip.mp4", "Which way?")
+
+
+def test_tries_of_one_bad_question_cost_the_others_nothing(thinker, tmp_path, monkeypatch):
+    source = benchmark(tmp_path, count=4, missing=(1,))
+    samples = [source[i].sample for i in range(4)]
+    monkeypatch.setattr(api, "parse_answer", lambda text, options: text)
+    ask = functools.partial(thinker.tries, root=tmp_path, max_tokens=4)
+    whole = ask([samples[0], *samples[2:]], 2)
+    assert ask(samples, 2) == [whole[0], [None, None], *whole[1:]]
+    real = api.generate
+
+    def full(*args):
+        if len(args[2].tokens) > 1:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return real(*args)
+
+    monkeypatch.setattr(api, "generate", full)
+    assert ask(samples, 2) == [whole[0], [None, None], *whole[1:]]
 
 
 def test_options_are_texts_numbers_or_a_mapping(thinker, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Final
 
 from fourd4d.bench.common.result import show, write
 from fourd4d.core.errors import InputError
+from fourd4d.core.terminal import say
 
 BENCHES: Final = ("data", "dift", "fit", "parity", "replay", "rollout", "synthesis", "update")
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json:
             write(result, args.json)
     except InputError as error:
-        print(error, file=sys.stderr)
+        say(error, stderr=True)
         return 2
     return 0
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import dataclasses
 import difflib
 import re
-import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,27 +16,13 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
+from fourd4d.config.siblings import SHIPPED, importable
 from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.models import ModelConfig
 
 OPTIONAL: Final = {"model": ModelConfig, "protocol": ProtocolSpec}
 """Sections in which any field of a dataclass may be given; an entry point may name more."""
-
-REPOSITORY: Final = Path(__file__).resolve().parents[2]
-
-
-@contextlib.contextmanager
-def _importable(*folders: Path) -> Iterator[None]:
-    """Within: a config that builds on another finds it as ``configs.NAME``, whatever the working
-    directory: first beside itself, then in the repository."""
-    before = list(sys.path)
-    sys.path[:0] = [str(folder) for folder in folders]
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
 
 class Opened(flags.ArgumentParser):
     """Opens a config file; what is not set in ``sections`` may be set by a flag.
@@ -60,9 +44,13 @@ class Opened(flags.ArgumentParser):
         """Raises InputError where there is no such file."""
         file = str(path).split(":")[0]
         if not Path(file).is_file():
-            raise InputError(file, "no such config file", "Give --config=FILE")
-        with _importable(Path(file).resolve().parents[1], REPOSITORY):
+            raise InputError(file or "--config", "no such config file", "Give --config=FILE")
+        with importable(file):
+            Path(file).open("rb").close()  # The library would tell of it at the first use.
             config: Any = self._opener.parse(path)
+        if not isinstance(config, ConfigDict):
+            raise InputError(file, f"get_config() gives {type(config).__name__}",
+                             "It must return a ConfigDict")
         for name, cls in self.sections.items():
             section: Any = config.get(name)
             if isinstance(section, ConfigDict):
@@ -79,7 +67,7 @@ def define(values: flags.FlagValues, sections: Mapping[str, type] | None = None)
     return flag
 
 
-def configs_of(module: str, folder: Path = REPOSITORY / "configs") -> list[str]:
+def configs_of(module: str, folder: Path = SHIPPED) -> list[str]:
     """The configs whose docstring runs ``python -m module``."""
     found = []
     for path in sorted(folder.glob("*.py")):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 
 from fourd4d.config.flags import define, only_given, read_flags
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import full_disk_told
+from fourd4d.core.files import file_errors_told, full_disk_told
 from fourd4d.train import NonFiniteError
 
 
@@ -18,7 +19,7 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
            sections: Mapping[str, type] | None = None) -> None:
     """The body of an entry point: reads ``--config``, runs, and says bad input in one line.
 
-    A full disk and a diverged run are told so too.
+    So do a full disk, a file or folder that cannot be used, and a run that diverged.
 
     Args:
       run: takes the locked config.
@@ -31,14 +32,12 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
         del argv
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax reports every array.
+        config = only_given(flag.value, sections or ())
         try:
-            with full_disk_told("output"):
-                run(only_given(flag.value, sections or ()))
+            with file_errors_told(lambda file: field_of(file, config)), full_disk_told("output"):
+                run(config)
         except (InputError, NonFiniteError) as error:
             sys.exit(str(error))
-        except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-            sys.exit(f"{error.filename}: it cannot be used ({error.strerror}). Choose another "
-                     "path, or change its permissions.")
 
     app.run(main, flags_parser=lambda argv: read_flags(
         argv, flags.FLAGS, default, _module()))
@@ -48,3 +47,25 @@ def _module() -> str:
     """The module that runs: ``fourd4d.dift`` for its ``__main__``."""
     spec = sys.modules["__main__"].__spec__
     return "" if spec is None else spec.name.removesuffix(".__main__")
+
+
+def field_of(file: str, config: Any) -> str:
+    """The config's field whose value leads to a file, as ``config.a.b``; empty for none."""
+    file = os.path.abspath(file)
+    values = [(os.path.abspath(value), name) for name, value in _texts(config, "config") if value]
+    above = [(len(value), name) for value, name in values if _holds(value, file)]
+    below = [(-len(value), name) for value, name in values if _holds(file, value)]
+    return max(above or below, default=(0, ""))[1]
+
+
+def _texts(section: Any, where: str) -> Iterator[tuple[str, str]]:
+    for key in section:
+        value = section[key]
+        if hasattr(value, "keys"):
+            yield from _texts(value, f"{where}.{key}")
+        elif isinstance(value, str):
+            yield f"{where}.{key}", value
+
+
+def _holds(folder: str, file: str) -> bool:
+    return os.path.commonpath([folder, file]) == folder

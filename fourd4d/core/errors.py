@@ -22,9 +22,17 @@ class DiskFullError(InputError):
     """No space left where output goes; whatever was being read is not to blame."""
 
 
-def one_line(error: BaseException) -> str:
-    """Describes an error in one line: an InputError's own words, else its type and first line."""
-    if isinstance(error, InputError):
+def text_of(error: BaseException) -> str:
+    """``str(error)``, empty where the error fails to describe itself, as some libraries' do."""
+    try:
         return str(error)
-    first = (str(error).strip() or "no message").splitlines()[0][:300]
-    return f"{type(error).__name__}: {first}"
+    except Exception:
+        return ""
+
+
+def one_line(error: BaseException) -> str:
+    """The error in one line that can be printed and written as UTF-8; its type unless it says."""
+    text = text_of(error).strip()
+    if not isinstance(error, InputError):
+        text = f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no message'}"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

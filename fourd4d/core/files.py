@@ -10,13 +10,13 @@ import os
 import re
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from fourd4d.core.errors import DiskFullError, InputError
+from fourd4d.core.errors import DiskFullError, InputError, text_of
 
 # Deeper values, copied or written again, come to Python's own limit.
 _LEVELS: Final = 100
@@ -29,7 +29,8 @@ _FULL_WORDS: Final = ("No space left", "Disk quota exceeded", "File too large", 
 
 def is_disk_full(error: Exception) -> bool:
     """Whether a full disk or quota, or a file that may not grow, is behind an error."""
-    return getattr(error, "errno", None) in _FULL or any(w in str(error) for w in _FULL_WORDS)
+    return getattr(error, "errno", None) in _FULL or any(
+        words in text_of(error) for words in _FULL_WORDS)
 
 
 @contextlib.contextmanager
@@ -44,6 +45,24 @@ def full_disk_told(where: object) -> Iterator[None]:
             raise
         raise DiskFullError(where, "no space left on the disk",
                             "Free some space, then give the same command again") from error
+
+
+@contextlib.contextmanager
+def file_errors_told(field_of: Callable[[str], str] = lambda file: "") -> Iterator[None]:
+    """Turn a file or folder that cannot be used into an InputError; errors that name none pass.
+
+    Args:
+      field_of: the flag or field that a file comes from, named in the error; empty for none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error.filename, str | bytes):
+            raise
+        file = os.fsdecode(error.filename)
+        field = field_of(file)
+        raise InputError(file, f"it cannot be used ({error.strerror or error})",
+                         f"Choose another {field or 'path'}, or change its permissions") from error
 
 
 @contextlib.contextmanager

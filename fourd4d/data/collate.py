@@ -60,17 +60,20 @@ def bucketed_shape(examples: Sequence[Example], length_step: int = 64,
     """
     shape = shape_of_sizes([Size.of(e) for e in examples], len(examples))
     return BatchShape(
-        rows=_bucket(shape.rows), length=length_step * _bucket(-(-shape.length // length_step)),
-        slots=slot_step * _bucket(-(-shape.slots // slot_step)), windows=_bucket(shape.windows),
-        overlays=_bucket(shape.overlays))
+        rows=bucket(shape.rows, fine=4), length=bucket(shape.length, length_step, 4),
+        slots=bucket(shape.slots, slot_step, 4), windows=bucket(shape.windows, fine=4),
+        overlays=bucket(shape.overlays, fine=4))
 
 
-def _bucket(count: int) -> int:
-    """The least of 0, 1, 2, 3, 4, 6, 8, 12, … that is not below ``count``."""
-    if count < 4:
-        return count
-    power = 1 << (count - 1).bit_length()
-    return power * 3 // 4 if count <= power * 3 // 4 else power
+def bucket(value: int, step: int = 1, fine: int = 16) -> int:
+    """``value`` rounded up, so that few sizes are met: their number grows with its logarithm.
+
+    Up to ``fine`` steps it becomes a multiple of ``step``, up to twice as many of twice the step,
+    and so on: beyond ``fine`` steps less than 2 / ``fine`` of it is added.
+    """
+    while value > fine * step:
+        step *= 2
+    return -(-value // step) * step
 
 
 def check_size(size: Size, shape: BatchShape, name: object = "example") -> None:

@@ -13,6 +13,7 @@ import jax
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.config.build import frozen
 from fourd4d.config.launch import launch
+from fourd4d.core.terminal import say
 from fourd4d.data import Reading, Shard, dift_pipeline, measure, open_source
 from fourd4d.dift.step import DiftSpec, evaluate, update
 from fourd4d.parallel import host_to_global
@@ -88,7 +89,7 @@ def train(config: Any) -> Outcome:
 
 def main(config: Any) -> None:
     outcome = train(config)
-    print(f"{outcome.reason} at step {outcome.step}: {config.workdir}")
+    say(f"{outcome.reason} at step {outcome.step}: {config.workdir}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def evaluate(config: Any) -> dict[str, Any] | None:
     with use(mesh):
         bundle = open_checkpoint(config.checkpoint, mesh, step=config.step or None,
                                  **config.model.to_dict())
-    subject = Subject(bundle.graphdef, (bundle.tree,), bundle.processor, config.checkpoint, mesh)
+    subject = Subject(bundle.graphdef, (bundle.tree,), bundle.processor, config.checkpoint, mesh,
+                      bundle.config.decoder.max_positions)
     header = report.header(spec.answers_json(), bundle.tree, bundle.processor.protocol, source,
                            items)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +16,7 @@ from typing import Any
 
 from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError, one_line
-from fourd4d.core.files import full_disk_told, parse_json
+from fourd4d.core.files import full_disk_told, parse_json, replacing
 from fourd4d.data.source import JsonlSource, Source
 
 Record = dict[str, Any]
@@ -75,10 +77,8 @@ def read_items(source: Source, limit: int = 0) -> list[Item]:
 
 def _unreadable(source: Source, number: int, problem: str) -> Item:
     about = {}
-    try:
+    with contextlib.suppress(Exception):  # The problem says so already.
         about = source.glimpse(number)[1] if isinstance(source, JsonlSource) else {}
-    except InputError:
-        pass  # The problem says so already.
     key, kind = about.get("id"), about.get("type")
     return Item(number, key if isinstance(key, str) and key else f"row {number + 1}",
                 kind if isinstance(kind, str) else "", jsonl.option_count(about), problem)
@@ -133,13 +133,7 @@ class ItemLog:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise InputError(self.path, "another process writes this log",
-                             "Wait for it, or choose another out directory") from error
+        self._file = _locked(self.path)
         try:
             self._resume(dict(header), retry_failed)
         except BaseException:
@@ -165,23 +159,30 @@ class ItemLog:
         if retry_failed and failed:
             for key in failed:
                 del self.records[key]
-            self._file.truncate(0)
-            self._write(header, *self.records.values())
+            with replacing(self.path) as temporary:  # A kill leaves the old log or the new one.
+                temporary.write_bytes(_lines(header, *self.records.values()))
+            self._file.close()
+            self._file = _locked(self.path)
 
     def add(self, records: Iterable[Record]) -> None:
         """Appends records and has them on disk when it returns."""
         records = list(records)
-        self.records.update((record["key"], record) for record in records)
         if self._file is not None:
             self._write(*records)
+        self.records.update((record["key"], record) for record in records)
 
     def _write(self, *rows: Mapping[str, Any]) -> None:
         assert self._file is not None
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = _lines(*rows)
+        before = self._file.seek(0, os.SEEK_END)
         with full_disk_told(self.path):
-            self._file.write("".join(lines).encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            try:
+                while lines:
+                    lines = lines[self._file.write(lines) :]
+                os.fsync(self._file.fileno())
+            except BaseException:
+                self._file.truncate(before)  # What follows must not go on in half a line.
+                raise
 
     def close(self) -> None:
         file, self._file = self._file, None
@@ -194,6 +195,21 @@ class ItemLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _locked(path: Path) -> io.FileIO:
+    file = path.open("a+b", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise InputError(path, "another process writes this log",
+                         "Wait for it, or choose another out directory") from error
+    return file
+
+
+def _lines(*rows: Mapping[str, Any]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def read_log(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, dict[str, Record]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fourd4d.core.errors import InputError, one_line
+from fourd4d.core.errors import DiskFullError, InputError, one_line
 from fourd4d.core.files import replacing
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
@@ -23,7 +24,7 @@ from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, Record
 from fourd4d.eval.statistics import tally, tally_by_type
 from fourd4d.pages import Card, Interval, MentalImage, Number, Page, Real
-from fourd4d.processing.media import Video
+from fourd4d.processing.media import Image, Video
 
 
 def digest(source: Source, items: Sequence[Item]) -> str:
@@ -33,8 +34,11 @@ def digest(source: Source, items: Sequence[Item]) -> str:
         if item.problem:
             total.update(json.dumps([item.key, "cannot be asked"]).encode())
             continue
-        sample = source[item.number].sample
-        total.update(json.dumps([sample.id, sample.text_input, sample.answer]).encode())
+        asked: list[str] = [item.key]
+        with contextlib.suppress(Exception):  # It fails alone, when it is its turn.
+            sample = source[item.number].sample
+            asked = [sample.id, sample.text_input, sample.answer]
+        total.update(json.dumps(asked).encode())
     return total.hexdigest()[:16]
 
 
@@ -95,19 +99,29 @@ def cards(
     protocol: ProtocolSpec,
     assumed_fps: float | None = None,
 ) -> list[Card]:
-    """A card for each of the items that was run, with its frames read again."""
+    """A card for each of the items that was run, with its frames read again.
+
+    Where that fails, the answer stands, and the card says why it has no pictures.
+    """
     found = []
     for item in items:
         record = records[item.key]
         if record["status"] == "failed":
             continue
+        sample = Sample(item.key, "")
         try:
             row = source[item.number]
+            sample = row.sample
             media, overlays = row_media(row, protocol, assumed_fps=assumed_fps)
-            card = _card(row.sample, record, media, overlays, maps.load(item.key), protocol)
-        except Exception as error:  # An overlay that cannot be read costs its card, not the page.
-            logging.warning("no card of item %r: %s", item.key, one_line(error))
-            continue
+            card = _card(sample, record, media, overlays, maps.load(item.key), protocol)
+            card.html()  # What cannot be drawn is found here, with the item at hand.
+        except Exception as error:
+            if isinstance(error, DiskFullError):
+                raise
+            blank = Image(np.full((1, 1, 3), 128, np.uint8))
+            card = _card(sample, record, (blank,), (), (), protocol)
+            card = dataclasses.replace(
+                card, facts=(*card.facts, f"cannot be shown: {one_line(error)}"))
         found.append(card)
     return found
 

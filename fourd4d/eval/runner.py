@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from errno import EDQUOT, ENOSPC
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -17,20 +19,20 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fourd4d.core.batch import Batch, BatchShape, VisionInput
-from fourd4d.core.errors import InputError, one_line
+from fourd4d.core.errors import DiskFullError, InputError, one_line
 from fourd4d.core.example import Example
-from fourd4d.core.files import is_disk_full
 from fourd4d.core.rollout import Rollout
 from fourd4d.core.sample import IMAGE_MARK, Sample
-from fourd4d.data.collate import Size, collate, shape_of_sizes
+from fourd4d.data.collate import Size, bucket, collate
 from fourd4d.data.media import row_media
 from fourd4d.data.source import Source
 from fourd4d.eval import heatmaps
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, ItemLog, Record, item_seed
 from fourd4d.eval.statistics import tally, tally_by_type
-from fourd4d.parallel import use
+from fourd4d.parallel import DEFAULT_RULES, use
 from fourd4d.parallel.hosts import batch_shardings
+from fourd4d.parallel.memory import check_room, is_out_of_memory, needed_bytes
 from fourd4d.processing.answers import lenient_answer, parse_answer
 from fourd4d.processing.processor import Processor
 from fourd4d.rewards import score
@@ -39,6 +41,7 @@ from fourd4d.sampling import Intervention, SamplingSpec, generate, texts
 _BLOCK = re.compile(r"<\|latent_start\|>(?:<\|latent_pad\|>)*(?:<\|latent_end\|>)?")
 _HOW_ONLY = ("rows", "length_step", "slot_step", "lookahead", "workers", "batch_tokens",
              "max_length")
+_FINE = 128  # Steps up to which lengths are rounded to single ones.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +52,16 @@ class EvalSpec:
       max_tokens, max_latents, temperature, top_p, imagery: as in ``SamplingSpec``; greedy here.
       seed: of the per-item seeds, which matter when ``temperature`` is above 0.
       assumed_fps: frames a second of frame lists without timestamps; 0 makes those items fail.
-      rows: prompts decoded together, on all devices of this host.
+      rows: most prompts decoded together, on all devices of this host.
+      batch_tokens: most tokens of a batch's prompts, padding included. Prompts too long for it are
+        decoded fewer at a time (rows are halved), in the end one by one. That is a matter of their
+        own size: answers do not depend on the company.
+      max_length: longest prompt, tokens; an item with a longer one fails, and so does one that
+        exceeds the model's positions or the memory.
       length_step, slot_step: prompt lengths and frame slots are rounded up to multiples, so that
         few shapes are compiled.
       lookahead: batches' worth of prompts among which alike ones are sought.
       workers: threads that decode and tokenise.
-      batch_tokens: most prompt tokens of a batch, padding included; long prompts come fewer
-        together.
-      max_length: longest prompt, tokens; an item with a longer one fails.
     """
 
     max_tokens: int = 512
@@ -94,6 +99,7 @@ class Subject:
       processor: the one the model was trained with.
       name: for logs and pages.
       mesh: of this host's devices, or None for one device.
+      max_positions: M-RoPE ids that the model knows; 0 where that is unknown.
     """
 
     graphdef: Any
@@ -101,6 +107,7 @@ class Subject:
     processor: Processor
     name: str = "model"
     mesh: Any = None
+    max_positions: int = 0
 
     @classmethod
     def of(cls, model: nnx.Module, processor: Processor, name: str = "model",
@@ -118,22 +125,26 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """An item ready to be answered, or the reason why it cannot be."""
+    """An item ready to be answered, or where and why that failed.
+
+    Attributes:
+      shape: of a batch of such items: their rows, lengths and slots rounded up.
+      reason: what failed, and why; empty for nothing.
+    """
 
     item: Item
-    sample: Sample | None = None
+    sample: Sample
     example: Example | None = None
+    shape: BatchShape | None = None
     reason: str = ""
 
 
-def prepare(source: Source, item: Item, processor: Processor, spec: EvalSpec) -> Prepared:
-    """Read, decode and tokenise one item.
-
-    Whatever is raised on the way becomes the item's reason: one item never ends a run.
-    """
+def prepare(source: Source, item: Item, subject: Subject, spec: EvalSpec) -> Prepared:
+    """Reads, decodes and tokenises one item. What that raises becomes a reason."""
+    sample, stage = Sample(item.key, ""), "reading"
     if item.problem:
-        return Prepared(item, reason=item.problem)
-    sample, stage = None, "reading"
+        return Prepared(item, sample, reason=item.problem)
+    processor = subject.processor
     try:
         row = source[item.number]
         sample, stage = row.sample, "media"
@@ -141,12 +152,27 @@ def prepare(source: Source, item: Item, processor: Processor, spec: EvalSpec) ->
                              with_overlays=False)
         stage = "prompt"
         example = processor.prompt(sample.text_input, media)
-        if example.length > spec.max_length:
-            raise InputError(row.where, f"the prompt has {example.length} tokens, more than "
-                             f"{spec.max_length}", "Raise --config.eval.max_length")
+        _check_length(example, subject, spec)
+        return Prepared(item, sample, example, _shape(example, subject, spec))
     except Exception as error:
-        return Prepared(item, sample, reason=f"{stage}: {one_line(error)}")
-    return Prepared(item, sample, example)
+        return Prepared(item, sample, reason=_reason(stage, error))
+
+
+def _reason(stage: str, error: Exception) -> str:
+    """What failed, and why. Raises the error where no item is to blame: the disk is full."""
+    if isinstance(error, DiskFullError) or getattr(error, "errno", None) in (ENOSPC, EDQUOT):
+        raise error
+    return f"{stage}: {one_line(error)}"
+
+
+def _check_length(example: Example, subject: Subject, spec: EvalSpec) -> None:
+    if example.length > spec.max_length:
+        raise InputError("prompt", f"{example.length} tokens are more than {spec.max_length}",
+                         "Shorten it, or raise --config.eval.max_length")
+    last = int(example.positions.max()) + spec.max_tokens
+    if subject.max_positions and last >= subject.max_positions:
+        raise InputError("prompt", f"with {spec.max_tokens} tokens of response it reaches position "
+                         f"{last}, the model knows {subject.max_positions}", "Shorten it")
 
 
 def run(
@@ -168,49 +194,127 @@ def run(
       data: gives ``intervene`` its arrays for a batch, from the keys of its rows.
       maps, keep: cosine maps of these items' mental images are stored here.
     """
-    sampling = subject.sampling(spec)
     todo = [item for item in items if item.key not in log.records]
+    answering = _Answering(subject, spec, intervene, data, maps, keep)
+    for group in _batches(_ahead(lambda item: prepare(source, item, subject, spec), todo, spec),
+                          spec):
+        records = ([_failed(one, one.reason) for one in group] if group[0].reason
+                   else answering(group))
+        yield from _logged(log, records)
 
-    def read(item: Item) -> Prepared:
-        return prepare(source, item, subject.processor, spec)
 
-    def decoded(group: Sequence[Prepared], rows: int) -> tuple[Rollout, Any]:
-        batch = _collate(group, rows, spec, subject)
-        keys = [p.item.key for p in group]
-        with contextlib.nullcontext() if subject.mesh is None else use(subject.mesh):
-            features = encode(subject.graphdef, subject.states, batch.vision)
-            return jax.device_get(generate(
-                subject.graphdef, subject.states, batch, _keys(keys, rows, spec), sampling, 1,
-                intervene, None if data is None else data(keys), features)), features
-
-    def answered(group: Sequence[Prepared], rows: int) -> Iterator[Record]:
-        try:
-            rollout, features = decoded(group, rows)
-        except Exception as error:
-            if is_disk_full(error):
-                raise
-            if len(group) == 1 and rows <= least:
-                yield _failed(group[0], f"decoding: {one_line(error)}")
-                return
-            # Halves find the guilty item, and ask less memory; rows do not depend on their company.
-            half = max(len(group) // 2, 1)
-            for part in (group[:half], group[half:]):
-                if part:
-                    yield from answered(part, max(least, rows // 2))
-            return
-        for row, one in enumerate(group):
-            yield _scored(one, row, rollout, features, subject, sampling, spec,
-                          maps if one.item.key in keep else None)
-
-    least = _least_rows(spec, subject)
-    for group in _batches(_ahead(read, todo, spec), spec, least):
-        if group[0].example is None:
-            records = [_failed(group[0], group[0].reason)]
-        else:
-            length = _bucket(group[0].example, spec)[0]
-            records = list(answered(group, _rows(length, spec, least)))
+def _logged(log: ItemLog, records: Sequence[Record]) -> list[Record]:
+    """Records as they are in the log now. One that cannot be written is there as a failure."""
+    try:
         log.add(records)
-        yield from records
+        return list(records)
+    except Exception as error:
+        reason = _reason("writing", error)
+        if len(records) > 1:
+            return [one for record in records for one in _logged(log, [record])]
+        if records[0]["status"] == "failed":
+            raise
+        failed = records[0] | _UNANSWERED | {"status": "failed", "reason": reason}
+        return _logged(log, [failed])
+
+
+class _Answering:
+    """Answers a group of prepared items; a guilty one fails alone.
+
+    A batch that fails is tried again in halves. Where memory ran out they have half the rows, down
+    to one per device; else the same shape, and so the same program. What fails with an item alone
+    is the item's failure, unless a plain prompt fails as well: then nothing can be answered here,
+    and the error is the run's.
+    """
+
+    def __init__(self, subject: Subject, spec: EvalSpec, intervene: Intervention | None,
+                 data: Callable[[Sequence[str]], Any] | None, maps: MapStore | None,
+                 keep: Collection[str]):
+        self._subject, self._spec, self._sampling = subject, spec, subject.sampling(spec)
+        self._intervene, self._data, self._maps, self._keep = intervene, data, maps, keep
+        self._devices = (jax.local_devices()[:1] if subject.mesh is None
+                         else list(subject.mesh.devices.flat))
+        self._split = _row_split(subject)
+        self._needed: dict[tuple[Any, BatchShape], int] = {}
+        if spec.rows % self._split:
+            raise InputError("EvalSpec.rows", f"{spec.rows} do not divide over {self._split} "
+                             "devices", "Use a multiple")
+
+    def __call__(self, group: Sequence[Prepared]) -> list[Record]:
+        shape = group[0].shape
+        assert shape is not None
+        return self._answer(group, shape)
+
+    def _answer(self, group: Sequence[Prepared], shape: BatchShape) -> list[Record]:
+        try:
+            batch = self._batch(group, shape)
+            features, rollout = self._generate(batch, shape, group)
+        except Exception as error:
+            reason = _reason("decoding", error)
+            fewer = _fewer(shape, self._split) if is_out_of_memory(error) else shape
+            if len(group) == 1 and fewer == shape:
+                if not is_out_of_memory(error):
+                    self._check_plain_prompt(error)
+                return [_failed(group[0], reason)]
+        else:
+            return [self._record(one, row, features, rollout) for row, one in enumerate(group)]
+        # Out of the handler: what it holds of the failed try is freed.
+        size = -(-len(group) // 2) if fewer == shape else fewer.rows
+        return [record for start in range(0, len(group), size)
+                for record in self._answer(group[start : start + size], fewer)]
+
+    def _batch(self, group: Sequence[Prepared], shape: BatchShape) -> Batch:
+        examples = [p.example for p in group if p.example is not None]
+        batch = collate(examples, shape, self._subject.processor.protocol,
+                        names=[f"item {p.item.key!r}" for p in group])
+        mesh = self._subject.mesh
+        return batch if mesh is None else jax.device_put(batch, batch_shardings(batch, mesh))
+
+    def _generate(self, batch: Batch, shape: BatchShape, group: Sequence[Prepared]
+                  ) -> tuple[Any, Rollout]:
+        subject, names = self._subject, [p.item.key for p in group]
+        with contextlib.nullcontext() if subject.mesh is None else use(subject.mesh):
+            self._check_memory(shape, encode, subject.graphdef, subject.states, batch.vision)
+            features = encode(subject.graphdef, subject.states, batch.vision)
+            rest = (subject.graphdef, subject.states, batch,
+                    _keys(names, self._spec, shape.rows), self._sampling, 1, self._intervene,
+                    None if self._data is None else self._data(names), features)
+            self._check_memory(shape, generate, *rest)
+            return features, jax.device_get(generate(*rest))
+
+    def _check_memory(self, shape: BatchShape, function: Any, *args: Any) -> None:
+        key = (function, shape)
+        if key not in self._needed:
+            self._needed[key] = needed_bytes(function, *args)
+        check_room(self._needed[key], self._devices)
+
+    def _check_plain_prompt(self, error: Exception) -> None:
+        """Raises ``error`` where a prompt of a few words and no media cannot be answered either."""
+        subject = self._subject
+        example = subject.processor.prompt("?", ())
+        shape = dataclasses.replace(_shape(example, subject, self._spec), rows=self._split)
+        plain = Prepared(Item(0, "", "", 0), Sample("", "?"), example, shape)
+        try:
+            batch = self._batch([plain], shape)
+            with contextlib.nullcontext() if subject.mesh is None else use(subject.mesh):
+                jax.block_until_ready(generate(
+                    subject.graphdef, subject.states, batch, _keys([], self._spec, shape.rows),
+                    self._sampling))
+        except Exception:
+            raise error from None
+
+    def _record(self, one: Prepared, row: int, features: Any, rollout: Rollout) -> Record:
+        stage = "heat maps"
+        try:
+            if self._maps is not None and one.item.key in self._keep:
+                _store_maps(self._subject, features, one, row, rollout, self._maps)
+            stage = "text"
+            alone = jax.tree.map(lambda x: x[row : row + 1], rollout)
+            (text,) = texts(alone, self._subject.processor.tokenizer, self._sampling)
+            stage = "scoring"
+            return _scored(one, text, alone, self._sampling, self._spec)
+        except Exception as error:
+            return _failed(one, _reason(stage, error))
 
 
 def evaluate(
@@ -246,64 +350,55 @@ def _ahead(read: Callable[[Item], Prepared], items: Sequence[Item], spec: EvalSp
                 future.cancel()
 
 
-def _round(value: int, step: int) -> int:
-    return -(-value // step) * step
+def _row_split(subject: Subject) -> int:
+    """Devices over which the rows of a batch are split."""
+    if subject.mesh is None:
+        return 1
+    sizes = dict(subject.mesh.shape)
+    return math.prod(sizes.get(axis, 1) for axis in DEFAULT_RULES.mesh_axes("batch", True))
 
 
-def _bucket(example: Example, spec: EvalSpec) -> tuple[int, int, int]:
-    size = Size.of(example)
-    return _round(size.length, spec.length_step), _round(size.slots, spec.slot_step), size.windows
+def _shape(example: Example, subject: Subject, spec: EvalSpec) -> BatchShape:
+    """The shape of batches of such examples: as many rows as the budget of tokens allows."""
+    size, protocol = Size.of(example), subject.processor.protocol
+    shape = BatchShape(spec.rows, bucket(size.length, spec.length_step, _FINE),
+                       bucket(size.slots, spec.slot_step, _FINE), bucket(size.windows),
+                       size.overlays)
+    encoded = shape.slots * shape.windows * protocol.window_patches // protocol.merge**2
+    while shape.rows * max(shape.length, encoded) > spec.batch_tokens:
+        fewer = _fewer(shape, _row_split(subject))
+        if fewer == shape:
+            break
+        shape = fewer
+    return shape
 
 
-def _least_rows(spec: EvalSpec, subject: Subject) -> int:
-    """The smallest number of rows that the devices of the mesh can share."""
-    devices = 1 if subject.mesh is None else subject.mesh.size
-    return spec.rows if spec.rows % devices else min(devices, spec.rows)
+def _fewer(shape: BatchShape, split: int) -> BatchShape:
+    """The shape with half the rows, rounded up to a multiple of ``split``."""
+    return dataclasses.replace(shape, rows=-(-shape.rows // (2 * split)) * split)
 
 
-def _rows(length: int, spec: EvalSpec, least: int) -> int:
-    """Rows of a batch of prompts: ``spec.rows``, halved until their tokens are within budget."""
-    rows = spec.rows
-    while rows * length > spec.batch_tokens and rows % 2 == 0 and rows // 2 >= least:
-        rows //= 2
-    return rows
-
-
-def _batches(prepared: Iterator[Prepared], spec: EvalSpec, least: int
-             ) -> Iterator[list[Prepared]]:
-    """Up to ``_rows`` items of one bucket each; failed items alone, at once."""
-    buckets: dict[tuple[int, int, int], list[Prepared]] = {}
+def _batches(prepared: Iterator[Prepared], spec: EvalSpec) -> Iterator[list[Prepared]]:
+    """Items of one shape, as many as it has rows at most; failed items alone, at once."""
+    waiting: dict[BatchShape, list[Prepared]] = {}
     held = 0
     for one in prepared:
-        if one.example is None:
+        if one.shape is None:
             yield [one]
             continue
-        key = _bucket(one.example, spec)
-        buckets.setdefault(key, []).append(one)
+        waiting.setdefault(one.shape, []).append(one)
         held += 1
-        full = key if len(buckets[key]) == _rows(key[0], spec, least) else None
+        full = one.shape if len(waiting[one.shape]) == one.shape.rows else None
         if full is None and held >= spec.rows * spec.lookahead:
-            full = max(buckets, key=lambda k: len(buckets[k]))
+            full = max(waiting, key=lambda k: len(waiting[k]))
         if full is not None:
-            group = buckets.pop(full)
+            group = waiting.pop(full)
             held -= len(group)
             yield group
-    yield from buckets.values()
+    yield from waiting.values()
 
 
-def _collate(group: Sequence[Prepared], rows: int, spec: EvalSpec, subject: Subject) -> Batch:
-    examples = [p.example for p in group if p.example is not None]
-    shape = shape_of_sizes([Size.of(e) for e in examples], rows, spec.length_step)
-    slots = _round(shape.slots, spec.slot_step)
-    shape = BatchShape(shape.rows, shape.length, slots, shape.windows, shape.overlays)
-    batch = collate(examples, shape, subject.processor.protocol,
-                    names=[f"item {p.item.key!r}" for p in group])
-    if subject.mesh is None:
-        return batch
-    return jax.device_put(batch, batch_shardings(batch, subject.mesh))
-
-
-def _keys(keys: Sequence[str], rows: int, spec: EvalSpec) -> Any:
+def _keys(keys: Sequence[str], spec: EvalSpec, rows: int) -> Any:
     """One random key per row of the batch, rows of padding included."""
     seeds = [item_seed(key, spec.seed) for key in keys] + [0] * (rows - len(keys))
     return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
@@ -320,11 +415,11 @@ def _store_maps(subject: Subject, features: Any, one: Prepared, row: int, rollou
                 maps: MapStore) -> None:
     protocol, example = subject.processor.protocol, one.example
     assert example is not None
+    own = np.asarray(features[row], np.float32)
     grids = {heatmaps.slot_grid(example, slot, protocol.merge)
              for slot in heatmaps.media_slots(example)}
     fed = int(rollout.latent_index[row].max()) + 1
     starts = range(0, fed, protocol.latent_size) if len(grids) == 1 else ()
-    own = np.asarray(features[row], np.float32)
     maps.save(one.item.key, [
         np.stack([heatmaps.cosine_maps(
             np.asarray(rollout.latents[row, i : min(i + protocol.latent_size, fed)]),
@@ -333,51 +428,41 @@ def _store_maps(subject: Subject, features: Any, one: Prepared, row: int, rollou
 
 
 def _failed(one: Prepared, reason: str) -> Record:
-    return _record(one) | {"status": "failed", "reason": reason}
+    return _record(one.item, one.sample) | {"status": "failed", "reason": reason}
 
 
-def _record(one: Prepared) -> Record:
-    item, sample = one.item, one.sample
+_UNANSWERED: Final[Record] = {
+    "status": "answered", "reason": "", "chosen": None, "correct": False, "lenient": None,
+    "lenient_correct": False, "well_formed": False, "truncated": False, "blocks": 0, "tokens": 0,
+    "response": "",
+}
+
+
+def _record(item: Item, sample: Sample) -> Record:
     return {
-        "key": item.key, "number": item.number, "kind": item.kind,
-        "video_id": sample.video_id if sample else "", "options": item.options,
-        "answer": sample.answer if sample else "", "status": "answered", "reason": "",
-        "chosen": None, "correct": False, "lenient": None, "lenient_correct": False,
-        "well_formed": False, "truncated": False, "blocks": 0, "tokens": 0, "response": "",
+        "key": item.key, "number": item.number, "kind": item.kind, "video_id": sample.video_id,
+        "options": item.options, "answer": sample.answer, **_UNANSWERED,
     }
 
 
-def _scored(one: Prepared, row: int, rollout: Rollout, features: Any, subject: Subject,
-            sampling: SamplingSpec, spec: EvalSpec, maps: MapStore | None) -> Record:
-    """The record of one answered row; of a failed item where reading the answer fails."""
+def _scored(one: Prepared, text: str, rollout: Rollout, sampling: SamplingSpec, spec: EvalSpec
+            ) -> Record:
+    """The record of a response; ``rollout`` has its row alone."""
     sample = one.sample
-    assert sample is not None
-    stage = "text"
-    try:
-        mine = jax.tree.map(lambda value: value[row : row + 1], rollout)
-        (text,) = texts(mine, subject.processor.tokenizer, sampling)
-        stage = "scoring"
-        parts = score(sample, text)
-        lenient = lenient_answer(text, sample.options)
-        starts = (rollout.tokens[row] == sampling.latent_start) & rollout.sampled[row]
-        record = _record(one) | {
-            "chosen": parse_answer(text, sample.options),
-            "correct": parts["answer"] == 1.0,
-            "lenient": lenient,
-            "lenient_correct": lenient == sample.answer,
-            "well_formed": parts["format"] == 1.0,
-            "truncated": bool(rollout.truncated[row]),
-            "blocks": int(starts.sum()),
-            "tokens": int(rollout.mask[row].sum()),
-            "response": _BLOCK.sub(IMAGE_MARK, text),
-        }
-        if spec.temperature > 0:
-            record["seed"] = item_seed(one.item.key, spec.seed)
-        stage = "heat maps"
-        if maps is not None:
-            _store_maps(subject, features, one, row, rollout, maps)
-    except Exception as error:
-        if is_disk_full(error):
-            raise
-        return _failed(one, f"{stage}: {one_line(error)}")
+    parts = score(sample, text)
+    lenient = lenient_answer(text, sample.options)
+    starts = (rollout.tokens == sampling.latent_start) & rollout.sampled
+    record = _record(one.item, sample) | {
+        "chosen": parse_answer(text, sample.options),
+        "correct": parts["answer"] == 1.0,
+        "lenient": lenient,
+        "lenient_correct": lenient == sample.answer,
+        "well_formed": parts["format"] == 1.0,
+        "truncated": bool(rollout.truncated[0]),
+        "blocks": int(starts.sum()),
+        "tokens": int(rollout.mask.sum()),
+        "response": _BLOCK.sub(IMAGE_MARK, text),
+    }
+    if spec.temperature > 0:
+        record["seed"] = item_seed(one.item.key, spec.seed)
     return record

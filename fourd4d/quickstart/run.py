@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
@@ -119,7 +120,7 @@ def run_stage(stage: Stage, workdir: Path, console: Console) -> float:
             filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")])),
     }
     began = time.monotonic()
-    with log.open("w") as out, console.status(f"{stage.name} …  (tail -f {log})"):
+    with log.open("w") as out, console.status(Text(f"{stage.name} …  (tail -f {log})")):
         code = subprocess.run(stage.command(), stdout=out, stderr=subprocess.STDOUT,
                               env=environment).returncode
     seconds = time.monotonic() - began

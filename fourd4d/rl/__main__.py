@@ -12,6 +12,7 @@ import jax
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.config.build import frozen
 from fourd4d.config.launch import launch
+from fourd4d.core.terminal import say
 from fourd4d.data import Reading, Shard, open_source, prompt_pipeline
 from fourd4d.pretrained.open import specs, training
 from fourd4d.rewards import AnswerReward, FormatReward
@@ -81,7 +82,7 @@ def train(config: Any) -> Outcome:
 
 def main(config: Any) -> None:
     outcome = train(config)
-    print(f"{outcome.reason} at step {outcome.step}: {config.workdir}")
+    say(f"{outcome.reason} at step {outcome.step}: {config.workdir}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from fourd4d.core.batch import Batch
 from fourd4d.core.kv_cache import KVCache
 from fourd4d.core.rollout import Rollout
-from fourd4d.core.struct import pytree
+from fourd4d.core.struct import AnyArray, pytree
 from fourd4d.sampling.distribution import draw
 from fourd4d.sampling.spec import SamplingSpec
 
@@ -224,11 +224,16 @@ def step(model: Any, state: State, prefix: KVCache, reader_prefix: KVCache | Non
 @functools.partial(jax.jit, static_argnames=("graphdef", "spec", "group", "intervene"))
 def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec: SamplingSpec,
              group: int = 1, intervene: Intervention | None = None, data: Any = None,
-             features: Float[Array, "P F U D"] | None = None) -> Rollout:
+             features: Float[Array, "P F U D"] | None = None,
+             limit: Int[AnyArray, ""] | None = None) -> Rollout:
     """``sample`` for callers that hold a split model: ``graphdef, *states = nnx.split(…)``.
 
-    ``features``: what ``model.encode`` gave for the prompts, if it ran already.
+    Args:
+      features: what ``model.encode`` gave for the prompts, if it ran already.
+      limit: most tokens of a response, where that is less than ``spec.max_tokens``; another limit
+        compiles nothing anew.
     """
+    limit = jnp.asarray(spec.max_tokens if limit is None else limit)
     rows = batch.tokens.shape[0] * group
     model = nnx.merge(graphdef, *states)
     hidden, prefix = prefill(model, batch, features)
@@ -257,7 +262,7 @@ def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spe
         reader=reader,
     )
     return jax.lax.while_loop(
-        lambda s: (s.step < spec.max_tokens) & jnp.any(s.live),
+        lambda s: (s.step < jnp.minimum(limit, spec.max_tokens)) & jnp.any(s.live),
         # Merged inside: a module belongs to the trace that made it.
         lambda s: step(nnx.merge(graphdef, *states), s, prefix, reader_prefix, start, keys, spec,
                        intervene, data),

@@ -35,8 +35,8 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._show and self._console.is_terminal:
             self._bar = Bar(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"),
+                TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                TimeRemainingColumn(), TextColumn("{task.fields[numbers]}", markup=False),
                 console=self._console)
             self._task = self._bar.add_task(
                 self._name, total=self._total, completed=self._first, numbers="")

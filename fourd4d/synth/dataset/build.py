@@ -18,6 +18,7 @@ from rich.progress import Progress
 from fourd4d.core import jsonl, records
 from fourd4d.core.errors import DiskFullError, InputError
 from fourd4d.core.files import is_disk_full
+from fourd4d.core.terminal import plain_console
 from fourd4d.synth.clip import CameraSegment, Clip, Track
 from fourd4d.synth.dataset import encode
 from fourd4d.synth.dataset.manifest import Entry, Manifest
@@ -133,7 +134,7 @@ def build_dataset(root: str | os.PathLike[str], works: Iterable[VideoJob], total
     """
     root = Path(root)
     manifest = Manifest(root, config or {})
-    with contextlib.closing(manifest), Progress() as progress:
+    with contextlib.closing(manifest), Progress(console=plain_console()) as progress:
         tracked = progress.track(works, total=total, description="videos")
         for number, work in enumerate(tracked):
             before = manifest.entries.get(work.video_id)

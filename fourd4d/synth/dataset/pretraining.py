@@ -10,6 +10,7 @@ import numpy as np
 from rich.progress import Progress
 
 from fourd4d.core import records
+from fourd4d.core.terminal import plain_console
 from fourd4d.synth.clip import Clip
 from fourd4d.synth.dataset import encode
 from fourd4d.synth.dataset.build import SHARD_CLIPS, seeded, shown
@@ -76,7 +77,7 @@ def write_base(
                 yield one.record()
 
     starts = range(0, count, SHARD_CLIPS)
-    with Progress() as progress:
+    with Progress(console=plain_console()) as progress:
         for number, start in enumerate(progress.track(starts, description="shards")):
             name = f"base{number:04d}"
             if not list(Path(root).glob(f"{name}-*{records.SUFFIX}")):

@@ -14,11 +14,11 @@ Paths in a JSONL file are below ``--root``, by default the file's own folder.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.terminal import say
 from fourd4d.synth.tools import report
 from fourd4d.synth.tools.convert_jsonl import (
     add_arguments_export,
@@ -52,11 +52,11 @@ def main(argv: Sequence[str], answerer: Callable[[argparse.Namespace], Answer]) 
             return 0
         args = parser.parse_args(argv)
         if args.name == "difficulty":
-            print(run_difficulty(args, answerer))
+            say(run_difficulty(args, answerer))
         else:
-            print(_RUN[args.name](args))
+            say(_RUN[args.name](args))
     except InputError as error:
-        print(error, file=sys.stderr)
+        say(error, stderr=True)
         return 2
     return 0
 
