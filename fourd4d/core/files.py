@@ -111,18 +111,20 @@ def read_arrays(path: str | os.PathLike[str], remedy: str = "Give a NumPy archiv
         raise InputError(path, f"it is not a readable array file ({what})", remedy) from error
 
 
-def parse_json(text: str | bytes, where: object, remedy: str = "Fix or delete it") -> Any:
+def parse_json(text: str | bytes, where: object, remedy: str = "Fix or delete it", *,
+               finite: bool = True) -> Any:
     """Return the JSON value in a text.
 
     It can be copied, and written as JSON and as UTF-8 again. Bytes may begin with a byte order
-    mark.
+    mark. Unless ``finite``, the words NaN, Infinity and -Infinity are numbers.
 
     Raises InputError, naming ``where``, for anything else: malformed text, more than 100 levels,
     a number too large to be one, NaN and infinities, half a surrogate pair, bytes not UTF-8.
     """
     try:
         text = text if isinstance(text, str) else bytes(text).decode("utf-8-sig")
-        value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        value = json.loads(text, parse_int=_integer, parse_float=_finite,
+                           parse_constant=_finite if finite else None)
         if text.count("[") + text.count("{") > _LEVELS and _deeper(value, _LEVELS):
             raise RecursionError
         if _SURROGATE.search(text):

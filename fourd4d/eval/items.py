@@ -5,18 +5,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
-import io
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError, one_line
-from fourd4d.core.files import full_disk_told, parse_json, replacing
+from fourd4d.core.journal import Journal, Layout, read
 from fourd4d.data.source import JsonlSource, Source
 
 Record = dict[str, Any]
@@ -110,11 +106,15 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return sorted(items, key=lambda item: rank[item.key])[:count]
 
 
-class ItemLog:
-    """A JSONL file: a header line that says what is evaluated, then one record per item.
+_LAYOUT: Final = Layout(
+    "an evaluation log", row=lambda record: (record["key"], record["status"]) and record,
+    header="evaluation", run="evaluation", place="out directory", remedy="Delete the log")
 
-    Records are appended as items finish. A line that a kill left half-written is cut off when the
-    log is opened again. One process at a time may hold a log.
+
+class ItemLog:
+    """A journal: a header line that says what is evaluated, then one record per item.
+
+    Records are appended as items finish. One process at a time may hold a log.
 
     Args:
       path: the file, or None for a log in memory.
@@ -127,68 +127,25 @@ class ItemLog:
 
     def __init__(self, path: str | os.PathLike[str] | None, header: Mapping[str, Any],
                  retry_failed: bool = False):
-        self.path = None if path is None else Path(path)
         self.records: dict[str, Record] = {}
-        self._file = None
-        if self.path is None:
+        self._journal = None
+        if path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _locked(self.path)
-        try:
-            self._resume(dict(header), retry_failed)
-        except BaseException:
-            self.close()
-            raise
-
-    def _resume(self, header: dict[str, Any], retry_failed: bool) -> None:
-        assert self._file is not None and self.path is not None
-        self._file.seek(0)
-        data = self._file.read()
-        whole = data.rfind(b"\n") + 1
-        self._file.truncate(whole)
-        found, self.records = _parse(self.path, data[:whole])
-        if found is None:
-            self._write(header)
-            return
-        header = json.loads(json.dumps(header))
-        if found != header:
-            other = sorted(k for k in {*found, *header} if found.get(k) != header.get(k))
-            raise InputError(self.path, f"the log belongs to another evaluation ({other} differ)",
-                             "Choose another out directory, or delete the log")
-        failed = [k for k, record in self.records.items() if record["status"] == "failed"]
-        if retry_failed and failed:
-            for key in failed:
-                del self.records[key]
-            with replacing(self.path) as temporary:  # A kill leaves the old log or the new one.
-                temporary.write_bytes(_lines(header, *self.records.values()))
-            self._file.close()
-            self._file = _locked(self.path)
+        self._journal = Journal(path, _LAYOUT, header, sync=True)
+        if retry_failed:
+            self._journal.keep_only(lambda record: record["status"] != "failed")
+        self.records = _by_key(self._journal.rows)
 
     def add(self, records: Iterable[Record]) -> None:
         """Appends records and has them on disk when it returns."""
         records = list(records)
-        if self._file is not None:
-            self._write(*records)
-        self.records.update((record["key"], record) for record in records)
-
-    def _write(self, *rows: Mapping[str, Any]) -> None:
-        assert self._file is not None
-        lines = _lines(*rows)
-        before = self._file.seek(0, os.SEEK_END)
-        with full_disk_told(self.path):
-            try:
-                while lines:
-                    lines = lines[self._file.write(lines) :]
-                os.fsync(self._file.fileno())
-            except BaseException:
-                self._file.truncate(before)  # What follows must not go on in half a line.
-                raise
+        if self._journal is not None:
+            self._journal.append(*records)
+        self.records |= _by_key(records)
 
     def close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            with full_disk_told(self.path):
-                file.close()
+        if self._journal is not None:
+            self._journal.close()
 
     def __enter__(self) -> ItemLog:
         return self
@@ -197,37 +154,11 @@ class ItemLog:
         self.close()
 
 
-def _locked(path: Path) -> io.FileIO:
-    file = path.open("a+b", buffering=0)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise InputError(path, "another process writes this log",
-                         "Wait for it, or choose another out directory") from error
-    return file
-
-
-def _lines(*rows: Mapping[str, Any]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
 def read_log(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, dict[str, Record]]:
     """Header and records of a log that another process may be writing; changes nothing."""
-    data = Path(path).read_bytes()
-    return _parse(Path(path), data[: data.rfind(b"\n") + 1])
+    header, records = read(path, _LAYOUT)
+    return header, _by_key(records)
 
 
-def _parse(path: Path, data: bytes) -> tuple[dict[str, Any] | None, dict[str, Record]]:
-    header, records = None, {}
-    for number, line in enumerate(data.split(b"\n")[:-1], 1):
-        try:
-            row = parse_json(line, path)
-            if number == 1:
-                header = row["evaluation"] and row
-            else:
-                records[row["key"]] = row
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}:{number}", "this is no line of an evaluation log",
-                             "Delete the log, or choose another out directory") from error
-    return header, records
+def _by_key(records: Iterable[Record]) -> dict[str, Record]:
+    return {record["key"]: record for record in records}

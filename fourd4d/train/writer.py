@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final
 
 import numpy as np
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import full_disk_told, replacing
+from fourd4d.core.files import full_disk_told
+from fourd4d.core.journal import Journal, Layout
 from fourd4d.parallel import is_main
 
 JSONL = "metrics.jsonl"
+
+
+def _row(value: Any) -> Any:
+    operator.index(value["step"])
+    return value
+
+
+_LAYOUT: Final = Layout("a file of metrics", row=_row, place="workdir", ascii=True, finite=False)
 
 
 class MetricWriter:
@@ -33,7 +43,7 @@ class MetricWriter:
 
     def __init__(self, directory: str | os.PathLike[str], start: int = 0):
         self._events: Any = None
-        self._lines: TextIO | None = None
+        self._lines: Journal | None = None
         self._path = Path(directory) / JSONL
         if not is_main():
             return
@@ -45,28 +55,16 @@ class MetricWriter:
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 raise InputError(directory, f"no directory to write to ({error.strerror})",
                                  "Choose another workdir") from error
-            self._drop_from(start)
-            self._lines = self._path.open("a", encoding="utf-8")
+            # A host that was taken away may have left its lock behind on a network file system.
+            self._lines = Journal(self._path, _LAYOUT, lock=False)
+            self._lines.keep_only(lambda row: row["step"] < start)
             # Of a relative "gs:" and the like it would make a bucket.
             folder = str(self._path.parent.absolute())
             self._events = SummaryWriter(folder, purge_step=start or None)
 
-    def _drop_from(self, start: int) -> None:
-        if not self._path.exists():
-            return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] < start:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue  # The last line of a killed run may be cut.
-        with replacing(self._path) as draft:
-            draft.write_text("".join(kept), encoding="utf-8")
-
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         assert self._lines is not None
-        self._lines.write(json.dumps({"step": int(step), **values}) + "\n")
+        self._lines.append({"step": int(step), **values})
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Numbers at ``step``."""
@@ -103,7 +101,6 @@ class MetricWriter:
         if self._lines is None:
             return
         with full_disk_told(self._path):
-            self._lines.flush()
             self._events.flush()
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import pytest
 from helpers.evaluation import RIGHT, SPEC, actor, benchmark
 
 from fourd4d.core.errors import DiskFullError, InputError, one_line
+from fourd4d.core.journal import Journal
 from fourd4d.eval import report, runner
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import ItemLog, read_items, read_log
@@ -126,7 +127,7 @@ def guilty_at(stage, error, monkeypatch, source, key):
         seen = []
         within("parse_answer", lambda *_: seen.append(0) or len(seen) == GUILTY + 1)
     elif stage == "log":
-        monkeypatch.setattr(ItemLog, "_write", raising(ItemLog._write, lambda self, *rows: any(
+        monkeypatch.setattr(Journal, "append", raising(Journal.append, lambda self, *rows: any(
             row.get("key") == key and row["status"] == "answered" for row in rows)))
     return source
 

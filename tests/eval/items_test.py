@@ -81,21 +81,21 @@ def test_a_log_cut_inside_its_header_starts_anew(tmp_path):
 def test_a_log_of_another_evaluation_is_refused(tmp_path):
     path = tmp_path / "log.jsonl"
     ItemLog(path, HEADER).close()
-    with pytest.raises(InputError, match=r"another evaluation \(\['model'\] differ\)"):
+    with pytest.raises(InputError, match=r"another evaluation \(model was 'm', is 'n'\)"):
         ItemLog(path, {**HEADER, "model": "n"})
 
 
 def test_a_foreign_file_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n')
-    with pytest.raises(InputError, match="log.jsonl:1: this is no line of an evaluation log"):
+    with pytest.raises(InputError, match="log.jsonl:1: it is not a line of an evaluation log"):
         ItemLog(path, HEADER)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_one_writer_at_a_time(tmp_path):
     with ItemLog(tmp_path / "log.jsonl", HEADER):
-        with pytest.raises(InputError, match="another process writes this log"):
+        with pytest.raises(InputError, match="another process writes an evaluation log there"):
             ItemLog(tmp_path / "log.jsonl", HEADER)
     ItemLog(tmp_path / "log.jsonl", HEADER).close()
 

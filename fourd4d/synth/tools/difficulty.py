@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import full_disk_told, parse_json
+from fourd4d.core.journal import Journal, Layout
 from fourd4d.core.sample import LETTERS, Sample
 from fourd4d.synth.tools.common import require_jsonl
 
@@ -28,22 +27,20 @@ def run_difficulty(args: argparse.Namespace,
     log = Path(f"{args.out}.tries.jsonl")
     head = {"data": os.fspath(args.data), "checkpoint": args.checkpoint, "tries": args.tries,
             "temperature": args.temperature, "max_tokens": args.max_tokens, "seed": args.seed}
-    shares = _read_tries(log, head)
     require_jsonl(args.data)
     asked = [s for s in jsonl.read(args.data) if s.answer]
     if not asked:
         raise InputError(args.data, "no question with a key", "Give a DIFT or 4DRL file")
-    todo = [s for s in asked if s.id not in shares]
-    if todo:
-        answer = answerer(args)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with full_disk_told(log), log.open("a", encoding="utf-8") as out:
-            if not shares:
-                out.write(json.dumps({"run": head}) + "\n")
+    # Loaded before the log is begun, so that a mistyped checkpoint leaves none behind.
+    answer = None if log.exists() else answerer(args)
+    with Journal(log, _LAYOUT, {"run": head}) as tries:
+        shares = dict(tries.rows)
+        todo = [s for s in asked if s.id not in shares]
+        if todo:
+            answer = answer or answerer(args)
             for sample, share in difficulties(todo, answer, args.tries, args.batch):
                 shares[sample.id] = share
-                out.write(json.dumps({"id": sample.id, "share": share}) + "\n")
-                out.flush()
+                tries.append({"id": sample.id, "share": share})
     kept = [dataclasses.replace(s, response="", overlays=(), overlay_timestamps=(), masks=(),
                                 provenance={**s.provenance, "right_share": shares[s.id]})
             for s in asked if 0 < shares[s.id] < 1]
@@ -54,27 +51,9 @@ def run_difficulty(args: argparse.Namespace,
             f"{args.out}")
 
 
-def _read_tries(log: Path, head: Mapping[str, Any]) -> dict[str, float]:
-    if not log.is_file():
-        return {}
-    shares, sound = {}, 0
-    for number, line in enumerate(log.read_bytes().splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break  # Cut short by a crash: asked again.
-        try:
-            value = parse_json(line, f"{log}:{number}", "Delete the file")
-            if number == 1 and value["run"] != head:
-                changed = [k for k in head if head[k] != value["run"].get(k)]
-                raise InputError(log, f"these tries are of another run ({', '.join(changed)})",
-                                 "Choose another output, or delete this file")
-            if number > 1:
-                shares[str(value["id"])] = float(value["share"])
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{log}:{number}", f"no line of a log ({error})",
-                             "Delete the file") from error
-        sound += len(line)
-    os.truncate(log, sound)
-    return shares
+_LAYOUT: Final = Layout(
+    "a log of tries", row=lambda value: (str(value["id"]), float(value["share"])), header="run",
+    place="output", remedy="Delete the file", ascii=True)
 
 
 def add_arguments_difficulty(parser: argparse.ArgumentParser) -> None:
@@ -110,16 +89,6 @@ def difficulties(samples: Iterable[Sample], answer: Answer, tries: int = 8, batc
                 raise InputError(f"sample {sample.id!r}", f"{len(letters)} tries of {tries}",
                                  "The answerer must give one letter or None per try")
             yield sample, sum(letter == sample.answer for letter in letters) / tries
-
-
-def by_difficulty(samples: Iterable[Sample], answer: Answer, tries: int = 8, batch: int = 16
-                  ) -> Iterator[tuple[Sample, float]]:
-    """Those of ``difficulties`` that the model gets right sometimes but not always.
-
-    Reinforcement learning learns nothing from the rest: all its tries get the same reward.
-    """
-    return ((sample, share) for sample, share in difficulties(samples, answer, tries, batch)
-            if 0 < share < 1)
 
 
 def _groups(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

@@ -81,7 +81,7 @@ def test_tries_are_not_made_twice(data, tmp_path, capsys):
     first = out.read_text()
     assert run(*command) == 0 and out.read_text() == first  # No model is loaded.
     assert run(*command[:-4], "--tries", 5) == 2
-    assert "another run (tries)" in capsys.readouterr().err
+    assert "another run (tries was 4, is 5)" in capsys.readouterr().err
 
 
 def played(line):

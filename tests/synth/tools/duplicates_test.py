@@ -11,26 +11,26 @@ from fourd4d.core.sample import Sample
 from fourd4d.synth.tools import difficulty, duplicates, overlap
 
 
-def test_only_samples_of_middling_difficulty_are_kept():
+def test_a_difficulty_is_the_share_of_right_tries():
     samples = [dataclasses.replace(Sample.fake(i), id=str(i)) for i in range(5)]
 
     def answer(group, tries):
         right = {"0": 0, "1": 1, "2": tries, "3": tries - 1, "4": 0}
         return [[s.answer] * right[s.id] + [None] * (tries - right[s.id]) for s in group]
 
-    kept = list(difficulty.by_difficulty(samples, answer, tries=4, batch=2))
-    assert [(s.id, p) for s, p in kept] == [("1", 0.25), ("3", 0.75)]
+    shares = {s.id: p for s, p in difficulty.difficulties(samples, answer, tries=4, batch=2)}
+    assert shares == {"0": 0, "1": 0.25, "2": 1, "3": 0.75, "4": 0}
 
 
 def test_free_text_samples_have_no_difficulty():
     free = dataclasses.replace(Sample.fake(0), options=(), answer="", response="It goes left.",
                                overlays=(), overlay_timestamps=())
-    assert list(difficulty.by_difficulty([free], lambda group, tries: [], tries=4)) == []
+    assert list(difficulty.difficulties([free], lambda group, tries: [], tries=4)) == []
 
 
 def test_a_lazy_answerer_is_told():
     with pytest.raises(InputError, match="1 tries of 4"):
-        list(difficulty.by_difficulty([Sample.fake(0)], lambda g, k: [["A"] for _ in g], tries=4))
+        list(difficulty.difficulties([Sample.fake(0)], lambda g, k: [["A"] for _ in g], tries=4))
 
 
 def test_hashes_survive_scaling_and_recompression_only():
