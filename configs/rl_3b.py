@@ -1,36 +1,56 @@
-"""4DRL of Qwen2.5-VL 3B with the paper's numbers: 64 prompts x 8 responses over 8 devices.
+"""4DRL of the 3B model with the paper's numbers: 64 prompts x 8 responses over 8 devices.
 
     python -m fourd4d.rl --config=configs/rl_3b.py --config.init=DIR \\
         --config.data.path=4drl_data_filtered.jsonl --config.data.root=DIR
+
+Every other 4DRL config builds on it.
 """
 
 from ml_collections import ConfigDict
-
-from configs import rl_tiny
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
-    config = rl_tiny.get_config()
+    config = ConfigDict()
     config.workdir = "runs/rl_3b"
+    config.seed = 0
     config.mesh = "gpu-node"
+
+    # What to start from (the frozen reference too): a checkpoint directory, or a random preset.
     config.init = "runs/dift_3b/checkpoints"
+    config.preset = ""
+    config.tokenizer = ""
+    config.protocol = ConfigDict()
+    config.model = ConfigDict(dict(dtype="bfloat16", remat="full"))
+
+    config.data = ConfigDict()
     config.data.path = "data/4drl_data_filtered.jsonl"
+    config.data.root = ""
     config.data.assumed_fps = 1.0  # The published rows carry no timestamps.
-    config.data.measure = 256
+    config.data.measure = 256  # Prompts looked at to find the batch shape; 0 is all.
     config.data.round_to = 128
     config.reading = ConfigDict(dict(workers=8, threads=4, buffer=2))
-    config.model = ConfigDict(dict(dtype="bfloat16", remat="full"))
-    config.rl.accumulate = 2
+
+    config.imagery = True  # False never imagines: the text-only baseline.
+    config.trainable = (r"(?!vision/).*",)  # The vision encoder is frozen.
     # Decoding and training round differently in bfloat16; ratios should not see that.
-    config.rl.old = "recomputed"
-    config.sampling.max_tokens = 1024
-    config.sampling.max_latents = 64
-    config.optimizer.learning_rate = 1e-6
-    config.optimizer.warmup_steps = 0
-    config.prompts = 64
-    config.epochs = 1
+    config.rl = ConfigDict(dict(group=8, epochs=1, minibatches=1, accumulate=2, old="recomputed",
+                                train_start=False, latent_sigma=0.0))
+    config.variant = "grpo"  # Or dr_grpo, dapo.
+    # Fields that differ from the variant's: see losses.PolicySpec.
+    config.policy = ConfigDict(dict(
+        clip_low=placeholder(float), clip_high=placeholder(float), beta=placeholder(float),
+        normalisation=placeholder(str), divide_by_std=placeholder(bool),
+        drop_equal_groups=placeholder(bool), mask_truncated=placeholder(bool)))
+    config.rewards = ConfigDict(dict(answer=1.0, format=0.2))
+    config.sampling = ConfigDict(dict(max_tokens=1024, temperature=1.0, max_latents=64))
+    config.optimizer = ConfigDict(dict(learning_rate=1e-6, warmup_steps=0, schedule="constant",
+                                       weight_decay=0.0, clip_norm=1.0))
+    config.prompts = 64  # A step, over all hosts.
+    config.epochs = 1  # 0 repeats the data until the steps are done.
     config.steps = 573  # 36,710 questions.
-    config.show_every = 10
+    config.log_every = 1
+    config.show_every = 10  # Steps between written responses.
     config.save_every = 50
     config.keep = 2
     return config

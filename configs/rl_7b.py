@@ -1,4 +1,4 @@
-"""4DRL of Qwen2.5-VL 7B; as 3B otherwise.
+"""4DRL of the 7B model; as 3B otherwise.
 
     python -m fourd4d.rl --config=configs/rl_7b.py --config.init=DIR \\
         --config.data.path=4drl_data_filtered.jsonl --config.data.root=DIR

@@ -5,49 +5,30 @@
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+
+from configs import rl_3b
 
 
 def get_config() -> ConfigDict:
-    config = ConfigDict()
+    config = rl_3b.get_config()
     config.workdir = "runs/rl_tiny"
-    config.seed = 0
     config.mesh = "cpu"
-
-    # What to start from (the frozen reference too): a checkpoint directory, or a random preset.
     config.init = "runs/dift_tiny/checkpoints"
-    config.preset = ""
-    config.tokenizer = ""
-    config.protocol = ConfigDict()
     config.model = ConfigDict()
-
-    config.data = ConfigDict()
     config.data.path = "runs/data/rl.jsonl"
-    config.data.root = ""
     config.data.assumed_fps = 0.0
-    config.data.measure = 0  # Prompts looked at to find the batch shape; 0 is all.
+    config.data.measure = 0
     config.data.round_to = 8
     config.reading = ConfigDict(dict(workers=0, threads=1, buffer=2))
-
-    config.imagery = True  # False never imagines: the text-only baseline.
-    config.trainable = (r"(?!vision/).*",)  # The vision encoder is frozen.
-    config.rl = ConfigDict(dict(group=8, epochs=1, minibatches=1, accumulate=1, old="sampled",
-                                train_start=False, latent_sigma=0.0))
-    config.variant = "grpo"  # Or dr_grpo, dapo.
-    # Fields that differ from the variant's: see losses.PolicySpec.
-    config.policy = ConfigDict(dict(
-        clip_low=placeholder(float), clip_high=placeholder(float), beta=placeholder(float),
-        normalisation=placeholder(str), divide_by_std=placeholder(bool),
-        drop_equal_groups=placeholder(bool), mask_truncated=placeholder(bool)))
-    config.rewards = ConfigDict(dict(answer=1.0, format=0.2))
-    config.sampling = ConfigDict(dict(max_tokens=176, temperature=1.0, max_latents=32))
-    config.optimizer = ConfigDict(dict(learning_rate=3e-5, warmup_steps=2, schedule="constant",
-                                       weight_decay=0.0, clip_norm=1.0))
-    config.prompts = 24  # A step, over all hosts.
-    config.epochs = 0  # 0 repeats the data until the steps are done.
+    config.rl.accumulate = 1
+    config.rl.old = "sampled"
+    config.sampling.max_tokens = 176
+    config.sampling.max_latents = 32
+    config.optimizer.learning_rate = 3e-5
+    config.optimizer.warmup_steps = 2
+    config.prompts = 24
+    config.epochs = 0
     config.steps = 30
-    config.log_every = 1
-    config.show_every = 10  # Steps between written responses.
     config.save_every = 10
     config.keep = 1
     return config

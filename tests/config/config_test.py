@@ -72,7 +72,9 @@ def parse(monkeypatch):
 
 
 def test_there_are_configs():
-    assert {"dift_tiny", "rl_tiny", "eval_heldout", "synth_quickstart"} <= set(NAMES)
+    sizes = {f"{stage}_{size}" for stage in ("dift", "rl")
+             for size in ("tiny", "3b", "7b", "32b", "72b")}
+    assert {*sizes, "dift_paper", "eval_heldout", "synth_quickstart"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,6 +121,33 @@ def test_it_builds_the_frozen_specs(name):
         synth.scene_spec(config)
     if "digest" in config:
         frozen(AnnotateSpec, config.digest, "digest")
+
+
+@pytest.mark.parametrize("size", ["3b", "7b", "32b", "72b"])
+@pytest.mark.parametrize("chips", [8, 16, 64])
+def test_batches_and_heads_part_over_the_chips_of_a_size(size, chips):
+    dift, rl = load(f"dift_{size}"), load(f"rl_{size}")
+    for config, rows in ((dift, dift.batch // dift.accumulate),
+                         (rl, rl.prompts // rl.rl.accumulate)):
+        if config.mesh == "gpu-node" and chips > 8:
+            continue  # One node has no more.
+        sizes = axis_sizes(config.mesh, chips)
+        assert rows % (sizes["data"] * sizes["fsdp"]) == 0
+        assert preset(size).decoder.kv_heads % sizes["tensor"] == 0
+        assert preset(size).vision.heads % sizes["tensor"] == 0
+
+
+@pytest.mark.parametrize("name", ["dift_paper", "dift_3b", "dift_7b", "dift_32b", "dift_72b"])
+def test_dift_has_the_papers_numbers(name):
+    config = load(name)
+    assert frozen(DiftSpec, config.dift, "dift") == DiftSpec(text_weight=0.1, imagery_weight=1.0)
+    spec = frozen(OptimizerSpec, config.optimizer, "optimizer", total_steps=config.steps)
+    assert (spec.name, spec.learning_rate, spec.warmup_steps, spec.weight_decay) == (
+        "adamw", 1e-5, 10, 0.01)
+    assert (config.batch, config.epochs, config.steps) == (8, 1, 38_033 // 8)
+    protocol = frozen(ProtocolSpec, config.protocol, "protocol")
+    assert (protocol.suffix, protocol.pooling) == (
+        ("released", "strips") if name == "dift_paper" else ("fourd4d", "grid"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -44,12 +44,12 @@ def test_every_config_opens_from_elsewhere(name, parse):
 @pytest.mark.parametrize("folder", ["my experiments", "exp/configs"])
 def test_a_copied_folder_is_its_own(folder, parse, tmp_path):
     shutil.copytree(ROOT / "configs", tmp_path / folder)
-    base = tmp_path / folder / "rl_tiny.py"
+    base = tmp_path / folder / "rl_3b.py"
     base.write_text(base.read_text().replace("config.seed = 0", "config.seed = 41"))
     path, known = list(sys.path), set(sys.modules)
-    assert parse(base.with_name("rl_7b.py")).seed == 41
-    assert parse(os.path.relpath(base.with_name("rl_3b.py"))).seed == 41
-    assert parse(ROOT / "configs" / "rl_3b.py").seed == 0
+    assert parse(base.with_name("rl_72b.py")).seed == 41
+    assert parse(os.path.relpath(base.with_name("rl_tiny.py"))).seed == 41
+    assert parse(ROOT / "configs" / "rl_tiny.py").seed == 0
     assert sys.path == path and not {n for n in set(sys.modules) - known if "configs" in n}
 
 

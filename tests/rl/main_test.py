@@ -13,7 +13,7 @@ import pytest
 from helpers.data import processor
 from helpers.rl_config import SCORED, data, reward_by_length, tiny  # noqa: F401  (a fixture)
 
-from configs import rl_3b, rl_7b, rl_tiny
+from configs import rl_3b, rl_7b, rl_32b, rl_72b, rl_tiny
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.losses import PolicySpec
@@ -147,7 +147,7 @@ def test_each_response_is_scored_with_its_sample(straight: Any) -> None:
     assert len(set(names[:3, :, 0].ravel().tolist())) == 12
 
 
-@pytest.mark.parametrize("module", [rl_tiny, rl_3b, rl_7b])
+@pytest.mark.parametrize("module", [rl_tiny, rl_3b, rl_7b, rl_32b, rl_72b])
 def test_configs_hold_the_papers_numbers(module: Any) -> None:
     config = module.get_config()
     assert config.rl.group == 8 and config.sampling.temperature == 1.0
