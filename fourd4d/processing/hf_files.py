@@ -24,7 +24,7 @@ _ALWAYS: dict[str, Any] = {
     "rescale_factor": 1 / 255, "cap_pixels_per_frame": False}
 """What a processor's file may say of steps that are always taken, and how."""
 _WRITTEN = {"max_frames": 768, "min_frames": 4}
-"""What Qwen2-VL's video processor writes though nobody set it."""
+"""What transformers' video processor writes though nobody set it."""
 _WINNING = {_PROCESSOR, _VIDEO_PREPROCESSOR, "chat_template.jinja", "added_tokens.json",
             "special_tokens_map.json"}
 """Files that transformers reads before or beside ours; a former model's must not stay."""

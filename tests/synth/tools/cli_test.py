@@ -89,6 +89,7 @@ def played(line):
     subject = actor(line)
     answerer = object.__new__(Answerer)  # Its own start wants a real model.
     answerer._mesh = make_mesh("data=1")
+    answerer._needed = {}
     answerer.bundle = ModelBundle(preset("tiny"), subject.processor, subject.graphdef,
                                    subject.states[0])
     return answerer
