@@ -21,8 +21,8 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.terminal import say
 from fourd4d.parallel import make_mesh, use
 from fourd4d.pretrained.bundle import DTYPES, ModelBundle
-from fourd4d.pretrained.huggingface import export_hf, is_hf, open_hf
-from fourd4d.pretrained.open import open_checkpoint
+from fourd4d.pretrained.huggingface import export_hf, open_hf
+from fourd4d.pretrained.open import kind_of, located, open_checkpoint
 
 
 def export_orbax(bundle: ModelBundle, directory: str | os.PathLike[str]) -> None:
@@ -49,9 +49,13 @@ def check_writable(target: Path) -> None:
                 path.rmdir()
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults beside the arguments, the description as it stands."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m fourd4d.convert", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                                     formatter_class=_Formatter)
     parser.add_argument("source", help="Hugging Face or trainer's directory")
     parser.add_argument("target", help="directory to write; must be empty or absent")
     parser.add_argument("--to", choices=("hf", "orbax"),
@@ -66,16 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         target = Path(args.target)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(target, "exists and is not empty", "Choose another directory")
-        kind = args.to or ("orbax" if is_hf(args.source) else "hf")
-        if args.step is not None and is_hf(args.source):
+        source = kind_of(args.source)
+        kind = args.to or ("orbax" if source == "hf" else "hf")
+        if args.step is not None and source == "hf":
             raise InputError("--step", "applies to trainers' directories", "Leave it out")
         if args.dtype and kind != "hf":
             raise InputError("--dtype", "applies to Hugging Face targets", "Leave it out")
         check_writable(target)
         mesh = make_mesh(args.mesh)
         with use(mesh):
-            if is_hf(args.source):
-                bundle = open_hf(args.source, mesh, new_tokens=args.new_tokens)
+            if source == "hf":
+                bundle = open_hf(located(args.source), mesh, new_tokens=args.new_tokens)
             else:
                 bundle = open_checkpoint(args.source, mesh, step=args.step)
             if kind == "hf":

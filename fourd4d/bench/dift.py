@@ -31,9 +31,9 @@ from fourd4d.train import OptimizerSpec, create_state, make_optimizer
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     fit.step_arguments(parser, preset="tiny", mesh="gpu-node", rows=4)
-    parser.add_argument("--self_feed_passes", type=int, default=0)
+    parser.add_argument("--self_feed_passes", type=int, default=0, help="see DiftSpec")
     parser.add_argument("--steps", type=int, default=5, help="steps timed; the median counts")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batch")
 
 
 def main(args: argparse.Namespace) -> Result:

@@ -143,12 +143,12 @@ def step_arguments(parser: argparse.ArgumentParser, preset: str, mesh: str, rows
     parser.add_argument("--rows", type=int, default=rows,
                         help="samples a step, all devices together")
     parser.add_argument("--frames", type=int, default=16, help="video frames of a sample")
-    parser.add_argument("--overlays", type=int, default=4)
+    parser.add_argument("--overlays", type=int, default=4, help="mental images of a row")
     parser.add_argument("--text", type=int, default=768, help="text tokens of a sample")
-    parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--param_dtype", default="float32")
+    parser.add_argument("--accumulate", type=int, default=1, help="parts of an update")
+    parser.add_argument("--param_dtype", default="float32", help="of stored parameters")
     parser.add_argument("--remat", default="full", help="none, dots or full")
-    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--attention", default="auto", help="auto, xla, splash or cudnn")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

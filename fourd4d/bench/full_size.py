@@ -255,9 +255,10 @@ _RUN: dict[str, Callable[[str, Path], dict[str, Any]]] = {
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="3b")
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)
+    parser.add_argument("--size", default="3b", help="3b, 7b, 32b or 72b")
+    parser.add_argument("--folder", type=Path, required=True, help="scratch space")
+    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS,
+                        help="which to run")
     parser.add_argument("--inside", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if sys.platform != "linux":

@@ -85,8 +85,9 @@ def show_tables(found: Found, console: Console) -> None:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and inputs")
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES,
+                        help="sizes whose shape of code is compared")
     parser.add_argument("--layers", type=int, default=0,
                         help="decoder layers; 0 is the published depth")
     parser.add_argument("--vision-layers", type=int, default=0,
@@ -99,7 +100,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=parse_video, nargs="+", default=[], metavar="FRAMES@FPS",
                         help="one more row, with such videos")
     parser.add_argument("--tokens", type=int, default=128, help="greedy tokens compared")
-    parser.add_argument("--latent-tokens", type=int, default=48)
+    parser.add_argument("--latent-tokens", type=int, default=48,
+                        help="decoded with latents and recomputed")
 
 
 def main(args: argparse.Namespace) -> Result:

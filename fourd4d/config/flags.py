@@ -29,6 +29,7 @@ class Opened(flags.ArgumentParser):
 
     Attributes:
       config: the config opened last.
+      file: where it lies; empty before.
       sections: name of each, and the dataclass whose fields it may hold.
     """
 
@@ -36,6 +37,7 @@ class Opened(flags.ArgumentParser):
         self._opener = opener
         self.sections = sections
         self.config: ConfigDict | None = None
+        self.file = ""
 
     def flag_type(self) -> str:
         return "config file"
@@ -56,7 +58,7 @@ class Opened(flags.ArgumentParser):
             if isinstance(section, ConfigDict):
                 with section.unlocked():
                     _fill(section, cls)
-        self.config = config
+        self.config, self.file = config, file
         return config
 
 
@@ -68,13 +70,19 @@ def define(values: flags.FlagValues, sections: Mapping[str, type] | None = None)
 
 
 def configs_of(module: str, folder: Path = SHIPPED) -> list[str]:
-    """The configs whose docstring runs ``python -m module``."""
+    """The configs whose docstring runs ``python -m module`` with them, or as its own default."""
     found = []
     for path in sorted(folder.glob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        if re.search(rf"python -m {re.escape(module)}(?![\w.])", text):
+        given = "" if module == f"fourd4d.{path.stem}" else rf" .*--config=configs/{path.name}"
+        if re.search(rf"python -m {re.escape(module)}(?![\w.]){given}", text):
             found.append(f"configs/{path.name}")
     return found
+
+
+def is_named(argv: Iterable[str]) -> bool:
+    """Return whether a command line names a config file."""
+    return any(re.match(r"--?config(=|$)", word) for word in argv)
 
 
 def read_flags(argv: Sequence[str], values: flags.FlagValues, default: str | None = None,
@@ -85,7 +93,7 @@ def read_flags(argv: Sequence[str], values: flags.FlagValues, default: str | Non
       default: config of a command that names none.
       module: what runs, to say which configs are for it.
     """
-    named = any(re.match(r"--?config(=|$)", word) for word in argv)
+    named = is_named(argv)
     if not named and default is not None:
         argv = [argv[0], f"--config={default}", *argv[1:]]
     elif not named and not any(re.match(r"--?help(full|short|xml)?$", word) for word in argv):

@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from absl import app, flags, logging
 
-from fourd4d.config.flags import define, only_given, read_flags
+from fourd4d.config import help
+from fourd4d.config.flags import configs_of, define, is_named, only_given, read_flags
+from fourd4d.config.help import Help
+from fourd4d.config.siblings import SHIPPED
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import file_errors_told, full_disk_told
+from fourd4d.core.terminal import plain_console
 from fourd4d.train import NonFiniteError
+
+_NOTHING: Final = Help()
 
 
 def launch(run: Callable[[Any], Any], default: str | None = None,
-           sections: Mapping[str, type] | None = None) -> None:
+           sections: Mapping[str, type] | None = None, about: Help = _NOTHING) -> None:
     """The body of an entry point: reads ``--config``, runs, and says bad input in one line.
 
     So do a full disk, a file or folder that cannot be used, and a run that diverged.
@@ -25,7 +31,11 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
       run: takes the locked config.
       default: config file when the command names none.
       sections: sections of the config in which any field of a dataclass may be given.
+      about: what ``--help`` says of the fields.
     """
+    if help.asked(sys.argv[1:]):
+        tell(default, sections or {}, about)
+        sys.exit(0)
     flag = define(flags.FLAGS, sections)
 
     def main(argv: Sequence[str]) -> None:
@@ -41,6 +51,27 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
 
     app.run(main, flags_parser=lambda argv: read_flags(
         argv, flags.FLAGS, default, _module()))
+
+
+def tell(default: str | None, sections: Mapping[str, type], about: Help) -> None:
+    """Print the help of the command that runs, with the fields of the config that is given.
+
+    Without one these are the fields of ``default``, or of ``about.example``.
+    """
+    console, module = plain_console(), _module()
+    help.show(console, module, sys.modules["__main__"].__doc__ or "", configs_of(module))
+    example = SHIPPED / f"{about.example}.py"
+    if default is None and about.example and example.is_file():
+        default = str(example)
+    values = flags.FlagValues()
+    flag = define(values, sections)
+    argv = [word for word in sys.argv if not help.asked([word])]
+    if default is None and not is_named(argv):
+        return  # The configs are not there, as in an installed wheel.
+    read_flags(argv, values, default, module)
+    opened: Any = values["config"].parser
+    file = min(opened.file, os.path.relpath(opened.file), key=len)
+    help.show_fields(console, file, help.fields(flag.value, about, sections))
 
 
 def _module() -> str:

@@ -6,16 +6,20 @@ import contextlib
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jax
 
 from fourd4d.checkpoint.orbax import CheckpointManager
+from fourd4d.config import fields
 from fourd4d.config.build import frozen
+from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
+from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.terminal import say
 from fourd4d.data import Reading, Shard, dift_pipeline, measure, open_source
 from fourd4d.dift.step import DiftSpec, evaluate, update
+from fourd4d.models import ModelConfig
 from fourd4d.parallel import host_to_global
 from fourd4d.pretrained.open import packed_rows, specs, training
 from fourd4d.train import (
@@ -87,10 +91,14 @@ def train(config: Any) -> Outcome:
                     save_every=config.save_every, log_every=config.log_every, name="dift")
 
 
+HELP: Final = Help(fields.DIFT, {"optimizer": OptimizerSpec, "reading": Reading,
+                                 "model": ModelConfig, "protocol": ProtocolSpec}, "dift_3b")
+
+
 def main(config: Any) -> None:
     outcome = train(config)
     say(f"{outcome.reason} at step {outcome.step}: {config.workdir}")
 
 
 if __name__ == "__main__":
-    launch(main, sections={"dift": DiftSpec})
+    launch(main, sections={"dift": DiftSpec}, about=HELP)

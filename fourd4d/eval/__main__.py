@@ -7,13 +7,15 @@ Below ``config.out`` it leaves ``items-*.jsonl`` (one log per shard; a stopped r
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fourd4d.config import fields
 from fourd4d.config.build import frozen
+from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.environment import environment
 from fourd4d.core.errors import InputError
@@ -23,6 +25,7 @@ from fourd4d.eval import report
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, ItemLog, Record, read_items, read_log, shard, spread
 from fourd4d.eval.runner import EvalSpec, Subject, run
+from fourd4d.models import ModelConfig
 from fourd4d.pages import Page
 from fourd4d.parallel import make_mesh, start, use
 from fourd4d.pretrained.open import open_checkpoint
@@ -124,6 +127,9 @@ def show(result: dict[str, Any], out: str) -> None:
                       "result.json lists them")
 
 
+HELP: Final = Help(fields.EVAL, {"eval": EvalSpec, "model": ModelConfig}, "eval_heldout")
+
+
 def main(config: Any) -> None:
     result = evaluate(config)
     if result is not None:
@@ -131,4 +137,4 @@ def main(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    launch(main)
+    launch(main, about=HELP)

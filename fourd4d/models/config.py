@@ -19,12 +19,17 @@ class VisionConfig:
 
     Attributes:
       width: of the residual stream.
+      layers, heads: number of blocks, and of attention heads in each.
+      mlp: width inside a block's gated MLP.
       patch_size: side of a patch, pixels.
       temporal_patch: frames in one frame slot.
       merge: side of the square of patches the merger joins.
       window: side of an attention window, pixels.
       full_layers: blocks that attend over their whole slot; the others stay inside windows.
       tokens_per_second: temporal M-RoPE ids per second of video.
+      channels: of an image.
+      rope_theta: base of the rotary frequencies.
+      eps: of the norms.
     """
 
     width: int
@@ -55,10 +60,17 @@ class DecoderConfig:
     """Shape of the language decoder.
 
     Attributes:
+      width: of the residual stream.
+      layers, heads, kv_heads: number of blocks, of attention heads in each, of keys and values.
+      head_dim: width of an attention head.
+      mlp: width inside a block's gated MLP.
       vocab: rows of the embedding table.
       mrope_sections: rotary frequencies given to time, height and width; they sum to head_dim / 2.
       tied: the vocabulary head is the embedding table.
       valid_vocab: rows the tokenizer can produce, when the table is padded beyond them.
+      max_positions: most positions of a row.
+      rope_theta: base of the rotary frequencies.
+      eps: of the norms.
     """
 
     width: int
@@ -98,6 +110,8 @@ class LoraConfig:
     """Low-rank adapters, arXiv 2106.09685: y = x W + (alpha / rank) x A B, B starting at zero.
 
     Attributes:
+      rank: of the two factors.
+      alpha: their product is scaled by alpha / rank.
       targets: names of the decoder projections that get one.
     """
 
@@ -111,6 +125,9 @@ class ModelConfig:
     """A whole model.
 
     Attributes:
+      vision, decoder, imagery: its parts.
+      lora: low-rank adapters on the decoder; None for none.
+      family: name of the architecture; see ``models.families``.
       dtype: of activations and matrix products.
       param_dtype: of stored parameters.
       remat: what the backward pass keeps of each block: ``none`` rematerialises nothing, ``dots``

@@ -26,7 +26,7 @@ from fourd4d.checkpoint.safetensors import (
     write_hf,
 )
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import read_object, readable, replacing
+from fourd4d.core.files import read_object, replacing
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.models import ModelConfig
 from fourd4d.models.families import family
@@ -38,12 +38,6 @@ from fourd4d.processing import Processor, Tokenizer, load_processor
 
 MAX_NEW_TOKENS: Final = 1024
 """Budget of a response that an export tells transformers, whose own is 20 tokens."""
-
-
-def is_hf(directory: str | os.PathLike[str]) -> bool:
-    """Whether a directory has the ``config.json`` of a Hugging Face model."""
-    with readable(directory):
-        return (Path(directory) / "config.json").is_file()
 
 
 def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:

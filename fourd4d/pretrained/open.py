@@ -7,15 +7,16 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from fourd4d.checkpoint.orbax import processor_dir, read_specs, restore_params
+from fourd4d.checkpoint.orbax import PROCESSOR, processor_dir, read_specs, restore_params
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import readable
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded, make_mesh, start, use
 from fourd4d.pretrained.bundle import ModelBundle, fresh_parts, shapes
@@ -25,6 +26,33 @@ from fourd4d.train import state as train_state
 
 SHIPPED: Final = {"tiny-base": Path(__file__).parents[1] / "models" / "assets" / "tiny_base"}
 """Checkpoints in the package, by the name that stands for their directory."""
+
+Kind = Literal["hf", "trained"]
+
+
+def located(directory: str | os.PathLike[str]) -> Path:
+    """Return where a checkpoint lies: a directory, or one in the package by its name.
+
+    Raises InputError where there is no such directory.
+    """
+    path = Path(SHIPPED.get(os.fspath(directory), os.path.expanduser(directory)))
+    with readable(path):
+        if path.is_dir():
+            return path
+    raise InputError(directory, "no such directory", "Give a checkpoint directory")
+
+
+def kind_of(directory: str | os.PathLike[str]) -> Kind:
+    """Return who wrote a checkpoint directory: ``hf``, with a ``config.json``, or a trainer.
+
+    One that holds neither that file nor a trainer's ``processor`` counts as Hugging Face's, whose
+    reader tells what else lies there. Raises InputError as ``located``.
+    """
+    path = located(directory)
+    with readable(path):
+        trained = (path / PROCESSOR).is_dir() and not (path / "config.json").is_file()
+    return "trained" if trained else "hf"
+
 
 def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokenizer: str = "",
           protocol: Mapping[str, Any] | None = None, **model: Any) -> ModelBundle:
@@ -83,11 +111,6 @@ def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = D
                   nnx.merge_state(*parts.values(), fresh_parts(config, new, mesh, rules)))
 
 
-def is_trained(directory: str | os.PathLike[str]) -> bool:
-    """Whether a trainer wrote this directory (otherwise it may be a Hugging Face one)."""
-    return (Path(directory) / "processor").is_dir()
-
-
 @contextlib.contextmanager
 def training(config: Any) -> Iterator[tuple[Mesh, ModelBundle]]:
     """All hosts joined, ``config.mesh`` in use, and what a trainer starts from."""
@@ -121,14 +144,17 @@ def start_from(config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> ModelBu
 def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
                     step: int | None = None, **model: Any) -> ModelBundle:
     """A trainer's directory (``open_trained``), a Hugging Face one (``huggingface.open_hf``), or
-    the name of a checkpoint in the package (``SHIPPED``).
+    the name of a checkpoint in the package (``SHIPPED``); see ``kind_of``.
+
+    Raises InputError: no such directory, or ``step`` of one that no trainer wrote.
     """
-    directory = SHIPPED.get(os.fspath(directory), directory)
-    if not Path(directory).is_dir():
-        raise InputError(directory, "no such directory", "Give a checkpoint directory")
-    if not is_trained(directory) and step is None:
-        return open_hf(directory, mesh, rules, **model)
-    return open_trained(directory, mesh, rules, step, **model)
+    path = located(directory)
+    if kind_of(path) == "trained":
+        return open_trained(path, mesh, rules, step, **model)
+    if step is not None:
+        raise InputError(directory, f"step {step} of a directory that no trainer wrote",
+                         "Leave the step out, or give a trainer's directory")
+    return open_hf(path, mesh, rules, **model)
 
 
 def packed_rows(shape: BatchShape, examples: int) -> BatchShape:

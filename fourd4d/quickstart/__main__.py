@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from fourd4d.config import fields
+from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.quickstart.run import CONFIGS, main
 
+HELP: Final = Help(fields.QUICKSTART)
+
 if __name__ == "__main__":
-    launch(main, str(CONFIGS / "quickstart.py"))
+    launch(main, str(CONFIGS / "quickstart.py"), about=HELP)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jax
 
 from fourd4d.checkpoint.orbax import CheckpointManager
+from fourd4d.config import fields
 from fourd4d.config.build import frozen
+from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
+from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.terminal import say
 from fourd4d.data import Reading, Shard, open_source, prompt_pipeline
+from fourd4d.losses import PolicySpec
+from fourd4d.models import ModelConfig
 from fourd4d.pretrained.open import specs, training
 from fourd4d.rewards import AnswerReward, FormatReward
 from fourd4d.rl.grpo import RLSpec
@@ -80,10 +85,15 @@ def train(config: Any) -> Outcome:
                     log_every=config.log_every, name="rl")
 
 
+HELP: Final = Help(fields.RL, {
+    "optimizer": OptimizerSpec, "reading": Reading, "model": ModelConfig, "protocol": ProtocolSpec,
+    "rl": RLSpec, "policy": PolicySpec, "sampling": SamplingSpec}, "rl_3b")
+
+
 def main(config: Any) -> None:
     outcome = train(config)
     say(f"{outcome.reason} at step {outcome.step}: {config.workdir}")
 
 
 if __name__ == "__main__":
-    launch(main)
+    launch(main, about=HELP)

@@ -15,13 +15,15 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from fourd4d.config import fields
 from fourd4d.config.build import frozen
+from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.errors import InputError
 from fourd4d.core.terminal import plain_console
-from fourd4d.pretrained.open import SHIPPED
+from fourd4d.pretrained.open import located
 from fourd4d.synth import annotate
 from fourd4d.synth.annotate import AnnotateSpec
 from fourd4d.synth.camera import pose_backends
@@ -125,12 +127,15 @@ def _fingerprint(checkpoint: str) -> str:
 
     Raises InputError where there is no such directory.
     """
-    folder = Path(SHIPPED.get(checkpoint, checkpoint))
-    if not folder.is_dir():
-        raise InputError(folder, "no such directory", "Give a checkpoint directory")
+    folder = located(checkpoint)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     told = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+
+
+HELP: Final = Help(fields.SYNTH, {
+    "digest": AnnotateSpec, "masks": MaskSpec, "scene": SceneSpec, "vlm": Endpoint,
+    "practice": pretraining_tasks.Practice, "": QuestionSpec}, "synth_video")
 
 
 def main(config: Any) -> None:
@@ -199,4 +204,4 @@ def answerer(args: argparse.Namespace) -> Answer:
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in cli.NAMES:
         sys.exit(cli.main(sys.argv[1:], answerer))
-    launch(main)
+    launch(main, about=HELP)

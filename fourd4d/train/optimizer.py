@@ -28,6 +28,8 @@ class OptimizerSpec:
       warmup_steps: linear, from 0.
       schedule: ``constant`` after warm-up, or ``cosine`` down to ``final_scale`` of the peak.
       total_steps: length of the run; ``cosine`` needs it.
+      final_scale: share of ``learning_rate`` that ``cosine`` ends at.
+      b1, b2, eps: AdamW's.
       weight_decay: on matrices only; vectors and parameters matching ``no_decay`` are spared.
       no_decay: regular expressions, searched in the parameter's path (``a/b/c``).
       clip_norm: global gradient norm above which gradients are scaled down; 0 for never.

@@ -31,14 +31,14 @@ class Toy:
 
 
 def arguments(parser: argparse.ArgumentParser, prompts: int, tokens: int) -> None:
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--param_dtype", default="float32")
-    parser.add_argument("--prompts", type=int, default=prompts)
+    parser.add_argument("--preset", default="tiny", help="tiny, 3b, 7b, 32b or 72b")
+    parser.add_argument("--param_dtype", default="float32", help="of stored parameters")
+    parser.add_argument("--prompts", type=int, default=prompts, help="in a batch")
     parser.add_argument("--group", type=int, default=8, help="responses to each prompt")
     parser.add_argument("--length", type=int, default=160, help="tokens of a prompt")
     parser.add_argument("--slots", type=int, default=4, help="frame slots of a prompt")
     parser.add_argument("--tokens", type=int, default=tokens, help="tokens of a response")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, prompts and draws")
     parser.add_argument("--repeats", type=int, default=3, help="timings; the best counts")
 
 
