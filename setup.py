@@ -45,7 +45,13 @@ setup(
         "av>=14",
         "opencv-python-headless>=4.10",
         "pillow",
+        "absl-py",
+        "etils",
+        "ml_dtypes",
+        "numpy",
+        "protobuf",
         "rich",
+        "scipy",
         "tensorboardX",
         "importlib_resources",  # tensorflow-datasets imports it and does not require it.
     ],

@@ -20,7 +20,7 @@ import PIL.Image
 from fourd4d.bench.common.result import Result
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.records import encode_sample, write_shards
-from fourd4d.core.sample import IMAGE_MARK, Sample
+from fourd4d.core.sample import IMAGE_MARK, LETTERS, Sample, reasoned
 from fourd4d.data import Reading, dift_pipeline, measure, open_source
 from fourd4d.data.source import Source
 from fourd4d.models import preset_protocol
@@ -108,8 +108,8 @@ def write_noise(folder: Path, count: int, side: int = 64, seed: int = 0) -> Path
                 Sample.fake(number), frames=tuple(f"{number}/{i}.jpg" for i in range(frames)),
                 timestamps=tuple(0.5 * i for i in range(frames)), overlay_timestamps=(),
                 overlays=tuple(f"{number}/o{i}.jpg" for i in range(marks)))
-            answer = sample.response.split("</think>")[1]
-            sample = dataclasses.replace(sample, response=f"<think>{text}</think>{answer}")
+            answer = f"{sample.answer}. {sample.options[LETTERS.index(sample.answer)]}"
+            sample = dataclasses.replace(sample, response=reasoned(text, answer))
             yield encode_sample(sample, [image() for _ in range(frames)],
                                 [image() for _ in range(marks)])
 

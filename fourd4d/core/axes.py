@@ -14,6 +14,5 @@ is an axis and not a segment id.
 
 from typing import Final
 
-MROPE_AXES: Final = ("time", "height", "width")
 PADDING_SEGMENT: Final = 0
 NO_INDEX: Final = -1

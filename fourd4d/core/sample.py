@@ -78,12 +78,22 @@ class Sample:
             options=("Left", "Right", "Up", "Down"), answer=LETTERS[seed % 4], kind="direction",
             video_id=f"clip{seed}", frames=tuple(f"clip{seed}/{i}.png" for i in range(4)),
             timestamps=times,
-            response=f"<think>At the start {IMAGE_MARK} and at the end {IMAGE_MARK}.</think>\n"
-            f"<answer>{LETTERS[seed % 4]}. {('Left', 'Right', 'Up', 'Down')[seed % 4]}</answer>",
+            response=reasoned(
+                f"At the start {IMAGE_MARK} and at the end {IMAGE_MARK}.",
+                f"{LETTERS[seed % 4]}. {('Left', 'Right', 'Up', 'Down')[seed % 4]}"),
             overlays=(f"clip{seed}/o0.png", f"clip{seed}/o3.png"),
             overlay_timestamps=(times[0], times[-1]),
             provenance={"source": "fake"},
         )
+
+
+def reasoned(thinking: str, answer: str) -> str:
+    """Return a response in the form that is taught and rewarded; ``processing.answers`` reads it.
+
+    Args:
+      answer: letter and text, as ``B. Left``.
+    """
+    return f"<think>{thinking}</think>\n<answer>{answer}</answer>"
 
 
 def option_text(value: Any, where: object, name: object = "an option") -> str:

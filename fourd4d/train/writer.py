@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import full_disk_told
@@ -84,18 +81,6 @@ class MetricWriter:
             self._write(step, dict(texts))
             for key, text in texts.items():
                 self._events.add_text(key, text, step)
-
-    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-        """uint8 images (H, W, 3) at ``step``, to event files only."""
-        if self._lines is None:
-            return
-        with full_disk_told(self._path):
-            for key, image in images.items():
-                self._events.add_image(key, np.asarray(image), step, dataformats="HWC")
-
-    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """The run's configuration, as text."""
-        self.write_texts(0, {"hparams": json.dumps(dict(hparams), indent=1, default=str)})
 
     def flush(self) -> None:
         if self._lines is None:

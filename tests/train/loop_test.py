@@ -165,8 +165,6 @@ def test_event_files_are_readable(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.write_scalars(3, {"loss": np.float32(0.5)})
         writer.write_texts(3, {"sample": "<think>…</think>"})
-        writer.write_images(3, {"frame": np.zeros((4, 5, 3), np.uint8)})
-        writer.write_hparams({"learning_rate": 1e-5})
     from tensorboardX.proto.event_pb2 import Event
 
     (path,) = tmp_path.glob("events.out.tfevents.*")
@@ -177,7 +175,7 @@ def test_event_files_are_readable(tmp_path):
         data = data[16 + size :]
     values = {v.tag: (e.step, v) for e in events for v in e.summary.value}
     assert values["loss"][0] == 3 and values["loss"][1].simple_value == 0.5
-    assert "frame" in values and any(tag.startswith("sample") for tag in values)
+    assert any(tag.startswith("sample") for tag in values)
     assert rows(tmp_path)[0] == {"step": 3, "loss": 0.5}
     assert rows(tmp_path)[1] == {"step": 3, "sample": "<think>…</think>"}
 

@@ -6,11 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
-# Dense bfloat16 operations a second, as published, by what a device calls itself.
-PEAKS: Final[Mapping[str, float]] = {
-    "H100": 989e12, "H200": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v5p": 459e12,
-    "TPU v5 lite": 197e12, "TPU v6 lite": 918e12}
-
 GIB: Final = 1 << 30
 
 
@@ -29,3 +24,9 @@ CHIPS: Final[Mapping[str, Chip]] = {
     "v5p": Chip(int(95.74 * GIB), 459e12),
     "v6e": Chip(int(31.25 * GIB), 918e12),
 }
+
+# By what a device calls itself; "TPU v4" is a whole chip.
+PEAKS: Final[Mapping[str, float]] = {
+    "H100": 989e12, "H200": 989e12, "A100": 312e12,
+    "TPU v4": 2 * CHIPS["v4"].peak_flops, "TPU v5p": CHIPS["v5p"].peak_flops,
+    "TPU v5 lite": CHIPS["v5e"].peak_flops, "TPU v6 lite": CHIPS["v6e"].peak_flops}

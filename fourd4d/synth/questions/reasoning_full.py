@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from fourd4d.core.sample import IMAGE_MARK
+from fourd4d.core.sample import IMAGE_MARK, reasoned
 from fourd4d.synth.clip import Clip, Track
 from fourd4d.synth.questions import geometry, readout
 from fourd4d.synth.questions.ask import Question
@@ -102,8 +102,7 @@ def reasoning(clip: Clip, question: Question, rng: np.random.Generator, number: 
     found = tell(clip, question, places, voice)
     letter, answer = question.answer, question.answer_text
     closing = voice.pick(_CLOSINGS).format(letter=letter)
-    return (f"<think>{opening} {images} {found} {closing}</think>\n"
-            f"<answer>{letter}. {answer}</answer>")
+    return reasoned(f"{opening} {images} {found} {closing}", f"{letter}. {answer}")
 
 
 def way(move: Place) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fourd4d.core.sample import IMAGE_MARK, LETTERS
+from fourd4d.core.sample import IMAGE_MARK, LETTERS, reasoned
 from fourd4d.synth.clip import Clip, Track
 from fourd4d.synth.questions import geometry, readout
 from fourd4d.synth.questions.ask import Question
@@ -108,5 +108,5 @@ def reasoning(clip: Clip, question: Question, rng: np.random.Generator, number: 
         opening = f"The box holds the {question.track.name}."
     where = positions(clip, question.track, question.frames, images=True)
     text = question.answer_text
-    return (f"<think>{opening} {where} {found} So {lead}{text}. {choice(question)}</think>\n"
-            f"<answer>{question.answer}. {text}</answer>")
+    return reasoned(f"{opening} {where} {found} So {lead}{text}. {choice(question)}",
+                    f"{question.answer}. {text}")

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.sample import IMAGE_MARK, lettered
+from fourd4d.core.sample import IMAGE_MARK, lettered, reasoned
 from fourd4d.synth.clip import Clip, Track
 from fourd4d.synth.objects import naming
 from fourd4d.synth.objects.mask_backends.base import ObjectMask
@@ -280,5 +280,5 @@ def _with_text(draft: Draft, text: str) -> Draft:
 
 def _with_response(draft: Draft, text: str) -> Draft:
     question = draft.question
-    return dataclasses.replace(draft, response=f"<think>{text}</think>\n<answer>{question.answer}. "
-                               f"{question.answer_text}</answer>")
+    return dataclasses.replace(draft, response=reasoned(
+        text, f"{question.answer}. {question.answer_text}"))
