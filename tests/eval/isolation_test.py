@@ -235,7 +235,7 @@ def test_what_has_no_room_is_not_run(right, source, whole, monkeypatch):
     monkeypatch.setattr(runner, "needed_bytes", needed)
     monkeypatch.setattr("fourd4d.parallel.memory.free_bytes", lambda devices: 100)
     assert answers(right, source, items) == whole
-    assert all(0 < found < 1e9 for _, found in asked)
+    assert asked and all(0 < found < 1e9 for _, found in asked)
     monkeypatch.setattr("fourd4d.parallel.memory.free_bytes", lambda devices: 10)
     failed = answers(right, source, items)
     assert {r["status"] for r in failed.values()} == {"failed"}

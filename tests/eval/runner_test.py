@@ -99,6 +99,7 @@ def test_frames_without_times_fail_unless_a_rate_is_stated(tmp_path, right):
             return dataclasses.replace(row, sample=dataclasses.replace(row.sample, timestamps=()))
 
     failed = answers(right, Timeless(), items)
+    assert len(failed) == len(items)
     assert all("without timestamps" in r["reason"] for r in failed.values())
     stated = answers(right, Timeless(), items, dataclasses.replace(SPEC, assumed_fps=2.0))
     assert stated == answers(right, source, items)
@@ -185,9 +186,13 @@ def test_interventions_reach_the_latents(tmp_path, right):
     source = benchmark(tmp_path, count=2)
     items = read_items(source)
     store = MapStore(tmp_path / "maps")
+    answers(right, source, items, maps=store, keep={items[0].key})
+    own = store.load(items[0].key)
+    assert own and all(np.any(m[0] != 0) for m in own)
     answers(right, source, items, maps=store, keep={items[0].key},
             intervene=interventions.zero)
-    assert all(np.all(m[0] == 0) for m in store.load(items[0].key))
+    zero = store.load(items[0].key)
+    assert len(zero) == len(own) and all(np.all(m[0] == 0) for m in zero)
 
 
 def test_window_order_is_undone():

@@ -245,8 +245,8 @@ def test_a_dataset_in_the_words_of_a_model(serve, tmp_path, scenes):
         assert sample["question"].startswith("Tell me: ")
         assert sample["response"].startswith("<think>Well. ")
         assert sample["provenance"]["reasoning_by"].startswith("eye at http://")
-    assert all("toy block" in t["name"] for e in entries.values()
-               for d in e.drawing.values() for t in d["tracks"])
+    names = [t["name"] for e in entries.values() for d in e.drawing.values() for t in d["tracks"]]
+    assert names and all("toy block" in name for name in names)
     # Told again from the cache alone, the same dataset comes out.
     _, dead, _ = serve()
     dead = dataclasses.replace(dead, url=endpoint.url, retries=0)
