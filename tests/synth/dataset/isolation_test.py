@@ -13,8 +13,11 @@ from fourd4d.synth.dataset.build import DatasetSpec, VideoJob
 from fourd4d.synth.objects import landmarks, mask_checks, mask_motion, motion_evidence, naming
 from fourd4d.synth.objects.mask_backends.motion import MOTION
 from fourd4d.synth.questions import ask, geometry
-from fourd4d.synth.questions.ask import KINDS, QuestionSpec
+from fourd4d.synth.questions.ask import QuestionSpec
+from fourd4d.synth.questions.types import QUESTION_TYPES
 from fourd4d.synth.video import letterbox, spans
+
+TYPES = tuple(QUESTION_TYPES)
 
 NAMES = ("two", "one")
 STAGES = {
@@ -52,7 +55,7 @@ def made(root, films, now):
         yield from annotate.iter_clips(films / f"{name}.mp4", spec, name)
 
     jobs = [VideoJob(name, functools.partial(clips, name)) for name in NAMES]
-    return build.build_dataset(root, jobs, None, DatasetSpec(KINDS, QuestionSpec(), 0))
+    return build.build_dataset(root, jobs, None, DatasetSpec(TYPES, QuestionSpec(), 0))
 
 
 @pytest.fixture(scope="module")
