@@ -28,7 +28,8 @@ from rich.progress import track as progress
 
 from fourd4d.bench.common.result import Result
 from fourd4d.core.errors import InputError
-from fourd4d.synth.annotate import AnnotateSpec, digester
+from fourd4d.synth.annotate import AnnotateSpec, iter_clips
+from fourd4d.synth.camera.pose_backends import open_named
 from fourd4d.synth.clip import MOVES, Clip, Track
 from fourd4d.synth.dataset import build
 from fourd4d.synth.questions import geometry, reasoning_full
@@ -191,14 +192,15 @@ def digest_all(poses: str, count: int, workers: int = 1) -> Scores:
 
 def digest_part(poses: str, start: int, count: int, scenes: SceneSpec = SCENES) -> Scores:
     """Scores of the simulated clips number ``start`` … ``start + count - 1``."""
-    scores, take = Scores(), digester(poses, DIGEST)
+    scores = Scores()
+    spec = dataclasses.replace(DIGEST, poses=open_named(poses), max_clips=1)
     with tempfile.TemporaryDirectory() as folder:
         for truth in clips.simulate_clips(scenes, SEED, start, count, "bench"):
             path = Path(folder) / f"{truth.video_id}.mp4"
             path.write_bytes(encode_video(truth.frames, scenes.fps, CRF))
             begin = time.perf_counter()
             try:
-                seen = take(path)
+                seen = next(iter_clips(path, spec))
             except InputError as error:
                 scores.dropped[f"clip: {error.what}"] += 1
                 scores.kept.append(False)

@@ -1,11 +1,4 @@
-"""Where masks of things come from: one interface, four sources.
-
-A source is called with a ``MaskRequest`` (the frames in which things are looked for, the camera's
-motion and the evidence that something moves by itself) and answers with an ``ObjectMask`` for each
-thing: masks in those frames, and a name where it knows one. ``motion`` is built in; ``GivenMasks``
-reads files; ``sam.Sam2Masks`` and ``sam.Sam3Masks`` run a model. What a source finds is then held
-to be moving, fixed or neither by one rule, ``role_of``.
-"""
+"""Object masks from files: one npz or folder of pictures a video, or SpatialVID's."""
 
 from __future__ import annotations
 
