@@ -28,12 +28,18 @@ from rich.progress import track as progress
 
 from fourd4d.bench.common.result import Result
 from fourd4d.core.errors import InputError
-from fourd4d.synth.annotate import AnnotateSpec, digester
+from fourd4d.synth.annotate import AnnotateSpec, iter_clips
+from fourd4d.synth.camera.pose_backends import open_named
 from fourd4d.synth.clip import MOVES, Clip, Track
 from fourd4d.synth.dataset import build
 from fourd4d.synth.questions import geometry, reasoning_full
-from fourd4d.synth.questions.ask import KINDS, Question, QuestionSpec, ask
+from fourd4d.synth.questions.ask import QuestionSpec, ask
 from fourd4d.synth.questions.margins import Ambiguous, Margins
+from fourd4d.synth.questions.question import Question
+from fourd4d.synth.questions.types import QUESTION_TYPES
+from fourd4d.synth.questions.types.direction import direction_of
+from fourd4d.synth.questions.types.distance import distance_change
+from fourd4d.synth.questions.types.speed import speed_change
 from fourd4d.synth.simulator import clips
 from fourd4d.synth.simulator.clips import simulate_clips
 from fourd4d.synth.simulator.codec import encode_video
@@ -186,14 +192,15 @@ def digest_all(poses: str, count: int, workers: int = 1) -> Scores:
 
 def digest_part(poses: str, start: int, count: int, scenes: SceneSpec = SCENES) -> Scores:
     """Scores of the simulated clips number ``start`` … ``start + count - 1``."""
-    scores, take = Scores(), digester(poses, DIGEST)
+    scores = Scores()
+    spec = dataclasses.replace(DIGEST, poses=open_named(poses), max_clips=1)
     with tempfile.TemporaryDirectory() as folder:
         for truth in clips.simulate_clips(scenes, SEED, start, count, "bench"):
             path = Path(folder) / f"{truth.video_id}.mp4"
             path.write_bytes(encode_video(truth.frames, scenes.fps, CRF))
             begin = time.perf_counter()
             try:
-                seen = take(path)
+                seen = next(iter_clips(path, spec))
             except InputError as error:
                 scores.dropped[f"clip: {error.what}"] += 1
                 scores.kept.append(False)
@@ -214,9 +221,9 @@ def add(scores: Scores, truth: Clip, seen: Clip) -> None:
     if any(_goes_somewhere(t, truth) and _in_view(t) for t in truth.tracks):
         scores.ious.append(overlaps[id(seen.dynamic)][0] if seen.dynamic is not None else 0.0)
     rng, kept = build.seeded(SEED, truth.video_id), False
-    for kind, segment, track in build.subjects(seen, KINDS):
+    for kind, subject in build.subjects(seen, tuple(QUESTION_TYPES)):
         try:
-            question = ask(seen, kind, rng, QUESTIONS, segment, track)
+            question = ask(seen, kind, rng, QUESTIONS, subject)
             reasoning_full.reasoning(seen, question, rng)
         except Ambiguous as why:
             scores.dropped[str(why)] += 1
@@ -233,7 +240,7 @@ def _true_answer(truth: Clip, seen: Clip, question: Question,
     """The true answer over the question's span; '' where a thing that does not move is asked of."""
     frames = tuple(int(np.abs(truth.timestamps - seen.timestamps[i]).argmin())
                    for i in question.frames)
-    if question.kind == "camera":
+    if question.type == "camera":
         middle = truth.timestamps[[frames[0], frames[-1]]].mean()
         moves = next(s.moves for s in truth.camera if s.start <= middle <= s.end)
         return " + ".join(sorted(moves, key=MOVES.index))
@@ -241,13 +248,13 @@ def _true_answer(truth: Clip, seen: Clip, question: Question,
     if twin is None or overlap < SAME[1]:
         return ""
     try:
-        if question.kind == "distance":
+        if question.type == "distance":
             values, _ = geometry.distance(truth, twin)
-            return geometry.distance_answer(values[frames[0] : frames[-1] + 1], FORCED)
-        if question.kind == "speed":
-            return geometry.speed_answer(geometry.steps(truth, twin, frames)[0], FORCED)
+            return distance_change(values[frames[0] : frames[-1] + 1], FORCED)
+        if question.type == "speed":
+            return speed_change(geometry.steps(truth, twin, frames)[0], FORCED)
         move, _ = geometry.displacement(truth, twin, frames[0], frames[-1])
-        return geometry.direction(move, FORCED)
+        return direction_of(move, FORCED)
     except Ambiguous:
         return ""
 
@@ -350,7 +357,7 @@ def _peak() -> int:
 def _questions(clip: Clip) -> Iterator[tuple[str, Question]]:
     """Questions that are asked about a simulated clip, with their kinds."""
     rng = build.seeded(SEED, clip.video_id)
-    for kind in build.shown(clip, KINDS):
+    for kind in build.shown(clip, tuple(QUESTION_TYPES)):
         try:
             question = ask(clip, kind, rng, QUESTIONS)
             reasoning_full.reasoning(clip, question, rng)

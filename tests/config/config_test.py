@@ -283,3 +283,13 @@ def test_a_command_without_a_config_says_which_to_give():
         read_flags(["x"], values, module="fourd4d.rl")
     assert configs_of("fourd4d.eval") == [
         "configs/eval_heldout.py", "configs/eval_tiny.py"]
+
+
+def test_a_section_within_a_section_builds_the_spec_within():
+    spec = frozen(AnnotateSpec, {"fps": 4.0, "features": {
+        "max_simple_error": 1.5, "adjustment": {"step_spread": 0.2}}}, "digest")
+    assert spec.fps == 4.0 and spec.features.max_simple_error == 1.5
+    assert spec.features.adjustment.step_spread == 0.2
+    assert spec.features.min_support == AnnotateSpec().features.min_support
+    with pytest.raises(InputError, match=r"config\.digest\.features: unknown fields \['bogus'\]"):
+        frozen(AnnotateSpec, {"features": {"bogus": 1}}, "digest")

@@ -22,56 +22,58 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from scipy.spatial.transform import Rotation, Slerp
 
-from fourd4d.synth.camera.bundle_adjustment import BundleAdjuster, Solution
+from fourd4d.synth.camera.bundle_adjustment import BundleAdjuster, BundleAdjustmentSpec, Solution
 from fourd4d.synth.camera.motion import CameraMotion, Kind, NoMotion
 from fourd4d.synth.camera.point_tracks import PointTracks, track_points
 
 
 @dataclasses.dataclass(frozen=True)
 class CameraEstimateSpec:
-    """Numbers of the estimate; lengths in pixels of a picture 320 wide, scaled with its width.
+    """Thresholds of the estimate; pixels are of a picture 320 wide, scaled with its width.
 
     Attributes:
-      points: corners kept alive.
-      view: horizontal field of view that is assumed, degrees.
-      coarse: most frames of the first, global fit.
-      explained: median error up to which a simple camera may explain the tracks.
-      worse: and how much worse than the full camera's median a camera that keeps its place may be,
-        as a factor; one that travels alone may be ``straight`` times as bad. The full camera also
-        fits noise, with a depth a point; real travel is told by a factor of seven and more.
-      shaken: largest turn, degrees, that is shake of a camera that travels.
-      inlier: error below which a point belongs to the static scene.
-      support: least share of points that the winning camera must explain.
-      fewest: least number of points alive in a frame.
-      resting: least share of the picture's texture at rest under a still camera.
-      shake: how far a point may be from its usual place before a camera that keeps its own.
-      brief: frames; what is followed no longer does not tell rest.
-      rests: share of sightings at a side of the picture from which on it rests with its points.
-      empty: share of all sightings below which a side of the picture tells nothing.
-      sides: least number of the picture's four sides at which points follow a camera that moves:
-        the scene is all about, a thing is not.
-      slight: how far what is followed for long goes at most if it does not show such a camera, and
-      shown: the least share of it that must.
+      max_points: corners kept alive.
+      assumed_view_degrees: horizontal field of view.
+      max_coarse_frames: frames of the first, global fit.
+      max_simple_error: pixels; median error up to which a simple camera may explain the tracks.
+      max_simple_error_ratio: the same over the full camera's median error, for one that keeps its
+        place, and ``max_straight_error_ratio`` for one that translates without rotation. The full
+        camera also fits noise, with a depth a point; real translation shows in a ratio above 7.
+      max_shake_degrees: largest rotation that is shake of a camera that translates.
+      max_inlier_error: pixels; below it a point belongs to the static scene.
+      min_support: share of points that the chosen camera must explain.
+      min_points: alive in a frame.
+      min_resting_share: of the picture's texture, under a still camera.
+      max_shake_shift: pixels from its median place that a point goes before a resting camera.
+      min_frames_at_rest: of a point; what is followed no longer does not tell rest.
+      min_side_resting_share: of the sightings at a side of the picture, which then rests.
+      min_side_share: of all sightings; a side of the picture with fewer tells nothing.
+      min_sides: of the picture's four, at which points follow a camera that moves: the scene is
+        all about, an object is not.
+      max_slight_shift: pixels that what is followed for long goes if it shows no moving camera,
+      min_moving_share: and the share of it that must go farther.
+      adjustment: of the bundle adjustment.
     """
 
-    points: int = 240
-    view: float = 58.0
-    coarse: int = 14
-    explained: float = 0.8
-    worse: float = 2.5
-    straight: float = 1.5
-    shaken: float = 2.0
-    inlier: float = 2.0
-    support: float = 0.35
-    fewest: int = 12
-    resting: float = 0.25
-    shake: float = 3.5
-    brief: int = 9
-    rests: float = 0.25
-    empty: float = 0.05
-    sides: int = 3
-    slight: float = 1.5
-    shown: float = 0.1
+    max_points: int = 240
+    assumed_view_degrees: float = 58.0
+    max_coarse_frames: int = 14
+    max_simple_error: float = 0.8
+    max_simple_error_ratio: float = 2.5
+    max_straight_error_ratio: float = 1.5
+    max_shake_degrees: float = 2.0
+    max_inlier_error: float = 2.0
+    min_support: float = 0.35
+    min_points: int = 12
+    min_resting_share: float = 0.25
+    max_shake_shift: float = 3.5
+    min_frames_at_rest: int = 9
+    min_side_resting_share: float = 0.25
+    min_side_share: float = 0.05
+    min_sides: int = 3
+    max_slight_shift: float = 1.5
+    min_moving_share: float = 0.1
+    adjustment: BundleAdjustmentSpec = BundleAdjustmentSpec()
 
 
 def estimate(
@@ -79,7 +81,7 @@ def estimate(
 ) -> CameraMotion:
     """Camera motion of one shot. Raises NoMotion where the pictures do not tell it."""
     spec = spec or CameraEstimateSpec()
-    return explain(track_points(grey, spec.points), (grey.shape[1], grey.shape[2]), spec,
+    return explain(track_points(grey, spec.max_points), (grey.shape[1], grey.shape[2]), spec,
                    resting_share(grey))
 
 
@@ -94,41 +96,42 @@ def explain(
     spec = spec or CameraEstimateSpec()
     frames = tracks.xy.shape[1]
     alive = tracks.seen.sum(0) if len(tracks.first) else np.zeros(frames)
-    if alive.min() < spec.fewest:
+    if alive.min() < spec.min_points:
         raise NoMotion(f"only {int(alive.min())} points could be followed")
     pixel = max(size) / 320
-    focal = size[1] / 2 / np.tan(np.radians(spec.view) / 2)
-    step = max(1, int(np.ceil((frames - 1) / (spec.coarse - 1))))
+    focal = size[1] / 2 / np.tan(np.radians(spec.assumed_view_degrees) / 2)
+    step = max(1, int(np.ceil((frames - 1) / (spec.max_coarse_frames - 1))))
     chosen = np.unique(np.append(np.arange(0, frames, step), frames - 1))
     coarse = _select(tracks, chosen)
-    if len(coarse.first) < spec.fewest:
+    if len(coarse.first) < spec.min_points:
         coarse, chosen = tracks, np.arange(frames)
     held = keeps_place(tracks, size, spec)
     kind, fit = (_shaken if held else _choose)(coarse, size, focal, spec, pixel)
     explained = _support(fit, spec, pixel)
     # What is far away rests under a travelling camera too, so a good fit outweighs it.
     poor = explained - resting < (0.3 if kind != "moving" else 0.1)
-    if _at_rest(fit, pixel) or resting >= spec.resting and poor:
+    if _at_rest(fit, pixel) or resting >= spec.min_resting_share and poor:
         kind, fit = "still", _identity(len(chosen), len(coarse.first), focal)
-    fine = _refine(tracks, size, fit, chosen, kind, pixel)
-    static = _errors(fine) < spec.inlier * pixel
+    fine = _refine(tracks, size, fit, chosen, kind, pixel, spec)
+    static = _errors(fine) < spec.max_inlier_error * pixel
     share = float(np.average(static, weights=_length(fine)))
     if kind == "still":
         share = max(share, resting)
     if not held:
-        if share < (spec.support if kind != "still" else min(spec.support, spec.resting)):
+        least = spec.min_support
+        if share < (least if kind != "still" else min(least, spec.min_resting_share)):
             raise NoMotion(f"only {share:.0%} of the points agree on one camera")
-        if kind != "still" and _sides(tracks, static, size) < spec.sides:
+        if kind != "still" and _sides(tracks, static, size) < spec.min_sides:
             raise NoMotion("what moves together lies in one part of the picture")
         ground = _shares(tracks, static, size, spec)[3]
-        if kind != "still" and ground is not None and ground < spec.rests:
+        if kind != "still" and ground is not None and ground < spec.min_side_resting_share:
             raise NoMotion("the ground moves otherwise")
         if kind != "still" and not _shown(tracks.take(static), spec, pixel):
             kind, fine = "still", _refine(tracks, size, _identity(frames, 0, focal),
-                                          np.arange(frames), "still", pixel)
-            static = _errors(fine) < spec.inlier * pixel
+                                          np.arange(frames), "still", pixel, spec)
+            static = _errors(fine) < spec.max_inlier_error * pixel
             share = _support(fine, spec, pixel)
-            if share < spec.resting:
+            if share < spec.min_resting_share:
                 raise NoMotion("what can be followed for long rests, and most flits about")
     if kind == "moving":
         depth = _scene_depth(tracks, fine, np.array([size[1] - 1, size[0] - 1]) / 2, static)
@@ -149,10 +152,10 @@ def keeps_place(tracks: PointTracks, size: tuple[int, int],
     A point rests if it stays within a shake of its usual place while it is seen, for a while.
     """
     spec = spec or CameraEstimateSpec()
-    rests = _away(tracks) <= spec.shake * max(size) / 320
-    telling = ~rests | (tracks.seen.sum(1) >= spec.brief)
+    rests = _away(tracks) <= spec.max_shake_shift * max(size) / 320
+    telling = ~rests | (tracks.seen.sum(1) >= spec.min_frames_at_rest)
     shares = _shares(tracks.take(telling), rests[telling], size, spec)
-    moving = [share is not None and share < spec.rests for share in shares]
+    moving = [share is not None and share < spec.min_side_resting_share for share in shares]
     return bool(sum(moving) <= 1 and not moving[3] and shares.count(None) < 4 - sum(moving))
 
 
@@ -169,11 +172,11 @@ def _shown(static: PointTracks, spec: CameraEstimateSpec, pixel: float) -> bool:
     points that last for a frame or two: things that flit about before a plain ground.
     """
     length = static.seen.sum(1)
-    long = length >= min(spec.brief, static.xy.shape[1])
+    long = length >= min(spec.min_frames_at_rest, static.xy.shape[1])
     if long.sum() < 4:
         return True
-    moves = _away(static.take(long)) > spec.slight * pixel
-    return float(np.average(moves, weights=length[long])) >= spec.shown
+    moves = _away(static.take(long)) > spec.max_slight_shift * pixel
+    return float(np.average(moves, weights=length[long])) >= spec.min_moving_share
 
 
 def _shares(tracks: PointTracks, which: np.ndarray, size: tuple[int, int], spec: CameraEstimateSpec
@@ -188,7 +191,7 @@ def _shares(tracks: PointTracks, which: np.ndarray, size: tuple[int, int], spec:
     for side in (across < 0.25, across > 0.75, down < 0.25, down > 0.75):
         total = length[side].sum()
         out.append(float(length[side & which].sum() / total)
-                   if total > spec.empty * length.sum() else None)
+                   if total > spec.min_side_share * length.sum() else None)
     return out
 
 
@@ -216,40 +219,42 @@ def _shaken(
     tracks: PointTracks, size: tuple[int, int], focal: float, spec: CameraEstimateSpec, pixel: float
 ) -> tuple[Kind, Solution]:
     """The shake of a camera that keeps its place; ``still`` where the points do not tell it."""
-    adjustment = BundleAdjuster(tracks, size)
+    adjustment = BundleAdjuster(tracks, size, spec.adjustment)
     zero = _identity(tracks.xy.shape[1], len(tracks.first), focal)
-    fit = adjustment.solve(zero, travel=False, scales=(2 * pixel, pixel), iterations=8)
-    if _turn(fit) <= np.radians(spec.shaken) and _support(fit, spec, pixel) >= spec.support:
+    fit = adjustment.solve(zero, translation=False, scales=(2 * pixel, pixel), iterations=8)
+    small = _turn(fit) <= np.radians(spec.max_shake_degrees)
+    if small and _support(fit, spec, pixel) >= spec.min_support:
         return "turning", fit
-    return "still", adjustment.solve(zero, travel=False, scales=(pixel,), iterations=0)
+    return "still", adjustment.solve(zero, translation=False, scales=(pixel,), iterations=0)
 
 
 def _choose(
     tracks: PointTracks, size: tuple[int, int], focal: float, spec: CameraEstimateSpec, pixel: float
 ) -> tuple[Kind, Solution]:
     """The simplest camera that explains tracks of a few frames."""
-    adjustment = BundleAdjuster(tracks, size)
+    adjustment = BundleAdjuster(tracks, size, spec.adjustment)
     zero = _identity(tracks.xy.shape[1], len(tracks.first), focal)
     wide, fine = tuple(np.array([8.0, 3.0]) * pixel), tuple(np.array([8.0, 4.0, 2.0, 1.0]) * pixel)
     roll = (False, False, True)
     first = _similar(tracks, size, focal, pixel)
-    flat = adjustment.solve(first, turn=roll, plane=True, scales=fine, iterations=8)
+    flat = adjustment.solve(first, rotation=roll, plane=True, scales=fine, iterations=8)
     turned = dataclasses.replace(zero, rotation=_as_turns(flat)[:, :3, :3])
-    turning = adjustment.solve(turned, travel=False, scales=fine, iterations=8)
-    turning = adjustment.solve(turning, travel=False, focal=True, scales=fine[-2:], iterations=8)
-    limit = spec.explained * max(pixel, 1.0)
+    turning = adjustment.solve(turned, translation=False, scales=fine, iterations=8)
+    turning = adjustment.solve(turning, translation=False, focal=True, scales=fine[-2:],
+                               iterations=8)
+    limit = spec.max_simple_error * max(pixel, 1.0)
     simple: Kind = "turning" if _middle(turning) <= 1.1 * _middle(flat) else "flat"
     best = {"turning": turning, "flat": flat}[simple]
     if _middle(best) <= limit:
         return simple, best
     # Travel alone first: turning and travelling sideways look alike, so one must be needed.
     none = (False, False, False)
-    start = adjustment.solve(zero, turn=none, plane=True, scales=wide, iterations=8)
-    straight = adjustment.solve(start, turn=none, scales=fine, iterations=12)
+    start = adjustment.solve(zero, rotation=none, plane=True, scales=wide, iterations=8)
+    straight = adjustment.solve(start, rotation=none, scales=fine, iterations=12)
     if _middle(straight) <= limit:
         return "moving", straight
     starts = [straight, adjustment.solve(flat, plane=True, scales=wide, iterations=10),
-              _grow(tracks, size, focal, fine)]
+              _grow(tracks, size, focal, fine, spec.adjustment)]
     full = [adjustment.solve(start, scales=fine, iterations=12) for start in starts]
     moving = min(full, key=lambda s: s.cost)
     for factor in (0.75, 1.3):
@@ -257,14 +262,14 @@ def _choose(
         other = adjustment.solve(other, scales=fine[1:], iterations=12)
         moving = min(moving, other, key=lambda s: s.cost)
     still = dataclasses.replace(moving, rotation=zero.rotation)
-    other = adjustment.solve(still, turn=none, scales=fine, iterations=12)
+    other = adjustment.solve(still, rotation=none, scales=fine, iterations=12)
     straight = min(straight, other, key=lambda s: s.cost)
-    if _middle(best) <= spec.worse * _middle(moving):
+    if _middle(best) <= spec.max_simple_error_ratio * _middle(moving):
         return simple, best
-    if _middle(straight) > spec.straight * _middle(moving):
+    if _middle(straight) > spec.max_straight_error_ratio * _middle(moving):
         return "moving", moving
     shaken = adjustment.solve(straight, scales=fine[-2:], iterations=12)
-    return "moving", shaken if _turn(shaken) <= np.radians(spec.shaken) else straight
+    return "moving", shaken if _turn(shaken) <= np.radians(spec.max_shake_degrees) else straight
 
 
 def _similar(tracks: PointTracks, size: tuple[int, int], focal: float, pixel: float) -> Solution:
@@ -289,8 +294,8 @@ def _similar(tracks: PointTracks, size: tuple[int, int], focal: float, pixel: fl
     return out
 
 
-def _grow(tracks: PointTracks, size: tuple[int, int], focal: float, scales: tuple[float, ...]
-          ) -> Solution:
+def _grow(tracks: PointTracks, size: tuple[int, int], focal: float, scales: tuple[float, ...],
+          spec: BundleAdjustmentSpec) -> Solution:
     """The full camera, solved on the first frames and extended a few at a time."""
     frames = tracks.xy.shape[1]
     state = _identity(frames, len(tracks.first), focal)
@@ -307,7 +312,7 @@ def _grow(tracks: PointTracks, size: tuple[int, int], focal: float, scales: tupl
                 centre[t] = centre[t - 1] + rotation[t - 1] @ step
         start = Solution(rotation[:end], centre[:end], state.inverse_depth[keep], focal,
                          np.zeros(0), 0.0)
-        found = BundleAdjuster(part, size).solve(start, scales=scales, iterations=12)
+        found = BundleAdjuster(part, size, spec).solve(start, scales=scales, iterations=12)
         rotation[:end], centre[:end] = found.rotation, found.centre
         inverse = state.inverse_depth.copy()
         inverse[keep] = found.inverse_depth
@@ -339,7 +344,8 @@ def _middle(solution: Solution) -> float:
 
 
 def _support(solution: Solution, spec: CameraEstimateSpec, pixel: float) -> float:
-    return float(np.average(_errors(solution) < spec.inlier * pixel, weights=_length(solution)))
+    inliers = _errors(solution) < spec.max_inlier_error * pixel
+    return float(np.average(inliers, weights=_length(solution)))
 
 
 def resting_share(grey: UInt8[np.ndarray, "T H W"], cells: int = 8) -> float:
@@ -385,7 +391,7 @@ def _at_rest(fit: Solution, pixel: float) -> bool:
 
 def _refine(
     tracks: PointTracks, size: tuple[int, int], coarse: Solution, chosen: np.ndarray, kind: Kind,
-    pixel: float,
+    pixel: float, spec: CameraEstimateSpec,
 ) -> Solution:
     """The chosen camera at every frame, started from its poses at a few."""
     frames = tracks.xy.shape[1]
@@ -393,16 +399,16 @@ def _refine(
     rotation = Slerp(chosen, Rotation.from_matrix(coarse.rotation))(moments).as_matrix()
     centre = np.stack([np.interp(moments, chosen, c) for c in coarse.centre.T], 1)
     start = Solution(rotation, centre, np.ones(len(tracks.first)), coarse.focal, np.zeros(0), 0.0)
-    adjustment = BundleAdjuster(tracks, size)
+    adjustment = BundleAdjuster(tracks, size, spec.adjustment)
     if kind == "still":
-        return adjustment.solve(start, travel=False, scales=(pixel,), iterations=0)
+        return adjustment.solve(start, translation=False, scales=(pixel,), iterations=0)
     if kind == "flat":
-        return adjustment.solve(start, turn=(False, False, True), plane=True,
+        return adjustment.solve(start, rotation=(False, False, True), plane=True,
                                 scales=(pixel,), iterations=6)
     if kind == "turning":
-        return adjustment.solve(start, travel=False, scales=(pixel,), iterations=6)
+        return adjustment.solve(start, translation=False, scales=(pixel,), iterations=6)
     turns = bool(np.abs(coarse.rotation - np.eye(3)).max() > 0)
-    return adjustment.solve(start, turn=(turns, turns, turns), scales=(3 * pixel, pixel),
+    return adjustment.solve(start, rotation=(turns, turns, turns), scales=(3 * pixel, pixel),
                             iterations=8)
 
 

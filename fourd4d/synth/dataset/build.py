@@ -19,14 +19,16 @@ from fourd4d.core import jsonl, records
 from fourd4d.core.errors import DiskFullError, InputError
 from fourd4d.core.files import is_disk_full
 from fourd4d.core.terminal import plain_console
-from fourd4d.synth.clip import CameraSegment, Clip, Track
+from fourd4d.synth.clip import Clip
 from fourd4d.synth.dataset import encode
 from fourd4d.synth.dataset.manifest import Entry, Manifest
 from fourd4d.synth.dataset.pack import pack_sample
 from fourd4d.synth.questions import reasoning_full, reasoning_short
-from fourd4d.synth.questions.ask import Question, QuestionSpec, ask
+from fourd4d.synth.questions.ask import QuestionSpec, ask
 from fourd4d.synth.questions.geometry import box_center
 from fourd4d.synth.questions.margins import Ambiguous
+from fourd4d.synth.questions.question import Question, Subject
+from fourd4d.synth.questions.types import question_type
 from fourd4d.synth.vlm.client import EndpointUnreachable
 from fourd4d.synth.vlm.rewrite import Draft, Template, Words
 
@@ -51,22 +53,11 @@ def seeded(seed: int, video_id: str) -> np.random.Generator:
     return np.random.default_rng([seed, *video_id.encode()])
 
 
-def subjects(clip: Clip, kinds: Sequence[str]
-             ) -> Iterator[tuple[str, CameraSegment | None, Track | None]]:
-    """What to ask about: each span of the camera; each kind about each thing that moves.
-
-    A thing whose name another one has too is asked about by its box alone.
-    """
-    names = collections.Counter(track.name for track in clip.tracks)
-    moving = [t for t in clip.tracks if t.role == "dynamic"]
-    for kind in kinds:
-        if kind == "camera":
-            for segment in clip.camera or (None,):
-                yield kind, segment, None
-        else:
-            told = [t for t in moving if kind == "box_direction" or names[t.name] == 1]
-            for track in told if moving else (None,):
-                yield kind, None, track
+def subjects(clip: Clip, question_types: Sequence[str]) -> Iterator[tuple[str, Subject]]:
+    """Yield what to ask about in a clip, by the names of question types."""
+    for name in question_types:
+        for subject in question_type(name).subjects(clip):
+            yield name, subject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +65,11 @@ class DatasetSpec:
     """What is asked about every clip, and in whose words.
 
     Attributes:
-      kinds: of questions.
+      question_types: their names.
       quality: of JPEG images, 0 … 100.
     """
 
-    kinds: Sequence[str]
+    question_types: Sequence[str]
     questions: QuestionSpec
     seed: int
     quality: int = 95
@@ -96,7 +87,7 @@ class ClipResult:
 
 
 def samples_of(clip: Clip, recipe: DatasetSpec, number: int = 0) -> ClipResult:
-    """Samples of the clip, at most one per kind and subject.
+    """Return the samples of a clip, at most one per question type and subject.
 
     ``number`` counts clips; it keeps neighbouring texts from opening alike.
     """
@@ -104,9 +95,9 @@ def samples_of(clip: Clip, recipe: DatasetSpec, number: int = 0) -> ClipResult:
     reason = STYLES[recipe.questions.style]
     clip, dropped, notes = recipe.words.look(clip)
     drafts: list[Draft] = []
-    for kind, segment, track in subjects(clip, shown(clip, recipe.kinds)):
+    for name, subject in subjects(clip, shown(clip, recipe.question_types)):
         try:
-            question = ask(clip, kind, rng, recipe.questions, segment, track)
+            question = ask(clip, name, rng, recipe.questions, subject)
             drafts.append(Draft(question, reason(clip, question, rng, number + len(drafts))))
         except Ambiguous as why:
             dropped[str(why)] += 1
@@ -116,10 +107,10 @@ def samples_of(clip: Clip, recipe: DatasetSpec, number: int = 0) -> ClipResult:
                        for d in drafts], dropped, notes + more, clip)
 
 
-def shown(clip: Clip, kinds: Sequence[str]) -> Sequence[str]:
-    """The kinds to ask about a clip: the one a simulated scene was made for, else all."""
+def shown(clip: Clip, question_types: Sequence[str]) -> Sequence[str]:
+    """Return the types to ask about a clip: the one a simulated scene was made for, else all."""
     made_for = clip.provenance.get("kind")
-    return (made_for,) if made_for is not None and made_for in kinds else kinds
+    return (made_for,) if made_for is not None and made_for in question_types else question_types
 
 
 def build_dataset(root: str | os.PathLike[str], works: Iterable[VideoJob], total: int | None,
@@ -177,7 +168,7 @@ def process_job(work: VideoJob, number: int, recipe: DatasetSpec,
 
     try:
         for clip in work.clips():
-            made = samples_of(clip, recipe, number * len(recipe.kinds) + len(rows))
+            made = samples_of(clip, recipe, number * len(recipe.question_types) + len(rows))
             begun.append(clip.video_id)
             for one in made.samples:
                 keep(one)

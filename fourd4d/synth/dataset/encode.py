@@ -18,8 +18,9 @@ from fourd4d.core.records import encode_sample
 from fourd4d.core.sample import Sample, check
 from fourd4d.synth.clip import Clip, Track
 from fourd4d.synth.overlay import overlay
-from fourd4d.synth.questions.ask import Question
 from fourd4d.synth.questions.pretraining_tasks import Task
+from fourd4d.synth.questions.question import Question
+from fourd4d.synth.questions.types import question_type
 
 ROOT = "processed_data"
 
@@ -54,11 +55,11 @@ class EncodedSample:
                              [files[p] for p in self.sample.overlays])
 
 
-def _place(clip: Clip, track: Track) -> str:
-    """The main thing of a role has the published names; others carry their place in the clip."""
+def _suffix(clip: Clip, track: Track) -> str:
+    """Return '' for the main object of a role, which has the published names, else its number."""
     same = [t for t in clip.tracks if t.role == track.role]
-    place = next(i for i, t in enumerate(same) if t is track)
-    return f"_{place}" if place else ""
+    number = next(i for i, t in enumerate(same) if t is track)
+    return f"_{number}" if number else ""
 
 
 class Encoder:
@@ -79,7 +80,7 @@ class Encoder:
         """Paths of an overlay and of the mask behind it."""
         track = question.track
         folder = f"{ROOT}/{self._clip.video_id}/masked_{track.role}_overlays"
-        name = f"frame_{number:04d}{_place(self._clip, track)}"
+        name = f"frame_{number:04d}{_suffix(self._clip, track)}"
         path, mask = f"{folder}/{name}.jpg", f"{folder}/{name}_mask.png"
         if path not in self._files:
             drawn = overlay(self._clip.frames[number], track.masks[number])
@@ -104,12 +105,10 @@ def question_sample(clip: Clip, question: Question, response: str, encoder: Enco
     pairs = [encoder.overlay(question, i) for i in question.frames] if response else []
     provenance: dict[str, Any] = {**clip.provenance, **question.provenance, **(more or {})}
     provenance["object"] = question.track.source
-    start, end = clip.timestamps[[question.frames[0], question.frames[-1]]]
-    name = (f"{start:.1f}->{end:.1f}" if question.kind == "camera" else
-            f"{question.track.role}_{question.kind}{_place(clip, question.track)}")
+    name = question_type(question.type).sample_name(clip, question, _suffix(clip, question.track))
     return encoder.written(Sample(
         id=f"{clip.video_id}_{name}", question=question.text, options=question.options,
-        answer=question.answer, kind=question.kind, video_id=clip.video_id,
+        answer=question.answer, kind=question.type, video_id=clip.video_id,
         frames=tuple(encoder.frame(i) for i in span),
         timestamps=tuple(round(float(t), 3) for t in clip.timestamps), response=response,
         overlays=tuple(a for a, _ in pairs), masks=tuple(b for _, b in pairs),
@@ -121,7 +120,7 @@ def question_sample(clip: Clip, question: Question, response: str, encoder: Enco
 def task_sample(clip: Clip, task: Task, frames: Sequence[int], encoder: Encoder) -> EncodedSample:
     """The sample of a free-text task on some of the clip's frames."""
     return encoder.written(Sample(
-        id=f"{clip.video_id}_{task.kind}", question=task.prompt, kind=task.kind,
+        id=f"{clip.video_id}_{task.name}", question=task.prompt, kind=task.name,
         video_id=clip.video_id, frames=tuple(encoder.frame(i) for i in frames),
         timestamps=tuple(round(float(clip.timestamps[i]), 3) for i in frames),
         response=task.response, provenance={"source": clip.provenance.get("source", "")},

@@ -127,7 +127,7 @@ def scene_maker(bundle: Shard, recipe: DatasetSpec, scenes: SceneSpec) -> Iterat
     """Records of a bundle of numbers of simulated clips, which follow on one another."""
     clips = simulate_clips(scenes, recipe.seed, bundle.items[0], len(bundle.items))
     for number, clip in zip(bundle.items, clips, strict=True):
-        for one in build.samples_of(clip, recipe, number * len(recipe.kinds)).samples:
+        for one in build.samples_of(clip, recipe, number * len(recipe.question_types)).samples:
             yield one.record()
 
 

@@ -22,7 +22,8 @@ import tensorflow_datasets as tfds
 
 from fourd4d.synth.dataset import shards
 from fourd4d.synth.dataset.build import DatasetSpec
-from fourd4d.synth.questions.ask import KINDS, QuestionSpec
+from fourd4d.synth.questions.ask import QuestionSpec
+from fourd4d.synth.questions.types import QUESTION_TYPES
 from fourd4d.synth.simulator.spec import SceneSpec
 
 HELD_OUT = 100_000  # Number of the first held-out clip.
@@ -50,7 +51,7 @@ class Config(tfds.core.BuilderConfig):
 
 def maker(config: Config) -> shards.Maker:
     """Makes bundles of clips by their numbers."""
-    recipe = DatasetSpec(KINDS, config.questions, config.seed)
+    recipe = DatasetSpec(tuple(QUESTION_TYPES), config.questions, config.seed)
     return functools.partial(shards.scene_maker, recipe=recipe, scenes=config.scenes)
 
 

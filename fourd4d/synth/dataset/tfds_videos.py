@@ -42,7 +42,8 @@ from fourd4d.synth.dataset import shards
 from fourd4d.synth.dataset.build import DatasetSpec
 from fourd4d.synth.objects import mask_backends
 from fourd4d.synth.objects.mask_backends import MaskSpec
-from fourd4d.synth.questions.ask import KINDS, QuestionSpec
+from fourd4d.synth.questions.ask import QuestionSpec
+from fourd4d.synth.questions.types import QUESTION_TYPES
 from fourd4d.synth.video.discover import find_videos
 
 
@@ -81,7 +82,7 @@ class Config(tfds.core.BuilderConfig):
 
     def recipe(self) -> DatasetSpec:
         spec = QuestionSpec(style=self.style, varying=self.style == "full", parts=self.parts)
-        return DatasetSpec(KINDS, spec, self.seed)
+        return DatasetSpec(tuple(QUESTION_TYPES), spec, self.seed)
 
     def head(self) -> dict[str, Any]:
         """What the bundles depend on."""

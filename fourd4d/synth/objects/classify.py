@@ -12,7 +12,7 @@ from fourd4d.synth.objects import mask_motion
 from fourd4d.synth.objects.mask_backends.base import MaskRequest
 
 
-def role_of(sight: MaskRequest, masks: Bool[np.ndarray, "M H W"]
+def role_of(request: MaskRequest, masks: Bool[np.ndarray, "M H W"]
             ) -> Literal["dynamic", "static", ""]:
     """Whether a thing moves by itself; '' where that cannot be told.
 
@@ -28,22 +28,22 @@ def role_of(sight: MaskRequest, masks: Bool[np.ndarray, "M H W"]
     first = int(seen[0])
     centre = mask_motion.centres(masks)[seen]
     ys, xs = np.nonzero(masks[first])
-    depth = inverse_depth_map(sight.motion, int(sight.chosen[first]))
+    depth = inverse_depth_map(request.motion, int(request.chosen[first]))
     inverse = float(np.median(depth[ys, xs]))
     corners = np.array([[xs.min(), ys.min()], [xs.max(), ys.min()], [xs.min(), ys.max()],
                         [xs.max(), ys.max()]], float)
     ways, growth = [], []
     for m, middle in zip(seen, centre):
-        ends = int(sight.chosen[first]), int(sight.chosen[m])
-        home = sight.motion.place(*ends, centre[0], inverse)
-        there = sight.motion.place(*ends, corners, inverse)
+        ends = int(request.chosen[first]), int(request.chosen[m])
+        home = request.motion.place(*ends, centre[0], inverse)
+        there = request.motion.place(*ends, corners, inverse)
         scale = np.linalg.norm(np.ptp(there, 0)) / max(np.linalg.norm(np.ptp(corners, 0)), 1e-6)
         ways.append(float(np.linalg.norm(middle - home)))
         growth.append(np.sqrt(masks[m].sum() / masks[first].sum()) / max(scale, 1e-3))
     diagonal = float(np.hypot(*masks.shape[1:]))
-    moved = np.percentile(ways, 90) / diagonal >= sight.spec.travel
+    moved = np.percentile(ways, 90) / diagonal >= request.spec.travel
     smooth = np.convolve(growth, np.ones(3) / 3, "valid") if len(growth) >= 3 else np.array(growth)
-    if moved or smooth.max() / smooth.min() >= sight.spec.growth:
+    if moved or smooth.max() / smooth.min() >= request.spec.growth:
         return "dynamic"
-    own = float(np.mean([(sight.evidence[m][masks[m]] > 1).mean() for m in seen]))
+    own = float(np.mean([(request.evidence[m][masks[m]] > 1).mean() for m in seen]))
     return "static" if own < 0.1 else ""

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 import cv2
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from fourd4d.synth.camera.motion import CameraMotion, inverse_depth_map
 from fourd4d.synth.camera.pose_backends.base import CameraPath
 from fourd4d.synth.objects import mask_motion
+from fourd4d.synth.objects.mask_backends.base import MaskRequest
 
 
 def enlarge(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a mask at another size: a pixel is in where more than half of it is."""
     if mask.shape == (height, width):
         return mask
     return cv2.resize(mask.astype(np.float32), (width, height)) > 0.5
 
 
 def boxes(masks: np.ndarray) -> np.ndarray:
-    """Boxes around masks, fractions of the frame; NaN where there is none."""
+    """Return boxes around masks, fractions of the frame; NaN where there is none."""
     count, height, width = masks.shape
     out = np.full((count, 4), np.nan, np.float32)
     for i, mask in enumerate(masks):
@@ -29,26 +32,53 @@ def boxes(masks: np.ndarray) -> np.ndarray:
     return out
 
 
-def localize(masks: np.ndarray, flow: np.ndarray, chosen: np.ndarray,
-             motion: CameraMotion, path: CameraPath, out: np.ndarray
-             ) -> dict[str, Any]:
-    """Where a moving thing is in the looks ``out``, and how far off that may be: fields of
-    ``Track``. ``flow`` is its own, see ``mask_motion.object_flow``."""
+@dataclasses.dataclass(frozen=True)
+class ObjectPath:
+    """Where a moving object is in K keyframes, and how far off that may be.
+
+    Lengths are in the unit of the camera path's poses; NaN where it is not seen.
+
+    Attributes:
+      centers: in the axes of the first frame's camera.
+      depth: from the camera plane.
+      error: how far the true centre may be from ``centers``.
+      depth_error: shares by which each depth may be off, by two ways to tell.
+      depth_within: factor that all depths may be wrong by, either way.
+    """
+
+    centers: Float[np.ndarray, "K 3"]
+    depth: Float[np.ndarray, "K"]
+    error: Float[np.ndarray, "K"]
+    depth_error: Float[np.ndarray, "2 K"]
+    depth_within: float
+
+
+def localize(request: MaskRequest, masks: Bool[np.ndarray, "M H W"],
+             flow: Float[np.ndarray, "M-1 H W 2"], path: CameraPath,
+             keyframes: Int[np.ndarray, "K"], depth_within: float) -> ObjectPath:
+    """Return where a moving object is in some keyframes.
+
+    Args:
+      flow: the object's own, see ``mask_motion.object_flow``.
+      keyframes: which of the M are asked for.
+      depth_within: how well depths are known, see ``ObjectPath``.
+    """
+    motion = request.motion
     sizes, grown = mask_motion.sizes(masks)
     flicker, drift = mask_motion.split_flicker(mask_motion.drift(masks, flow))
-    centres, depth = _centres(masks, sizes, flicker, chosen, motion, path)
+    centres, depth = _centres(masks, sizes, flicker, request.chosen, motion, path)
     error = depth * np.linalg.norm(drift, axis=1) / motion.focal
     scale_errors = np.stack([mask_motion.scale_error(masks, flow, sizes), grown])
-    return dict(centers=centres[out], depth=depth[out], error=error[out],
-                depth_error=scale_errors[:, out])
+    return ObjectPath(centres[keyframes], depth[keyframes], error[keyframes],
+                      scale_errors[:, keyframes], depth_within)
 
 
 def _centres(masks: np.ndarray, sizes: np.ndarray, flicker: np.ndarray, chosen: np.ndarray,
              motion: CameraMotion, path: CameraPath
              ) -> tuple[np.ndarray, np.ndarray]:
-    """Centres in the first frame's axes and depths, in the poses' unit; NaN where not seen.
+    """Return centres in the first frame's axes and depths, in the poses' unit; NaN if not seen.
 
-    The thing is taken to be as far as the scene about it when first seen, and from then on
+    The object is taken to be as far as the scene about it when first seen, and from then on
     farther or nearer as its size says. ``flicker`` (M, 2), pixels, is taken off its masks' centres.
     """
     height, width = motion.size

@@ -1,6 +1,6 @@
 """Answers and the sets of four options they appear in.
 
-A set of options must not give its answer away. So the answers and the distractors of a kind are
+A set of options must not give its answer away. So the answers and the distractors of a type are
 the same pool, and sets are drawn such that, with every answer equally frequent, each option of a
 set is the right one equally often; opposites still come first (they share nine sets of ten).
 """
@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Final
 
 import numpy as np
 
-from fourd4d.synth.clip import MOVES, OPPOSITE_MOVE
+from fourd4d.synth.clip import OPPOSITE_MOVE
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Answers of one kind: opposite pairs, and at most one answer that has no opposite.
+    """Answers of one question type: opposite pairs, and at most one answer that has no opposite.
 
     Two kinds of set: two pairs, weight 2n - 3 for n pairs; or the single answer, a pair and one
     more, weight 1. Every answer then has the same total weight, 2n(n - 1).
@@ -33,7 +32,7 @@ class Pool:
         return flat + ((self.single,) if self.single else ())
 
     def sets(self) -> list[tuple[frozenset[str], float]]:
-        """All sets of four with their weights."""
+        """Return all sets of four with their weights."""
         count = len(self.pairs)
         out = [(frozenset(a + b), float(max(2 * count - 3, 1)))
                for a, b in itertools.combinations(self.pairs, 2)]
@@ -44,31 +43,15 @@ class Pool:
         return sorted(out, key=lambda s: sorted(s[0]))
 
     def options(self, answer: str, rng: np.random.Generator) -> tuple[str, ...]:
-        """Four options that hold ``answer``, in random order."""
+        """Draw four options that hold ``answer``, in random order."""
         sets = [(s, w) for s, w in self.sets() if answer in s]
         weights = np.array([w for _, w in sets])
         chosen = sorted(sets[rng.choice(len(sets), p=weights / weights.sum())][0])
         return tuple(chosen[i] for i in rng.permutation(4))
 
 
-SECTORS: Final = ("Right", "Right-Down", "Down", "Left-Down", "Left", "Left-Up", "Up", "Right-Up")
-DIRECTION: Final = Pool(
-    (*((SECTORS[i], SECTORS[i + 4]) for i in range(4)),
-     ("Toward the camera", "Away from the camera")),
-    "Stationary",
-)
-DISTANCE: Final = Pool((("Getting closer", "Getting farther"),
-                        ("First closer, then farther", "First farther, then closer")),
-                       "Same distance")
-SPEED: Final = Pool((("Speeding up", "Slowing down"),
-                     ("First faster, then slower", "First slower, then faster")),
-                    "Constant speed")
-SPEED_VARYING: Final = Pool((*SPEED.pairs, ("Constant speed", "Varying speed")))
-CAMERA: Final = Pool(tuple((MOVES[i], MOVES[i + 1]) for i in range(0, 12, 2)), "Static")
-
-
 def combined(moves: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...]:
-    """Options for several moves at once: opposites of some of them, in random order.
+    """Draw options for several moves at once: opposites of some of them, in random order.
 
     Two moves give all four sign patterns. More give a pattern and its mirror, twice, so that every
     option is again as likely as the others.

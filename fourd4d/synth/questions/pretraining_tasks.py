@@ -18,22 +18,11 @@ import numpy as np
 from fourd4d.core.sample import lettered
 from fourd4d.synth.clip import Clip
 from fourd4d.synth.questions import readout, reasoning_short
-from fourd4d.synth.questions.ask import Question
 from fourd4d.synth.questions.margins import Ambiguous
+from fourd4d.synth.questions.question import Question
 from fourd4d.synth.questions.readout import SHORT
+from fourd4d.synth.questions.types import question_type
 
-_ASK: Final = {
-    "camera": ("Where is the fixed {name}, and what does the camera do?",
-               "Describe the fixed {name} and the camera.",
-               "Track the fixed {name} to tell the camera move."),
-    "direction": ("Where is the {name} at each time?", "Describe the path of the {name}.",
-                  "Track the {name} and tell its direction."),
-    "distance": ("How big is the {name} at each time?", "Describe the size of the {name}.",
-                 "Track the {name} and tell its distance."),
-    "speed": ("How fast does the {name} go at each time?", "Describe the speed of the {name}.",
-              "Track the {name} and tell its speed."),
-    "box_direction": ("Describe the thing in {box}.", "Track the thing in {box}."),
-}
 _MATCH: Final = ("{word} is the answer. Which option is it?", "Which option says {word}?",
                  "Find the option for {word}.", "We see: {word}. Pick the option.",
                  "It is {word}. Give the letter.")
@@ -59,74 +48,75 @@ DESCRIBED: Final = Practice()
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A prompt and its response, in plain text."""
+    """A prompt and its response, in plain text; ``name`` says of which task."""
 
-    kind: str
+    name: str
     prompt: str
     response: str
 
 
 def describe(clip: Clip, question: Question, rng: np.random.Generator) -> Task:
-    """Positions at each time and what they amount to; no letter. Raises Ambiguous."""
-    asks = _ASK[question.kind]
+    """State positions at each time and what they amount to; no letter. Raises Ambiguous."""
+    prompts = question_type(question.type).descriptions
     box = question.text[question.text.find("[") : question.text.find("]") + 1]
-    prompt = asks[rng.integers(len(asks))].format(name=question.track.name, box="box " + box)
-    return Task(f"describe_{question.kind}", prompt, _told(clip, question))
+    prompt = prompts[rng.integers(len(prompts))].format(name=question.track.name, box="box " + box)
+    return Task(f"describe_{question.type}", prompt, _stated(clip, question))
 
 
 def tell(clip: Clip, question: Question) -> Task:
-    """The whole question, options included; the response stops short of the letter.
+    """Ask the whole question, options included; the response stops short of the letter.
 
     Raises Ambiguous.
     """
-    return Task(f"tell_{question.kind}", _asked(question.text, question), _told(clip, question))
+    return Task(f"tell_{question.type}", _prompt(question.text, question), _stated(clip, question))
 
 
 def work(clip: Clip, question: Question) -> Task:
-    """The whole question with the positions given in words; what is left is to work out the option.
+    """Ask the whole question with the positions given; what is left is to work out the option.
 
     Raises Ambiguous.
     """
     where = reasoning_short.positions(clip, question.track, question.frames, images=False)
     notes = f"Notes: The {question.track.name}. {where}"
-    return Task(f"work_{question.kind}", _asked(f"{notes} {question.text}", question),
-                f"{_told(clip, question)} {reasoning_short.choice(question)}")
+    return Task(f"work_{question.type}", _prompt(f"{notes} {question.text}", question),
+                f"{_stated(clip, question)} {reasoning_short.choice(question)}")
 
 
-def _told(clip: Clip, question: Question) -> str:
+def _stated(clip: Clip, question: Question) -> str:
     return " ".join(_observed(clip, question))
 
 
 def _observed(clip: Clip, question: Question) -> tuple[str, str]:
-    """What is seen of the thing, and the conclusion."""
-    found, lead = reasoning_short.findings(clip, question)
+    """Return what is seen of the object, and the conclusion."""
+    asked = question_type(question.type)
+    found = asked.findings_short(clip, question)
     where = reasoning_short.positions(clip, question.track, question.frames, images=False)
-    opening = f"The {question.track.name}. " if question.kind == "box_direction" else ""
-    return f"{opening}{where} {found}", f"So {lead}{question.answer_text}."
+    opening = "" if asked.names_object else f"The {question.track.name}. "
+    return f"{opening}{where} {found}", reasoning_short.conclusion(question)
 
 
-def _asked(text: str, question: Question) -> str:
-    """The text, a blank line, and the options one a line."""
+def _prompt(text: str, question: Question) -> str:
+    """Return the text, a blank line, and the options one a line."""
     return f"{text}\n\n{lettered(question.options)}"
 
 
 def exercise(question: Question, rng: np.random.Generator, chained: bool) -> Task:
-    """Finds the option that says a given word.
+    """Ask for the option that says a given word.
 
     ``chained`` gives the word in the words of a description ('So its motion is Left.'), and after
     the options, so that these are not always as far away.
     """
     word = question.answer_text
     if chained:
-        lead = reasoning_short.LEADS.get(question.kind, "")
-        prompt = f"{_asked('Options:', question)}\n\nSo {lead}{word}. Which option is that?"
+        conclusion = reasoning_short.conclusion(question)
+        prompt = f"{_prompt('Options:', question)}\n\n{conclusion} Which option is that?"
     else:
-        prompt = _asked(_MATCH[rng.integers(len(_MATCH))].format(word=word), question)
-    return Task(f"exercise_{question.kind}", prompt, reasoning_short.choice(question))
+        prompt = _prompt(_MATCH[rng.integers(len(_MATCH))].format(word=word), question)
+    return Task(f"exercise_{question.type}", prompt, reasoning_short.choice(question))
 
 
 def conclude(clip: Clip, question: Question, whole: bool) -> Task:
-    """Draws a conclusion from given findings, and reads the options until one is that.
+    """Ask for the conclusion from given findings, and for the option that says it.
 
     ``exercise`` finds a word of the prompt; here the word stands in the response alone, as it does
     where the model has watched. ``whole`` repeats the findings first, so that the options are as
@@ -134,12 +124,12 @@ def conclude(clip: Clip, question: Question, whole: bool) -> Task:
     """
     found, conclusion = _observed(clip, question)
     said = f"{found} {conclusion}" if whole else conclusion
-    return Task(f"conclude_{question.kind}", _asked(f"Notes: {found} {question.text}", question),
+    return Task(f"conclude_{question.type}", _prompt(f"Notes: {found} {question.text}", question),
                 f"{said} {reasoning_short.choice(question)}")
 
 
 def place(clip: Clip, rng: np.random.Generator, times: int = 3) -> Task:
-    """Where some thing of the clip is at a few moments, in time order."""
+    """Ask where an object of the clip is at a few moments, in time order. Raises Ambiguous."""
     track = clip.tracks[rng.integers(len(clip.tracks))]
     seen = np.flatnonzero(track.seen)
     if len(seen) < times:
@@ -152,12 +142,12 @@ def place(clip: Clip, rng: np.random.Generator, times: int = 3) -> Task:
 
 
 def listing(clip: Clip, rng: np.random.Generator) -> Task:
-    """All things seen at one moment, from left to right: what ties names to places."""
+    """Ask for all objects seen at one moment, from left to right: what ties names to places."""
     frame = int(rng.integers(len(clip.frames)))
     found = [(readout.place(clip, track, frame, SHORT), track.name)
              for track in clip.tracks if track.seen[frame]]
     if not found:
         raise Ambiguous("listing: nothing is seen")
     found.sort(key=lambda pair: (pair[0].x, pair[0].y))
-    told = " ".join(f"{name} at {p.x},{p.y} size {p.size}." for p, name in found)
-    return Task("describe_scene", f"List the things at {clip.timestamps[frame]:.1f}s.", told)
+    stated = " ".join(f"{name} at {p.x},{p.y} size {p.size}." for p, name in found)
+    return Task("describe_scene", f"List the things at {clip.timestamps[frame]:.1f}s.", stated)

@@ -46,11 +46,6 @@ def scene(spec: SceneSpec, seed: int, number: int) -> Scene:
     return _draw(spec, seed, number).scene
 
 
-def depth_maps(spec: SceneSpec, seed: int, number: int) -> Float[np.ndarray, "T H W"]:
-    """Exact z-depth of every pixel of a clip, metres; 1e6 is sky."""
-    return render([scene(spec, seed, number)], spec.height, spec.width, spec.fine)[2][0]
-
-
 def _images(drawn: Sequence[SampledScene], spec: SceneSpec) -> tuple[np.ndarray, np.ndarray]:
     """Frames and masks; frames are the mean over the shutter's open time."""
     scenes = [d.scene for d in drawn]

@@ -25,7 +25,7 @@ from fourd4d.synth.clip import Clip, Track
 from fourd4d.synth.objects import naming
 from fourd4d.synth.objects.mask_backends.base import ObjectMask
 from fourd4d.synth.overlay import overlay
-from fourd4d.synth.questions.ask import Question
+from fourd4d.synth.questions.question import Question
 from fourd4d.synth.vlm.client import Client, Request, Verdict
 
 USES: Final = ("name", "consistency", "question", "reasoning")

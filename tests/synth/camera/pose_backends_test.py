@@ -51,7 +51,7 @@ def told(source, **kwargs):
 def test_features_pass_through():
     assert told(from_features) == [("Truck Right",)]
     assert open_named("features") is from_features
-    with pytest.raises(InputError, match="unknown 'magic'"):
+    with pytest.raises(InputError, match="unknown value 'magic'"):
         open_named("magic")
 
 

@@ -17,9 +17,12 @@ from fourd4d.synth.dataset.encode import write_files
 from fourd4d.synth.dataset.manifest import Entry, Manifest
 from fourd4d.synth.overlay import overlay
 from fourd4d.synth.questions import pretraining_tasks
-from fourd4d.synth.questions.ask import KINDS, QuestionSpec
+from fourd4d.synth.questions.ask import QuestionSpec
+from fourd4d.synth.questions.types import QUESTION_TYPES
 from fourd4d.synth.simulator.clips import simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
+
+TYPES = tuple(QUESTION_TYPES)
 
 SPEC = QuestionSpec(style="short")
 
@@ -42,7 +45,7 @@ def works(scenes, calls=None):
 
 
 def run(root, todo, **more):
-    recipe = build.DatasetSpec(KINDS, SPEC, seed=1)
+    recipe = build.DatasetSpec(TYPES, SPEC, seed=1)
     return build.build_dataset(root, todo, len(todo), recipe, config={"seed": 1}, **more)
 
 
@@ -66,11 +69,13 @@ def test_things_of_one_name_are_asked_about_by_their_boxes_alone(scenes):
     clip = next(c for c in scenes if c.dynamic is not None)
     twin = dataclasses.replace(clip.dynamic, boxes=clip.dynamic.boxes + 0.01)
     twins = dataclasses.replace(clip, tracks=(*clip.tracks, twin))
-    told = [(kind, track) for kind, _, track in build.subjects(twins, KINDS) if track]
+    told = [(name, subject.track) for name, subject in build.subjects(twins, TYPES)
+            if subject.track]
     assert {kind for kind, track in told if track.name == twin.name} == {"box_direction"}
     assert sum(track is twin for _, track in told) == 1
-    alone = {kind for kind, _, track in build.subjects(clip, KINDS) if track is clip.dynamic}
-    assert alone == {*KINDS} - {"camera"}
+    alone = {name for name, subject in build.subjects(clip, TYPES)
+             if subject.track is clip.dynamic}
+    assert alone == {*TYPES} - {"camera"}
 
 
 def test_a_finished_video_is_not_made_again(tmp_path, scenes):
@@ -152,14 +157,14 @@ def test_an_empty_video_says_what_was_dropped(tmp_path, scenes):
     bare = dataclasses.replace(scenes[0], tracks=(), camera=(), provenance={})
     entries = run(tmp_path, works([bare]))
     entry = entries[bare.video_id]
-    assert entry.status == "empty" and len(entry.dropped) == len(KINDS)
+    assert entry.status == "empty" and len(entry.dropped) == len(TYPES)
     assert list(jsonl.read(tmp_path / "dift.jsonl")) == []
 
 
 def test_another_configuration_is_refused(tmp_path, scenes):
     run(tmp_path, works(scenes[:1]))
     with pytest.raises(InputError, match="seed was 1, is 2"):
-        build.build_dataset(tmp_path, [], 0, build.DatasetSpec(KINDS, SPEC, seed=2),
+        build.build_dataset(tmp_path, [], 0, build.DatasetSpec(TYPES, SPEC, seed=2),
                             config={"seed": 2})
 
 
@@ -180,7 +185,7 @@ def test_base_shards_hold_free_text_and_are_kept(tmp_path):
     def part(start, count):
         return simulate_clips(spec, 8, start, count)
 
-    pretraining.write_base(tmp_path, part, 16, KINDS, SPEC, seed=1, quality=90)
+    pretraining.write_base(tmp_path, part, 16, TYPES, SPEC, seed=1, quality=90)
     shards = records.find_shards(tmp_path)
     stamp = shards[0].stat().st_mtime_ns
     read = list(records.read_shards(shards))
@@ -188,14 +193,14 @@ def test_base_shards_hold_free_text_and_are_kept(tmp_path):
     for record in read:
         assert not record.sample.options and not record.overlays and record.sample.response
         assert record.sample.kind.startswith(("describe_", "exercise_"))
-    pretraining.write_base(tmp_path, part, 16, KINDS, SPEC, seed=1, quality=90)
+    pretraining.write_base(tmp_path, part, 16, TYPES, SPEC, seed=1, quality=90)
     assert shards[0].stat().st_mtime_ns == stamp
 
 
 def test_whole_questions_are_watched_and_worked_out(scenes):
     pairs = []
     for clip in scenes[:6]:
-        made = pretraining.base_samples(clip, KINDS, SPEC, np.random.default_rng(0), 90,
+        made = pretraining.base_samples(clip, TYPES, SPEC, np.random.default_rng(0), 90,
                                         pretraining_tasks.Practice(reasoned=1))
         own = [w.sample for w in made if w.sample.kind.startswith(("tell_", "work_"))]
         pairs += zip(own[::2], own[1::2], strict=True)
@@ -214,7 +219,7 @@ def test_whole_questions_are_watched_and_worked_out(scenes):
 
 def test_more_choices_are_of_more_questions(scenes):
     few, many = (
-        [w.sample for w in pretraining.base_samples(scenes[0], KINDS, SPEC,
+        [w.sample for w in pretraining.base_samples(scenes[0], TYPES, SPEC,
                                                     np.random.default_rng(0),
                                                     90, pretraining_tasks.Practice(choices=count))
          if w.sample.kind.startswith("exercise_")] for count in (0, 4))
@@ -226,7 +231,7 @@ def test_more_choices_are_of_more_questions(scenes):
 def test_a_conclusion_is_drawn_and_chosen_by(scenes):
     seen = []
     for clip in scenes[:6]:
-        made = pretraining.base_samples(clip, KINDS, SPEC, np.random.default_rng(0), 90,
+        made = pretraining.base_samples(clip, TYPES, SPEC, np.random.default_rng(0), 90,
                                         pretraining_tasks.Practice(conclusions=2))
         seen += [w.sample for w in made if w.sample.kind.startswith("conclude_")]
     assert len(seen) >= 6

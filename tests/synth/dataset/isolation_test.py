@@ -12,9 +12,13 @@ from fourd4d.synth.dataset import build, encode
 from fourd4d.synth.dataset.build import DatasetSpec, VideoJob
 from fourd4d.synth.objects import landmarks, mask_checks, mask_motion, motion_evidence, naming
 from fourd4d.synth.objects.mask_backends.motion import MOTION
-from fourd4d.synth.questions import ask, geometry
-from fourd4d.synth.questions.ask import KINDS, QuestionSpec
+from fourd4d.synth.questions import geometry
+from fourd4d.synth.questions.ask import QuestionSpec
+from fourd4d.synth.questions.types import QUESTION_TYPES
+from fourd4d.synth.questions.types.base import ObjectQuestionType
 from fourd4d.synth.video import letterbox, spans
+
+TYPES = tuple(QUESTION_TYPES)
 
 NAMES = ("two", "one")
 STAGES = {
@@ -23,8 +27,10 @@ STAGES = {
     "camera": (estimate, "estimate"), "evidence": (motion_evidence, "motion_evidence"),
     "flow": (mask_motion, "object_flow"), "masks": (mask_checks, "check"),
     "position": (annotate, "localize"), "landmark": (landmarks, "find_landmark"),
-    "names": (naming, "labels"), "questions": (ask, "_about"), "rule": (geometry, "displacement"),
-    "words": (ask, "_word"), "pictures": (encode, "jpeg"), "sample": (encode, "check"),
+    "names": (naming, "labels"), "questions": (ObjectQuestionType, "_ask_about"),
+    "rule": (geometry, "displacement"),
+    "words": (ObjectQuestionType, "word"), "pictures": (encode, "jpeg"),
+    "sample": (encode, "check"),
     "record": (build.records, "sample_to_json"), "drawing": (build, "drawing"),
 }
 
@@ -52,7 +58,7 @@ def made(root, films, now):
         yield from annotate.iter_clips(films / f"{name}.mp4", spec, name)
 
     jobs = [VideoJob(name, functools.partial(clips, name)) for name in NAMES]
-    return build.build_dataset(root, jobs, None, DatasetSpec(KINDS, QuestionSpec(), 0))
+    return build.build_dataset(root, jobs, None, DatasetSpec(TYPES, QuestionSpec(), 0))
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,15 @@ from fourd4d.core.sample import Sample
 from fourd4d.synth.dataset import build, shards, tfds_videos
 from fourd4d.synth.dataset.build import DatasetSpec, VideoJob
 from fourd4d.synth.dataset.shards import Shard
-from fourd4d.synth.questions.ask import KINDS, QuestionSpec
+from fourd4d.synth.questions.ask import QuestionSpec
+from fourd4d.synth.questions.types import QUESTION_TYPES
 from fourd4d.synth.simulator.clips import simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
 from fourd4d.synth.tools import cli
 
-RECIPE = DatasetSpec(KINDS, QuestionSpec(style="short"), seed=1)
+TYPES = tuple(QUESTION_TYPES)
+
+RECIPE = DatasetSpec(TYPES, QuestionSpec(style="short"), seed=1)
 
 
 def run(*argv):

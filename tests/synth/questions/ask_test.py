@@ -15,15 +15,18 @@ from fourd4d.core.sample import IMAGE_MARK, LETTERS
 from fourd4d.synth.clip import MOVES, OPPOSITE_MOVE, CameraSegment, Clip, Track
 from fourd4d.synth.questions import (
     answer_pools,
-    geometry,
     pretraining_tasks,
     readout,
     reasoning_short,
 )
-from fourd4d.synth.questions.ask import KINDS, QuestionSpec, ask
+from fourd4d.synth.questions.ask import QuestionSpec, ask
 from fourd4d.synth.questions.margins import Ambiguous, Margins
+from fourd4d.synth.questions.question import Subject
+from fourd4d.synth.questions.types import QUESTION_TYPES, camera, direction, distance, speed
 from fourd4d.synth.simulator.clips import simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
+
+TYPES = tuple(QUESTION_TYPES)
 
 SPEC = QuestionSpec(style="short")
 TRUTH = {"Toward": "Toward the camera", "Away": "Away from the camera", "closer": "Getting closer",
@@ -54,7 +57,7 @@ def test_the_key_is_what_the_scene_was_made_to_show(asked):
         wanted = clip.provenance["wanted"]
         assert question.answer_text == TRUTH.get(wanted, wanted)
     assert len(pairs) > 0.85 * (len(pairs) + dropped)
-    assert {q.kind for _, q, _ in pairs} == set(KINDS)
+    assert {q.type for _, q, _ in pairs} == set(TYPES)
 
 
 def test_one_mark_per_overlay_and_the_answer_is_the_key(asked):
@@ -85,10 +88,8 @@ def test_positions_told_are_the_track(asked):
         assert dy == int(told[-1][2]) - int(told[0][2]) - moved[1]
 
 
-@pytest.mark.parametrize("pool",
-                         [answer_pools.DIRECTION, answer_pools.DISTANCE, answer_pools.SPEED,
-                          answer_pools.CAMERA,
-                                  answer_pools.SPEED_VARYING])
+@pytest.mark.parametrize("pool", [direction.POOL, distance.POOL, speed.POOL, camera.POOL,
+                                  speed.POOL_VARYING])
 def test_every_option_of_a_set_is_the_answer_equally_often(pool):
     """Exactly: with answers equally frequent, P(answer | options) is 1/4."""
     share = collections.defaultdict(dict)
@@ -115,7 +116,7 @@ def guesser_accuracy(drawn, features):
     return right / (len(drawn) - half)
 
 
-@pytest.mark.parametrize("pool", [answer_pools.DIRECTION, answer_pools.CAMERA, answer_pools.SPEED])
+@pytest.mark.parametrize("pool", [direction.POOL, camera.POOL, speed.POOL])
 def test_options_alone_and_letters_alone_tell_nothing(pool):
     rng = np.random.default_rng(1)
     drawn = []
@@ -149,8 +150,8 @@ def test_options_of_combined_moves_come_in_mirrored_pairs(moves):
 
 
 def test_pools_are_the_published_answers():
-    assert set(answer_pools.CAMERA.answers) == set(MOVES)
-    assert len(answer_pools.DIRECTION.answers) == 11
+    assert set(camera.POOL.answers) == set(MOVES)
+    assert len(direction.POOL.answers) == 11
 
 
 @pytest.mark.parametrize(("angle", "answer"), [
@@ -161,9 +162,9 @@ def test_directions_have_margins(angle, answer):
     move = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle)), 0.0])
     if answer is None:
         with pytest.raises(Ambiguous, match="between"):
-            geometry.direction(move, Margins())
+            direction.direction_of(move, Margins())
     else:
-        assert geometry.direction(move, Margins()) == answer
+        assert direction.direction_of(move, Margins()) == answer
 
 
 @pytest.mark.parametrize(("move", "answer"), [
@@ -173,9 +174,9 @@ def test_directions_have_margins(angle, answer):
 def test_depth_and_stillness_have_margins(move, answer):
     if answer is None:
         with pytest.raises(Ambiguous):
-            geometry.direction(np.array(move, float), Margins())
+            direction.direction_of(np.array(move, float), Margins())
     else:
-        assert geometry.direction(np.array(move, float), Margins()) == answer
+        assert direction.direction_of(np.array(move, float), Margins()) == answer
 
 
 @pytest.mark.parametrize(("values", "answer"), [
@@ -186,9 +187,9 @@ def test_depth_and_stillness_have_margins(move, answer):
 def test_distance_answers(values, answer):
     if answer is None:
         with pytest.raises(Ambiguous):
-            geometry.distance_answer(np.array(values, float), Margins())
+            distance.distance_change(np.array(values, float), Margins())
     else:
-        assert geometry.distance_answer(np.array(values, float), Margins()) == answer
+        assert distance.distance_change(np.array(values, float), Margins()) == answer
 
 
 @pytest.mark.parametrize(("values", "answer"), [
@@ -199,14 +200,14 @@ def test_distance_answers(values, answer):
 def test_speed_answers(values, answer):
     if answer is None:
         with pytest.raises(Ambiguous):
-            geometry.speed_answer(np.array(values, float), Margins())
+            speed.speed_change(np.array(values, float), Margins())
     else:
-        assert geometry.speed_answer(np.array(values, float), Margins()) == answer
+        assert speed.speed_change(np.array(values, float), Margins()) == answer
 
 
 def test_moving_camera_without_landmark_is_not_guessed_at(asked):
     """Without geometry and landmark, a moving camera makes the question unanswerable."""
-    clip, question, _ = next(p for p in asked[0] if p[1].kind == "direction")
+    clip, question, _ = next(p for p in asked[0] if p[1].type == "direction")
     bare = dataclasses.replace(question.track, centers=None, depth=None)
     moving = dataclasses.replace(clip, tracks=(bare,), poses=None, camera=(
         CameraSegment(0.0, float(clip.timestamps[-1]), ("Pan Left",)),))
@@ -218,7 +219,7 @@ def test_boxes_alone_give_the_same_direction_as_geometry(asked):
     """Screen boxes with a landmark agree with the 3-D truth wherever both will answer."""
     compared = 0
     for clip, question, _ in asked[0]:
-        if question.kind != "direction":
+        if question.type != "direction":
             continue
         flat = tuple(dataclasses.replace(t, centers=None, depth=None) for t in clip.tracks)
         try:
@@ -235,7 +236,7 @@ def test_boxes_alone_give_the_same_direction_as_geometry(asked):
 def test_the_box_told_is_the_things_own_in_fractions_of_the_frame(asked):
     told = 0
     for _, question, _ in asked[0]:
-        if question.kind != "box_direction":
+        if question.type != "box_direction":
             continue
         x0, y0, x1, y1 = map(float, re.findall(r"[\d.]+", question.text.split("[")[1]))
         own = question.track.boxes[question.frames[0]]
@@ -247,7 +248,7 @@ def test_the_box_told_is_the_things_own_in_fractions_of_the_frame(asked):
 
 
 def test_a_shared_box_is_not_asked_about(asked):
-    clip, question, _ = next(p for p in asked[0] if p[1].kind == "box_direction")
+    clip, question, _ = next(p for p in asked[0] if p[1].type == "box_direction")
     twin = dataclasses.replace(question.track, name="shadow", role="static")
     with pytest.raises(Ambiguous, match="another thing"):
         ask(dataclasses.replace(clip, tracks=(*clip.tracks, twin)), "box_direction",
@@ -277,20 +278,21 @@ def test_options_are_read_until_one_is_the_answer(asked, answer, told):
 
 def test_readings_that_do_not_lead_to_the_answer_are_dropped():
     with pytest.raises(Ambiguous, match="coarse"):
-        readout.require(readout.direction_of(readout.Place(3, 1, 0), readout.SHORT), "Up", "x")
-    assert readout.direction_of(readout.Place(3, -3, 0), readout.SHORT) == "Right-Up"
-    assert readout.distance_of((3, 6, 3), readout.SHORT) == "First closer, then farther"
-    assert readout.speed_of((1, 2, 4)) == "Speeding up"
-    assert readout.camera_of(readout.Place(-3, 0, 0), "still", readout.SHORT) == "Truck Right"
-    assert readout.camera_of(readout.Place(-3, 0, 0), "left", readout.SHORT) == "Pan Right"
+        readout.require(direction.read_short(readout.Place(3, 1, 0), readout.SHORT), "Up", "x")
+    assert direction.read_short(readout.Place(3, -3, 0), readout.SHORT) == "Right-Up"
+    assert distance.read_short((3, 6, 3), readout.SHORT) == "First closer, then farther"
+    assert speed.read_short((1, 2, 4)) == "Speeding up"
+    assert camera.read_short(readout.Place(-3, 0, 0), "still", readout.SHORT) == "Truck Right"
+    assert camera.read_short(readout.Place(-3, 0, 0), "left", readout.SHORT) == "Pan Right"
 
 
 def test_unknown_settings_are_refused(asked):
     with pytest.raises(InputError, match="style"):
         QuestionSpec(style="long")
-    with pytest.raises(InputError, match="overlays"):
-        QuestionSpec(overlays={"camera": 2})
-    with pytest.raises(InputError, match="question kind"):
+    for overlays in ({"camera": 1}, {"camera": 2, "colour": 3}):
+        with pytest.raises(InputError, match="overlays"):
+            QuestionSpec(overlays=overlays)
+    with pytest.raises(InputError, match="question type"):
         ask(asked[0][0][0], "colour", np.random.default_rng(0), SPEC)
 
 
@@ -307,8 +309,8 @@ def followed(centers, depth_error):
 @pytest.mark.parametrize("error, told", [(0.05, True), (0.7, False), (np.inf, False)])
 def test_what_rests_on_size_alone_is_told_only_where_size_is_believed(error, told):
     clip, track = followed([(0, 0, 5 - 0.5 * i) for i in range(5)], [0, 0, 0, 0, error])
-    for sure, answer in ((geometry.confident_direction, "Toward the camera"),
-                         (geometry.confident_distance, "Getting closer")):
+    for sure, answer in ((direction.confident_direction, "Toward the camera"),
+                         (distance.confident_distance, "Getting closer")):
         if told:
             assert sure(clip, track, 0, 4, Margins())[0] == answer
             continue
@@ -318,33 +320,33 @@ def test_what_rests_on_size_alone_is_told_only_where_size_is_believed(error, tol
 
 def test_sideways_motion_bears_a_small_doubt_of_size():
     clip, track = followed([(0.5 * i, 0, 5) for i in range(5)], [0.04] * 5)
-    assert geometry.confident_direction(clip, track, 0, 4, Margins())[0] == "Right"
+    assert direction.confident_direction(clip, track, 0, 4, Margins())[0] == "Right"
 
 
 def test_of_two_ways_to_tell_size_one_does_for_sideways_motion_and_both_for_depth():
     good, bad = [0.0] * 5, [0, 0, 0, 0, 0.9]
     aside, track = followed([(0.5 * i, 0, 5) for i in range(5)], [bad, good])
-    assert geometry.confident_direction(aside, track, 0, 4, Margins())[0] == "Right"
+    assert direction.confident_direction(aside, track, 0, 4, Margins())[0] == "Right"
     aside, track = followed([(0.5 * i, 0, 5) for i in range(5)], [bad, bad])
     with pytest.raises(Ambiguous, match="depth is not known"):
-        geometry.confident_direction(aside, track, 0, 4, Margins())
+        direction.confident_direction(aside, track, 0, 4, Margins())
     near, track = followed([(0, 0, 5 - 0.5 * i) for i in range(5)], [bad, good])
     with pytest.raises(Ambiguous, match="depth is not known"):
-        geometry.confident_direction(near, track, 0, 4, Margins())
+        direction.confident_direction(near, track, 0, 4, Margins())
     # Errors that are alike change no ratio.
     near, track = followed([(0, 0, 5 - 0.5 * i) for i in range(5)], [[0.5] * 5, good])
-    assert geometry.confident_direction(near, track, 0, 4, Margins())[0] == "Toward the camera"
+    assert direction.confident_direction(near, track, 0, 4, Margins())[0] == "Toward the camera"
 
 
 def test_what_comes_back_or_never_moves_is_not_said_to_rest():
     away = [(0, 0, 5), (0.5, 0, 5), (1, 0, 5), (0.5, 0, 5), (0, 0, 5), (0, 0, 5), (0, 0, 5)]
     clip, track = followed(away, np.zeros(7))
-    assert not geometry.is_stationary(clip, track, 0, 4, Margins())
-    assert geometry.is_stationary(clip, track, 4, 6, Margins())
+    assert not direction.is_stationary(clip, track, 0, 4, Margins())
+    assert direction.is_stationary(clip, track, 4, 6, Margins())
     clip, track = followed([(0.01 * i, 0, 5) for i in range(7)], np.zeros(7))
-    assert not geometry.is_stationary(clip, track, 0, 6, Margins())
+    assert not direction.is_stationary(clip, track, 0, 6, Margins())
     with pytest.raises(Ambiguous, match="changes direction"):
-        ask(clip, "direction", np.random.default_rng(0), SPEC, track=track)
+        ask(clip, "direction", np.random.default_rng(0), SPEC, subject=Subject(track=track))
 
 
 def test_of_a_way_there_and_back_its_halves_are_asked():
@@ -352,9 +354,9 @@ def test_of_a_way_there_and_back_its_halves_are_asked():
     clip, track = followed(there, np.zeros(11))
     spec = dataclasses.replace(SPEC, style="full", parts=1)
     with pytest.raises(Ambiguous, match="changes direction"):
-        ask(clip, "direction", np.random.default_rng(0), spec, track=track)
+        ask(clip, "direction", np.random.default_rng(0), spec, subject=Subject(track=track))
     asked = ask(clip, "direction", np.random.default_rng(0),
-                dataclasses.replace(spec, parts=3), track=track)
+                dataclasses.replace(spec, parts=3), subject=Subject(track=track))
     assert asked.answer_text == "Right" and asked.frames[-1] <= 7
     assert asked.frames[-1] - asked.frames[0] >= 4
 
@@ -364,17 +366,17 @@ def test_speed_is_not_told_where_a_thing_turns_or_is_cut():
     back = [(x, 0.0, 5.0) for x in (0, 1, 2, 3, 2, 1, 2, 3, 4)]
     frames = (0, 2, 4, 6, 8)
     clip, track = followed(there, np.zeros(9))
-    assert geometry.confident_speed(clip, track, frames, Margins())[0] == "Constant speed"
+    assert speed.confident_speed(clip, track, frames, Margins())[0] == "Constant speed"
     # A mask that fills in makes its object seem to come nearer: 0.1 to 0.21 of the frame.
     clip, track = followed(there, np.linspace(0, np.sqrt(2.1) - 1, 9))
     with pytest.raises(Ambiguous, match="mask changes otherwise"):
-        geometry.confident_speed(clip, track, frames, Margins())
+        speed.confident_speed(clip, track, frames, Margins())
     clip, track = followed(there, [0] * 8 + [np.inf])  # The picture's edge cuts it at last.
     with pytest.raises(Ambiguous, match="distance is not known"):
-        geometry.confident_speed(clip, track, frames, Margins())
+        speed.confident_speed(clip, track, frames, Margins())
     clip, track = followed(back, np.zeros(9))
     with pytest.raises(Ambiguous, match="turns between"):
-        geometry.confident_speed(clip, track, frames, Margins(pace=1.01, steady=1.01))
+        speed.confident_speed(clip, track, frames, Margins(pace=1.01, steady=1.01))
 
 
 def test_speed_is_not_told_from_within_a_step():
@@ -382,11 +384,11 @@ def test_speed_is_not_told_from_within_a_step():
     clip, track = followed(walk, np.zeros(9))
     clip = dataclasses.replace(clip, timestamps=clip.timestamps * 0.4)
     with pytest.raises(Ambiguous, match="too close in time"):
-        geometry.confident_speed(clip, track, (0, 1, 2, 3), Margins())
-    assert geometry.confident_speed(clip, track, (0, 2, 4, 6, 8), Margins())[0] == "Constant speed"
+        speed.confident_speed(clip, track, (0, 1, 2, 3), Margins())
+    assert speed.confident_speed(clip, track, (0, 2, 4, 6, 8), Margins())[0] == "Constant speed"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TYPES)
 def test_a_clip_that_was_asked_about_is_freed_at_once(kind):
     # Left to the garbage collector, hundreds of them pile up first.
     spec = dataclasses.replace(SPEC, parts=3)

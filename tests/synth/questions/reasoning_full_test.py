@@ -12,13 +12,16 @@ from fourd4d.core.sample import IMAGE_MARK
 from fourd4d.synth.dataset import build
 from fourd4d.synth.dataset.build import VideoJob
 from fourd4d.synth.questions import reasoning_full
-from fourd4d.synth.questions.ask import KINDS, QuestionSpec, ask
+from fourd4d.synth.questions.ask import QuestionSpec, ask
 from fourd4d.synth.questions.margins import Ambiguous
 from fourd4d.synth.questions.readout import Place
+from fourd4d.synth.questions.types import QUESTION_TYPES, direction
 from fourd4d.synth.simulator.clips import outline, simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
 from fourd4d.synth.tools import report
 from fourd4d.synth.video.discover import find_videos, name_of
+
+TYPES = tuple(QUESTION_TYPES)
 
 SPEC = QuestionSpec(style="full")
 
@@ -34,7 +37,7 @@ def told():
             out.append((clip, question, reasoning_full.reasoning(clip, question, rng, len(out))))
         except Ambiguous:
             continue
-    assert len(out) > 90 and {q.kind for _, q, _ in out} == set(KINDS)
+    assert len(out) > 90 and {q.type for _, q, _ in out} == set(TYPES)
     return out
 
 
@@ -73,7 +76,7 @@ def test_percentages_are_the_track(told):
     (Place(1, 1, 0), (20, 20), "Stationary", True), (Place(9, 1, 0), (20, 20), "Stationary", False),
 ])
 def test_told_shifts_must_fit_the_answer(move, sizes, answer, fits):
-    assert reasoning_full.agrees(move, sizes, answer) is fits
+    assert direction.shows(move, sizes, answer) is fits
 
 
 def test_the_report_shows_samples_and_what_failed(tmp_path):
@@ -82,7 +85,7 @@ def test_the_report_shows_samples_and_what_failed(tmp_path):
 
     scenes = list(simulate_clips(SceneSpec(), 2, 0, 16))
     works = [VideoJob(c.video_id, lambda c=c: [c]) for c in scenes] + [VideoJob("<x>", broken)]
-    entries = build.build_dataset(tmp_path, works, None, build.DatasetSpec(KINDS, SPEC, seed=0))
+    entries = build.build_dataset(tmp_path, works, None, build.DatasetSpec(TYPES, SPEC, seed=0))
     page = report.write(tmp_path, cards=5).read_text()
     assert page.count('<article class="item"') == 5 and "data:image/" in page
     assert "no whole video" in page and "&lt;x&gt;" in page and "<x>" not in page

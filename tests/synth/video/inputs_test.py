@@ -22,7 +22,8 @@ from fourd4d.synth.dataset import build
 from fourd4d.synth.dataset.build import DatasetSpec, VideoJob
 from fourd4d.synth.objects import mask_backends
 from fourd4d.synth.objects.mask_backends import MaskSpec
-from fourd4d.synth.questions.ask import KINDS, QuestionSpec
+from fourd4d.synth.questions.ask import QuestionSpec
+from fourd4d.synth.questions.types import QUESTION_TYPES
 from fourd4d.synth.video.discover import find_videos, name_of
 from fourd4d.synth.video.spans import iter_spans
 
@@ -104,7 +105,8 @@ def run(root, folder, masks):
                       functools.partial(annotate.iter_clips_with_backends, p, n, SPEC, pose_of,
                                         mask_of))
              for n, p in find_videos(folder).items()]
-    return build.build_dataset(root, works, None, DatasetSpec(KINDS, QuestionSpec(), 0))
+    recipe = DatasetSpec(tuple(QUESTION_TYPES), QuestionSpec(), 0)
+    return build.build_dataset(root, works, None, recipe)
 
 
 def test_given_masks_of_another_size_are_fitted_and_of_another_shape_told(tmp_path):

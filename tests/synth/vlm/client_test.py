@@ -19,7 +19,8 @@ from fourd4d.core.sample import IMAGE_MARK
 from fourd4d.synth.dataset import build
 from fourd4d.synth.dataset.build import DatasetSpec, VideoJob
 from fourd4d.synth.questions import reasoning_full
-from fourd4d.synth.questions.ask import KINDS, QuestionSpec, ask
+from fourd4d.synth.questions.ask import QuestionSpec, ask
+from fourd4d.synth.questions.types import QUESTION_TYPES
 from fourd4d.synth.simulator.clips import simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
 from fourd4d.synth.vlm import client
@@ -33,6 +34,8 @@ from fourd4d.synth.vlm.client import (
 )
 from fourd4d.synth.vlm.openai_backend import Endpoint
 from fourd4d.synth.vlm.rewrite import Asked, Draft, _reasoning_fault, _thought
+
+TYPES = tuple(QUESTION_TYPES)
 
 JPEG = cv2.imencode(".jpg", np.zeros((56, 84, 3), np.uint8))[1].tobytes()
 ASK = Request("name", "What is it?", {"name": str}, (JPEG,), {"name": "red cube"})
@@ -231,7 +234,7 @@ def test_reasoning_must_keep_to_the_facts(draft):
 
 def made(tmp_path, endpoint, scenes, folder="data", **more):
     client = Client(endpoint, tmp_path / "cache", concurrency=2, give_up=2)
-    recipe = DatasetSpec(KINDS, QuestionSpec(), 1, words=Asked(client, **more))
+    recipe = DatasetSpec(TYPES, QuestionSpec(), 1, words=Asked(client, **more))
     works = [VideoJob(c.video_id, lambda c=c: [c]) for c in scenes]
     return build.build_dataset(tmp_path / folder, works, None, recipe), client
 

@@ -1,9 +1,17 @@
-"""Camera pose backends by name, for one video after another."""
+"""The table of camera pose backends: where the poses of a video come from.
+
+To add one: write a module beside this file with a ``base.PoseBackend``, a function from a span's
+frames, their times and the motion that features show to a ``base.CameraPath``, and put one line
+with its name into the table below. ``--config.poses=NAME`` then chooses it. A backend that reads
+files has a function from ``--config.poses_root`` and the video's name to the backend of that video.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -11,49 +19,54 @@ from fourd4d.core.errors import InputError
 from fourd4d.synth.camera.pose_backends.base import PoseBackend
 from fourd4d.synth.camera.pose_backends.colmap import from_colmap
 from fourd4d.synth.camera.pose_backends.features import from_features
-from fourd4d.synth.camera.pose_backends.files import GivenPoses, SpatialVidPoses
+from fourd4d.synth.camera.pose_backends.files import find_poses, find_spatialvid
 
-SOURCES: Mapping[str, PoseBackend] = {"features": from_features, "colmap": from_colmap}
+
+@dataclasses.dataclass(frozen=True)
+class PoseBackendEntry:
+    """A line of the table: one of the two.
+
+    Attributes:
+      backend: the same for every video.
+      find: the backend of a video, from the folder of all files and the video's name. Raises
+        InputError where the video has no files.
+    """
+
+    backend: PoseBackend | None = None
+    find: Callable[[Path, str], PoseBackend] | None = None
+
+
+POSE_BACKENDS: Final[dict[str, PoseBackendEntry]] = {
+    "features": PoseBackendEntry(from_features),
+    "colmap": PoseBackendEntry(from_colmap),
+    "poses": PoseBackendEntry(find=find_poses),
+    "spatialvid": PoseBackendEntry(find=find_spatialvid),
+}
 
 
 def open_named(name: str) -> PoseBackend:
-    """A source that needs no files. Raises InputError on unknown names."""
-    if name not in SOURCES:
-        raise InputError("pose source", f"unknown {name!r}", f"Known: {sorted(SOURCES)}")
-    return SOURCES[name]
+    """Return a backend that needs no files. Raises InputError on unknown names."""
+    known = {key: entry.backend for key, entry in POSE_BACKENDS.items() if entry.backend}
+    if name not in known:
+        raise InputError("pose backend", f"unknown value {name!r}", f"Use one of {sorted(known)}")
+    return known[name]
 
 
-POSE_BACKENDS: Final = ("features", "colmap", "poses", "spatialvid")
-
-
-def pose_backend_finder(source: str, root: str | os.PathLike[str] = ""
+def pose_backend_finder(name: str, root: str | os.PathLike[str] = ""
                         ) -> Callable[[str], PoseBackend]:
-    """A video's name → its source of poses.
+    """Return a function from a video's name to its pose backend.
 
-    ``poses`` reads ``<root>/<name>.npz``; ``spatialvid`` the folder ``<root>/<name>`` or
-    ``<root>/<group>/<name>``. Raises InputError on unknown sources; so does the result where a
+    ``poses`` reads ``<root>/<video>.npz``; ``spatialvid`` the folder ``<root>/<video>`` or
+    ``<root>/<group>/<video>``. Raises InputError on unknown names; so does the result where a
     video has no files.
     """
-    if source not in POSE_BACKENDS:
-        raise InputError("config.poses", f"unknown value {source!r}",
-                         f"Choose among {POSE_BACKENDS}")
-    if source in SOURCES:
-        return lambda _: open_named(source)
-    folder = Path(root)
-    if not str(root) or not folder.is_dir():
+    if name not in POSE_BACKENDS:
+        raise InputError("config.poses", f"unknown value {name!r}",
+                         f"Choose among {tuple(POSE_BACKENDS)}")
+    find = POSE_BACKENDS[name].find
+    if find is None:
+        return lambda _: open_named(name)
+    if not str(root) or not Path(root).is_dir():
         raise InputError("config.poses_root", f"no such folder: {str(root)!r}",
-                         f"Give the folder of the {source} files")
-
-    def find(name: str) -> PoseBackend:
-        if source == "poses":
-            file = folder / f"{name}.npz"
-            if not file.is_file():
-                raise InputError(file, "no such file", "Give an npz of poses for every video")
-            return GivenPoses(file)
-        for place in (folder / name, *sorted(folder.glob(f"*/{name}"))):
-            if (place / "poses.npy").is_file():
-                return SpatialVidPoses(place)
-        raise InputError(folder, f"no annotation of {name!r} here",
-                         f"Give {name}/poses.npy or GROUP/{name}/poses.npy")
-
-    return find
+                         f"Give the folder of the {name} files")
+    return functools.partial(find, Path(root))

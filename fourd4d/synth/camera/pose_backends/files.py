@@ -1,10 +1,4 @@
-"""Where camera poses come from: one interface, four sources.
-
-A source is called with a span of a video and the motion that features tell, and answers with a
-``CameraPath`` at the span's analysed frames. ``features`` costs nothing more; ``colmap`` runs
-structure from motion where the camera travels (a camera that only turns gives it no baseline);
-``GivenPoses`` and ``SpatialVidPoses`` read files.
-"""
+"""Camera poses from files: one npz a video, or SpatialVID's annotations."""
 
 from __future__ import annotations
 
@@ -86,12 +80,20 @@ def _covers(where: object, at: np.ndarray, times: np.ndarray) -> None:
 
 
 def _depth_by_features(poses: np.ndarray, motion: CameraMotion) -> np.ndarray:
-    """Scene depth in the poses' unit: their way, over the way in scene depths of the features."""
-    ways = [np.linalg.norm(np.diff(p[:, :3, 3], axis=0), axis=1).sum()
-            for p in (poses, motion.poses)]
-    if motion.kind != "moving" or min(ways) <= 1e-9:
-        return np.full(len(poses), max(ways[0], 1e-6) * 1e3)  # No travel that pictures show.
-    return motion.scene_depth * ways[0] / ways[1]
+    """Return scene depth in the poses' unit: their path, over the features' in scene depths."""
+    lengths = [np.linalg.norm(np.diff(p[:, :3, 3], axis=0), axis=1).sum()
+               for p in (poses, motion.poses)]
+    if motion.kind != "moving" or min(lengths) <= 1e-9:
+        return np.full(len(poses), max(lengths[0], 1e-6) * 1e3)  # No translation that shows.
+    return motion.scene_depth * lengths[0] / lengths[1]
+
+
+def find_poses(root: Path, name: str) -> GivenPoses:
+    """Return a video's poses, ``<root>/<name>.npz``. Raises InputError where there are none."""
+    file = root / f"{name}.npz"
+    if not file.is_file():
+        raise InputError(file, "no such file", "Give an npz of poses for every video")
+    return GivenPoses(file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +123,18 @@ class SpatialVidPoses:
             labels = read_instructions(folder / "instructions.json")
         return CameraPath(there, _depth_by_features(there, motion), "relative", "spatialvid",
                           labels or None)
+
+
+def find_spatialvid(root: Path, name: str) -> SpatialVidPoses:
+    """Return the annotation of a clip, in ``<root>/<name>`` or ``<root>/<group>/<name>``.
+
+    Raises InputError where there is none.
+    """
+    for folder in (root / name, *sorted(root.glob(f"*/{name}"))):
+        if (folder / "poses.npy").is_file():
+            return SpatialVidPoses(folder)
+    raise InputError(root, f"no annotation of {name!r} here",
+                     f"Give {name}/poses.npy or GROUP/{name}/poses.npy")
 
 
 def read_instructions(path: str | os.PathLike[str]) -> tuple[CameraSegment, ...]:

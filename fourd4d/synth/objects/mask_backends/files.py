@@ -1,11 +1,4 @@
-"""Where masks of things come from: one interface, four sources.
-
-A source is called with a ``MaskRequest`` (the frames in which things are looked for, the camera's
-motion and the evidence that something moves by itself) and answers with an ``ObjectMask`` for each
-thing: masks in those frames, and a name where it knows one. ``motion`` is built in; ``GivenMasks``
-reads files; ``sam.Sam2Masks`` and ``sam.Sam3Masks`` run a model. What a source finds is then held
-to be moving, fixed or neither by one rule, ``role_of``.
-"""
+"""Object masks from files: one npz or folder of pictures a video, or SpatialVID's."""
 
 from __future__ import annotations
 
@@ -99,25 +92,26 @@ class GivenMasks:
         path = Path(self.path)
         return _read_folder(path, self.fps) if path.is_dir() else _read_npz(path, self.fps)
 
-    def __call__(self, sight: MaskRequest) -> list[ObjectMask]:
+    def __call__(self, request: MaskRequest) -> list[ObjectMask]:
         """Raises InputError where the masks are of another shape, or cover too little."""
         stored = self.stored
         step = float(np.median(np.diff(stored.times))) if len(stored.times) > 1 else 0.5
-        near = np.abs(stored.times[None] - sight.times[:, None])
+        near = np.abs(stored.times[None] - request.times[:, None])
         pick, away = near.argmin(1), near.min(1)
         if (away <= 0.5 * step + 1e-3).mean() < 0.5:
             raise InputError(self.path, f"masks cover {stored.times[0]:.2f}-{stored.times[-1]:.2f}"
-                             f" s, the clip lies at {sight.times[0]:.2f}-{sight.times[-1]:.2f} s",
+                             f" s, the clip lies at {request.times[0]:.2f}-"
+                             f"{request.times[-1]:.2f} s",
                              "Give masks of the whole video")
         labels = stored.labels[pick]
         labels[away > 0.5 * step + 1e-3] = 0
-        size = sight.whole or (sight.frames.shape[1], sight.frames.shape[2])
+        size = request.whole or (request.frames.shape[1], request.frames.shape[2])
 
         def shown(masks: np.ndarray) -> np.ndarray:
-            return sight.window.crop(fitted(masks, size, self.path))
+            return request.window.crop(fitted(masks, size, self.path))
 
         if not stored.apart:
-            return [ObjectMask(m) for m in split(shown(labels > 0), sight)]
+            return [ObjectMask(m) for m in split(shown(labels > 0), request)]
         out = []
         for number in np.unique(labels[labels > 0]):
             name = stored.names[number - 1] if number <= len(stored.names) else ""
@@ -222,22 +216,23 @@ def _read_folder(path: Path, fps: float) -> StoredMasks:
                        np.array(numbers) / fps, apart=apart)
 
 
-def split(moving: Bool[np.ndarray, "M H W"], sight: MaskRequest) -> list[Bool[np.ndarray, "M H W"]]:
+def split(moving: Bool[np.ndarray, "M H W"], request: MaskRequest
+          ) -> list[Bool[np.ndarray, "M H W"]]:
     """Connected regions of masks, followed from frame to frame by overlap; the largest first.
 
     A region joins the thing whose last mask, carried by the camera's motion and the thing's own
     steady one, it overlaps most; what lasts less than ``spec.lasting`` of the frames is dropped.
     """
-    least = sight.spec.smallest * moving[0].size
+    least = request.spec.smallest * moving[0].size
     tracks: list[dict[int, np.ndarray]] = []
     for m, mask in enumerate(moving):
         count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
         regions = [labels == k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= least]
         pairs = []
         for t, track in enumerate(tracks):
-            if sight.times[m] - sight.times[max(track)] > sight.spec.lost:
+            if request.times[m] - request.times[max(track)] > request.spec.lost:
                 continue
-            guess = _carried(track, m, sight)
+            guess = _carried(track, m, request)
             for r, region in enumerate(regions):
                 union = (guess | region).sum()
                 pairs.append(((guess & region).sum() / union, t, r))
@@ -250,30 +245,31 @@ def split(moving: Bool[np.ndarray, "M H W"], sight: MaskRequest) -> list[Bool[np
         tracks += [{m: region} for r, region in enumerate(regions) if r not in used_r]
     out = []
     for track in tracks:
-        if len(track) >= max(3, sight.spec.lasting * len(moving)):
+        if len(track) >= max(3, request.spec.lasting * len(moving)):
             masks = np.zeros_like(moving)
             for m, region in track.items():
                 masks[m] = region
             out.append(masks)
-    return sorted(out, key=lambda masks: -int(masks.sum()))[: sight.spec.keep]
+    return sorted(out, key=lambda masks: -int(masks.sum()))[: request.spec.keep]
 
 
-def _carried(track: dict[int, np.ndarray], now: int, sight: MaskRequest) -> np.ndarray:
+def _carried(track: dict[int, np.ndarray], now: int, request: MaskRequest) -> np.ndarray:
     """The last mask of a thing where it should be in frame ``now``."""
     last = max(track)
-    inverse = 1 / sight.motion.depth(int(sight.chosen[last]))
+    inverse = 1 / request.motion.depth(int(request.chosen[last]))
 
     def centre(m: int) -> np.ndarray:
         return mask_motion.centres(track[m][None])[0]
 
     here = centre(last)
-    there = sight.motion.place(int(sight.chosen[last]), int(sight.chosen[now]), here, inverse)
+    there = request.motion.place(int(request.chosen[last]), int(request.chosen[now]), here, inverse)
     earlier = [m for m in track if m < last]
     if earlier:
         before = max(earlier)
-        home = sight.motion.place(int(sight.chosen[before]), int(sight.chosen[last]),
+        home = request.motion.place(int(request.chosen[before]), int(request.chosen[last]),
                                   centre(before), inverse)
-        pace = (sight.times[now] - sight.times[last]) / (sight.times[last] - sight.times[before])
+        times = request.times
+        pace = (times[now] - times[last]) / (times[last] - times[before])
         there = there + np.clip(pace, 0, 2) * (here - home)
     shift = np.array([[1, 0, there[0] - here[0]], [0, 1, there[1] - here[1]]], np.float32)
     height, width = track[last].shape

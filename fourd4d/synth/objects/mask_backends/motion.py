@@ -12,12 +12,13 @@ from fourd4d.synth.objects import mask_motion, motion_segmentation
 from fourd4d.synth.objects.mask_backends.base import MaskBackend, MaskRequest, ObjectMask
 
 
-def find_by_motion(sight: MaskRequest) -> list[ObjectMask]:
-    things = motion_segmentation.find_moving(sight.frames, sight.times, sight.chosen,
-                                             sight.evidence,
-                                             sight.usual, sight.flow, sight.motion, sight.spec)
-    return [ObjectMask(np.stack([without_limb(mask) for mask in thing.masks]), role="dynamic")
-            for thing in things]
+def find_by_motion(request: MaskRequest) -> list[ObjectMask]:
+    """Return the objects that move against the scene."""
+    objects = motion_segmentation.find_moving(
+        request.frames, request.times, request.chosen, request.evidence, request.usual,
+        request.flow, request.motion, request.spec)
+    return [ObjectMask(np.stack([without_limb(mask) for mask in one.masks]), role="dynamic")
+            for one in objects]
 
 
 def without_limb(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
@@ -45,15 +46,16 @@ def without_limb(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 MOTION: Final = MaskBackend("motion", find_by_motion)
 """What moves against the scene, cut out by its evidence and colours."""
 
-def boxes_of(sight: MaskRequest) -> list[tuple[int, tuple[float, float, float, float], ObjectMask]]:
+def boxes_of(request: MaskRequest
+             ) -> list[tuple[int, tuple[float, float, float, float], ObjectMask]]:
     """For each moving thing, the frame that shows it best and its box there, pixels (x0 y0 x1 y1).
 
     What models that want a box are prompted with. The best frame is the one of largest evidence,
     edges of the picture counting against it.
     """
     out = []
-    for thing in find_by_motion(sight):
-        worth = (thing.masks & (sight.evidence > 1)).sum((1, 2))
+    for thing in find_by_motion(request):
+        worth = (thing.masks & (request.evidence > 1)).sum((1, 2))
         best = int((worth * np.where(mask_motion.touches_border(thing.masks), 0.2, 1.0)).argmax())
         ys, xs = np.nonzero(thing.masks[best])
         box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))

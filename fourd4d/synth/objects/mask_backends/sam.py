@@ -122,9 +122,9 @@ class Sam2Masks:
     def _track(self) -> _Tracker:
         return _Tracker("Sam2Video", Path(self.directory), self.device, self.dtype)
 
-    def __call__(self, sight: MaskRequest) -> list[ObjectMask]:
+    def __call__(self, request: MaskRequest) -> list[ObjectMask]:
         """Raises InputError where the model cannot be loaded."""
-        return _boxed(self._track, sight, self.boxes)
+        return _boxed(self._track, request, self.boxes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +156,10 @@ class Sam3Masks:
     def _loaded(self) -> tuple[Any, Any]:
         return _load("Sam3Video", Path(self.directory), self.device, self.dtype)
 
-    def __call__(self, sight: MaskRequest) -> list[ObjectMask]:
+    def __call__(self, request: MaskRequest) -> list[ObjectMask]:
         """Raises InputError where the model cannot be loaded."""
         if not self.prompts:
-            return _boxed(self._track, sight, self.boxes)
+            return _boxed(self._track, request, self.boxes)
         import torch
 
         model, processor = self._loaded
@@ -167,14 +167,15 @@ class Sam3Masks:
         names: dict[int, str] = {}
         with torch.inference_mode():
             session = processor.init_video_session(
-                video=sight.frames, inference_device=self.device, dtype=getattr(torch, self.dtype))
+                video=request.frames, inference_device=self.device,
+                dtype=getattr(torch, self.dtype))
             processor.add_text_prompt(session, list(self.prompts))
             for seen in model.propagate_in_video_iterator(session):
                 told = processor.postprocess_outputs(session, seen)
                 for prompt, numbers in told["prompt_to_obj_ids"].items():
                     names |= {int(n): prompt for n in numbers}
                 for number, mask in zip(told["object_ids"].tolist(), told["masks"]):
-                    where = masks.setdefault(number, np.zeros(sight.frames.shape[:3], bool))
+                    where = masks.setdefault(number, np.zeros(request.frames.shape[:3], bool))
                     where[seen.frame_idx] = mask.cpu().numpy()
         found = sorted(masks, key=lambda n: -int(masks[n].sum()))
         kept: dict[str, int] = {}
@@ -187,20 +188,20 @@ class Sam3Masks:
         return out
 
 
-def _boxed(track: _Tracker, sight: MaskRequest,
+def _boxed(track: _Tracker, request: MaskRequest,
            boxes: Sequence[tuple[float, tuple[float, float, float, float]]]) -> list[ObjectMask]:
     """What the boxes hold; without boxes, what moves."""
-    height, width = sight.frames.shape[1:3]
+    height, width = request.frames.shape[1:3]
     if boxes:
-        prompts = [(int(np.abs(sight.times - at).argmin()),
+        prompts = [(int(np.abs(request.times - at).argmin()),
                     (x0 * width, y0 * height, x1 * width, y1 * height))
                    for at, (x0, y0, x1, y1) in boxes
-                   if sight.times[0] - 0.5 <= at <= sight.times[-1] + 0.5]
+                   if request.times[0] - 0.5 <= at <= request.times[-1] + 0.5]
         roles: list[Any] = [""] * len(prompts)
     else:
-        prompts = [(frame, box) for frame, box, _ in boxes_of(sight)]
+        prompts = [(frame, box) for frame, box, _ in boxes_of(request)]
         roles = ["dynamic"] * len(prompts)
     if not prompts:
         return []
-    masks: list[Bool[np.ndarray, "M H W"]] = track(sight.frames, prompts)
+    masks: list[Bool[np.ndarray, "M H W"]] = track(request.frames, prompts)
     return [ObjectMask(m, role=role) for m, role in zip(masks, roles) if m.any()]
