@@ -16,7 +16,7 @@ from fourd4d.data import pipeline
 from fourd4d.data.collate import Size
 from fourd4d.data.image_cache import ImageCache
 from fourd4d.eval.items import read_items
-from fourd4d.eval.runner import EvalSpec, prepare
+from fourd4d.eval.runner import EvalSpec, Subject, prepare
 
 COUNT = 7
 ROWS = 2
@@ -229,7 +229,7 @@ def test_every_stage_reads_a_prompt_alike(tmp_path, processor):
     tuned = pipeline.PrepareExample(processor)(source[0])
     drawn = pipeline.PreparePrompt(processor)(source[0]).example
     (item,) = read_items(source)
-    asked = prepare(source, item, processor, EvalSpec()).example
+    asked = prepare(source, item, Subject(None, (), processor), EvalSpec()).example
     slots = len(drawn.slots.mask)
     assert slots == helpers.PROTOCOL.max_frames // helpers.PROTOCOL.temporal_patch
     for one in (tuned, asked):
