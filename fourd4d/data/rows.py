@@ -21,6 +21,7 @@ from absl import flags
 from fourd4d.core.errors import InputError
 from fourd4d.data.failures import Failed, FailureLimit, Tally, failed_row
 from fourd4d.data.source import Row, Source, row_name
+from fourd4d.data.watched import Watched
 
 Sources: TypeAlias = Source | Sequence[tuple[Source, float]]
 """One source, or several with weights."""
@@ -213,7 +214,7 @@ class Rows:
                 num_workers=reading.workers, per_worker_buffer_size=held))
             dataset = grain.experimental.WithOptionsIterDataset(
                 dataset, grain.experimental.DatasetOptions(min_shm_size=_SHARED))
-        return iter(dataset)
+        return Watched(iter(dataset)) if reading.workers else iter(dataset)
 
     def __iter__(self) -> RowIterator:
         return RowIterator(self)
