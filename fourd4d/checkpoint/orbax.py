@@ -24,9 +24,11 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 
 from fourd4d.checkpoint import trees
+from fourd4d.checkpoint.integrity import NAME as CHECKSUMS
 from fourd4d.checkpoint.integrity import absolute, damage, plain_path, write_checksums
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import is_disk_full, parse_json
@@ -158,7 +160,7 @@ class CheckpointManager:
             where = self._plain / str(step)
             if not where.exists():
                 continue  # Already among those not kept.
-            if not _stored(where) or not (where / "state" / "manifest.ocdbt").exists():
+            if not _holds_arrays(where, _stored(where)):
                 raise InputError(self.directory / str(step), "the checkpoint holds no arrays",
                                  "Choose another config.workdir")
             write_checksums(where)
@@ -183,14 +185,21 @@ class CheckpointManager:
         _check_files(where)
         wanted = trees.flatten(abstract_state)
         plain = {path: trees.to_abstract(leaf) for path, leaf in wanted.items()}
-        _check_same(where, trees.differences(plain, _stored(where)))
+        _check_same(where, trees.differences(plain, _arrays(where)))
         position = _read_position(where) if iterator is not None else None
         state = _read(where, plain)
         values = [trees.from_plain(state[path], leaf) for path, leaf in wanted.items()]
         specs = read_specs(self.directory, step)
+        if not (where / CHECKSUMS).exists():  # Ended between saving and checking, or an early one.
+            logging.warning("%s: saved, but not checked; it is whole, and checked from now on",
+                            self.directory / str(step))
+            write_checksums(where)
         if iterator is not None:
             try:
                 iterator.set_state(position)
+            except InputError as error:
+                raise InputError(where / "data", f"{error.where}: {error.what}", error.remedy
+                                 ) from error
             except Exception as error:
                 raise InputError(where / "data", f"does not fit this iterator ({error})",
                                  "Use the data, batch size and workers that it was saved with"
@@ -281,7 +290,7 @@ def restore_params(directory: str | os.PathLike[str], abstract_params: Any,
     _check_files(where)
     head = tuple(prefix.split("/")) if prefix else ()
     wanted = {head + path: leaf for path, leaf in trees.flatten(abstract_params).items()}
-    stored = _stored(where)
+    stored = _arrays(where)
     below = {path: leaf for path, leaf in stored.items() if path[: len(head)] == head}
     if not below:
         raise InputError(where, f"no {prefix!r} in the checkpoint",
@@ -371,6 +380,18 @@ def _stored(where: epath.Path) -> dict[tuple[str, ...], Any]:
     return trees.flatten(dict(tree))
 
 
+def _holds_arrays(where: epath.Path, stored: Mapping[tuple[str, ...], Any]) -> bool:
+    return bool(stored) and (where / "state" / "manifest.ocdbt").exists()
+
+
+def _arrays(where: epath.Path) -> dict[tuple[str, ...], Any]:
+    """As ``_stored``. Raises InputError where the arrays themselves are not there."""
+    stored = _stored(where)
+    if not _holds_arrays(where, stored):
+        raise _damaged(where, ValueError("it holds no arrays"))
+    return stored
+
+
 def _read(where: epath.Path,
           plain: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
     """The arrays at these paths; others are left unread."""
@@ -388,7 +409,8 @@ def _damaged(where: epath.Path, error: Exception) -> InputError:
     others = [s for s in sorted(ocp.utils.checkpoint_steps(where.parent)) if str(s) != where.name]
     shown = epath.Path(os.path.realpath(where.parent)) / where.name
     return InputError(shown, f"the checkpoint is damaged ({_first_line(error)})",
-                      f"Restore another step: {others}" if others else "There is no other step")
+                      f"Restore another step: {others}; a trainer goes on from the newest that it "
+                      "finds, so delete this one first" if others else "There is no other step")
 
 
 def _check_files(where: epath.Path) -> None:

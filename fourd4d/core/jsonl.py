@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fourd4d.core.errors import InputError
+from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.files import parse_json, replacing
 from fourd4d.core.sample import LETTERS, Sample, check, option_text
 
@@ -238,16 +238,29 @@ def lines_of(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, bytes]]:
 
 def scan(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, Sample]]:
     """As ``read``, with each row's byte offset and line number, for random access later."""
+    for start, number, found in scan_all(path):
+        if isinstance(found, InputError):
+            raise found
+        yield start, number, found
+
+
+def scan_all(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, Sample | InputError]]:
+    """As ``scan``; the error of a malformed row stands in its place."""
     path = Path(path)
     seen: dict[str, int] = {}
     for start, number, line in lines_of(path):
-        sample = parse_line(line, f"{path}:{number}")
-        if sample.id in seen:
-            raise InputError(f"{path}:{number}",
-                             f"id {sample.id!r} stands at line {seen[sample.id]} too",
-                             "Make ids unique")
-        seen[sample.id] = number
-        yield start, number, sample
+        where = f"{path}:{number}"
+        try:
+            found: Sample | InputError = parse_line(line, where)
+            if found.id in seen:
+                raise InputError(where, f"id {found.id!r} stands at line {seen[found.id]} too",
+                                 "Make ids unique")
+            seen[found.id] = number
+        except InputError as error:
+            found = error
+        except Exception as error:  # Whatever lies in one line.
+            found = InputError(where, one_line(error), "Fix or delete the line")
+        yield start, number, found
 
 
 def parse_line(line: bytes, where: object) -> Sample:

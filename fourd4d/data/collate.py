@@ -51,6 +51,11 @@ def shape_of_sizes(sizes: Sequence[Size], rows: int, round_to: int = 1) -> Batch
         windows=max(s.windows for s in sizes), overlays=max(s.overlays for s in sizes))
 
 
+def holding_both(one: BatchShape, other: BatchShape) -> BatchShape:
+    """The smallest shape that holds what either holds."""
+    return BatchShape(*map(max, dataclasses.astuple(one), dataclasses.astuple(other)))
+
+
 def bucketed_shape(examples: Sequence[Example], length_step: int = 64,
                    slot_step: int = 4) -> BatchShape:
     """A shape that holds each example in a row of its own, out of few.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +16,9 @@ from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError
 from fourd4d.core.records import SUFFIX, Record, decode_sample, find_shards
 from fourd4d.core.sample import Sample
+
+_BLOCK: Final = 1 << 16  # Bytes of a shard that are looked at in one place,
+_BLOCKS: Final = 64  # and at how many places.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +44,20 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Row: ...
 
 
+def row_name(source: Source, index: int) -> str:
+    """File and line of a row, without reading it."""
+    name: Callable[[int], str] | None = getattr(source, "where", None)
+    return name(index) if name is not None else f"{source!r}:{index}"
+
+
 class JsonlSource:
     """Rows of a JSONL file of either published layout; image paths are below ``root``.
 
-    Every row is parsed and checked once at the start, so that a malformed line stops a run before
-    its first step; afterwards rows are read from disk by offset.
+    Every row is parsed and checked once at the start; afterwards rows are read from disk by offset.
 
     Args:
-      keep_bad: keep rows that are malformed; only reading such a row raises.
+      keep_bad: a malformed row keeps its place, and only reading it raises; else the first one
+        raises at the start.
 
     Raises InputError naming file and line.
     """
@@ -58,8 +66,14 @@ class JsonlSource:
                  keep_bad: bool = False):
         self.path = Path(path)
         self.root = Path(root) if root is not None else self.path.parent
-        rows = jsonl.lines_of(self.path) if keep_bad else jsonl.scan(self.path)
-        table = [(offset, line) for offset, line, _ in rows]
+        self._bad: dict[int, InputError] = {}
+        table = []
+        for offset, line, found in jsonl.scan_all(self.path):
+            if isinstance(found, InputError):
+                if not keep_bad:
+                    raise found
+                self._bad[len(table)] = found
+            table.append((offset, line))
         if not table:
             raise InputError(self.path, "the file has no rows", "Give a file with samples")
         self._table = np.array(table, np.int64)
@@ -68,8 +82,14 @@ class JsonlSource:
         return len(self._table)
 
     def __getitem__(self, index: int) -> Row:
+        if bad := self._bad.get(index):  # A fresh one: raising adds to its traceback.
+            raise InputError(bad.where, bad.what, bad.remedy)
         where, text = self._line(index)
         return Row(jsonl.parse_line(text, where), where, root=self.root)
+
+    def where(self, index: int) -> str:
+        """File and line of a row."""
+        return f"{self.path}:{int(self._table[index][1])}"
 
     def fingerprint(self) -> str:
         """Tells files of other content apart, wherever they lie."""
@@ -83,8 +103,7 @@ class JsonlSource:
         return where, jsonl.glimpse(text)
 
     def _line(self, index: int) -> tuple[str, bytes]:
-        offset, line = (int(x) for x in self._table[index])
-        where = f"{self.path}:{line}"
+        offset, where = int(self._table[index][0]), self.where(index)
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
@@ -119,12 +138,21 @@ class RecordSource:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: int) -> Row:
+    def _place(self, index: int) -> tuple[int, int]:
+        """(number of the shard, number of the record in it)."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        number = index - (int(self._ends[shard - 1]) if shard else 0)
-        where = f"{self.paths[shard]}:{number}"
+        return shard, index - (int(self._ends[shard - 1]) if shard else 0)
+
+    def where(self, index: int) -> str:
+        """Shard and record of a row."""
+        shard, number = self._place(index)
+        return f"{self.paths[shard]}:{number}"
+
+    def __getitem__(self, index: int) -> Row:
+        shard, number = self._place(index)
+        where = self.where(index)
         readers = self._local.__dict__.setdefault("readers", {})  # A reader serves one thread.
         if shard not in readers:
             readers[shard] = _open(self.paths[shard])
@@ -136,9 +164,19 @@ class RecordSource:
         return Row(record.sample, where, record=record)
 
     def fingerprint(self) -> str:
-        """Tells datasets of other sizes apart, wherever they lie."""
-        sizes = [[os.path.basename(path), os.path.getsize(path)] for path in self.paths]
-        return f"{len(self)} rows {hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]}"
+        """Tells shards of other content apart, wherever they lie: by their sizes, and by blocks
+        spread over each.
+        """
+        digest = hashlib.sha256()
+        for path in self.paths:
+            size = os.path.getsize(path)
+            digest.update(size.to_bytes(8, "little"))
+            starts = np.linspace(0, max(size - _BLOCK, 0), min(_BLOCKS, -(-size // _BLOCK) or 1))
+            with open(path, "rb") as file:
+                for start in starts.astype(np.int64).tolist():
+                    file.seek(start)
+                    digest.update(file.read(_BLOCK))
+        return f"{len(self)} rows {digest.hexdigest()[:16]}"
 
     def __getstate__(self) -> dict:
         return {k: v for k, v in self.__dict__.items() if k != "_local"}
@@ -162,7 +200,11 @@ class ListSource:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Row:
-        return Row(self.samples[index], f"{self.name}:{index}", root=self.root)
+        return Row(self.samples[index], self.where(index), root=self.root)
+
+    def where(self, index: int) -> str:
+        """Name and number of a row."""
+        return f"{self.name}:{index}"
 
     def __repr__(self) -> str:
         return f"ListSource({self.name!r}, {len(self)} rows)"

@@ -17,7 +17,15 @@ from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.terminal import say
-from fourd4d.data import Reading, Shard, dift_pipeline, measure, open_source
+from fourd4d.data import (
+    FailureLimit,
+    Reading,
+    Shard,
+    dift_pipeline,
+    measure,
+    open_source,
+)
+from fourd4d.data.collate import holding_both
 from fourd4d.dift.step import DiftSpec, evaluate, update
 from fourd4d.models import ModelConfig
 from fourd4d.parallel import host_to_global
@@ -40,19 +48,27 @@ def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/dift_tiny.py``."""
     workdir = Path(os.path.expanduser(config.workdir))  # As the checkpoints' folder.
     with training(config) as (mesh, bundle):
-        source = open_source(config.data.path, config.data.root or None)
+        limit, fps = FailureLimit.of(config.data.to_dict()), config.data.assumed_fps or None
         read = functools.partial(
-            dift_pipeline, processor=bundle.processor, imagery=config.imagery,
-            shard=Shard(jax.process_index(), jax.process_count()),
-            assumed_fps=config.data.assumed_fps or None)
-        shape = measure(source, bundle.processor, config.batch // jax.process_count(),
-                        imagery=config.imagery, examples=config.data.measure or None,
-                        round_to=config.data.round_to,
-                        assumed_fps=config.data.assumed_fps or None)
+            dift_pipeline, processor=bundle.processor, imagery=config.imagery, assumed_fps=fps,
+            shard=Shard(jax.process_index(), jax.process_count()), limit=limit)
+        size = functools.partial(
+            measure, processor=bundle.processor, rows=config.batch // jax.process_count(),
+            imagery=config.imagery, examples=config.data.measure or None,
+            round_to=config.data.round_to, assumed_fps=fps, limit=limit)
+        source = open_source(config.data.path, config.data.root or None, keep_bad=True)
+        shape = size(source)
         rows = packed_rows(shape, config.data.pack)
         batches = iter(read(source, shape=rows, seed=config.seed, epochs=config.epochs or None,
                             pack=bool(config.data.pack), reading=frozen(
                                 Reading, config.reading, "reading")))
+
+        tests = None
+        if config.data.held_out:
+            test = open_source(config.data.held_out, config.data.held_out_root or None,
+                               keep_bad=True)
+            tests = read(test, shape=holding_both(shape, size(test)), epochs=1, shuffle=False,
+                         remainder="pad")
 
         spec = frozen(DiftSpec, config.dift, "dift")
         tx = make_optimizer(frozen(OptimizerSpec, config.optimizer, "optimizer",
@@ -73,16 +89,11 @@ def train(config: Any) -> Outcome:
             writer = MetricWriter(workdir, first + 1)
 
             def held_out(at: int, now: Any) -> None:
-                losses = evaluate(now.params, now.frozen, read(
-                    test, shape=shape, epochs=1, shuffle=False, remainder="pad"),
-                    graphdef=bundle.graphdef, spec=spec,
-                    place=lambda batch: host_to_global(batch, mesh))
+                losses = evaluate(now.params, now.frozen, tests or (), graphdef=bundle.graphdef,
+                                  spec=spec, place=lambda batch: host_to_global(batch, mesh))
                 writer.write_scalars(at, {f"held_out/{k}": v for k, v in losses.items()})
 
-            hooks = []
-            if config.data.held_out:
-                test = open_source(config.data.held_out, config.data.held_out_root or None)
-                hooks.append(Every(config.eval_every, held_out, last=True))
+            hooks = [] if tests is None else [Every(config.eval_every, held_out, last=True)]
             with writer:
                 return run(
                     state, step, batches, first=first, total=config.steps, writer=writer,

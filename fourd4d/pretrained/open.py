@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -175,4 +177,12 @@ def specs(config: Any, model: ModelConfig, processor: Processor,
           trainable: Sequence[str]) -> dict[str, Any]:
     """What a checkpoint says of itself."""
     return {"model": model.to_json(), "protocol": processor.protocol.to_json(),
-            "trainable": list(trainable), "config": config.to_dict()}
+            "tokenizer": _fingerprint(processor), "trainable": list(trainable),
+            "config": config.to_dict()}
+
+
+def _fingerprint(processor: Processor) -> str:
+    """A short name of the tokenizer's file."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = processor.tokenizer.save(Path(folder)).read_bytes()
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -16,7 +16,7 @@ from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.terminal import say
-from fourd4d.data import Reading, Shard, open_source, prompt_pipeline
+from fourd4d.data import FailureLimit, Reading, Shard, open_source, prompt_pipeline
 from fourd4d.losses import PolicySpec
 from fourd4d.models import ModelConfig
 from fourd4d.pretrained.open import specs, training
@@ -43,12 +43,14 @@ def train(config: Any) -> Outcome:
     workdir = Path(os.path.expanduser(config.workdir))  # As the checkpoints' folder.
     with training(config) as (mesh, bundle):
         processor, fps = bundle.processor, config.data.assumed_fps or None
-        source = open_source(config.data.path, config.data.root or None)
-        rows = config.prompts // jax.process_count()
+        source = open_source(config.data.path, config.data.root or None, keep_bad=True)
+        rows, limit = config.prompts // jax.process_count(), FailureLimit.of(config.data.to_dict())
+        shape = prompt_shape(source, processor, rows, look_at=config.data.measure or None,
+                             round_to=config.data.round_to, assumed_fps=fps, limit=limit)
         batches = iter(prompt_pipeline(
             source, processor, rows, seed=config.seed, epochs=config.epochs or None,
             shard=Shard(jax.process_index(), jax.process_count()), assumed_fps=fps,
-            reading=frozen(Reading, config.reading, "reading")))
+            reading=frozen(Reading, config.reading, "reading"), limit=limit, shape=shape))
 
         spec = frozen(RLSpec, config.rl, "rl")
         tx = make_optimizer(frozen(
@@ -71,9 +73,7 @@ def train(config: Any) -> Outcome:
                                        config.policy.to_dict()),
                     sampling=SamplingSpec.of(processor.tokenizer, processor.protocol,
                                              imagery=config.imagery, **config.sampling),
-                    processor=processor, mesh=mesh, seed=config.seed, writer=writer,
-                    shape=prompt_shape(source, processor, rows, look_at=config.data.measure or None,
-                                       round_to=config.data.round_to, assumed_fps=fps),
+                    processor=processor, mesh=mesh, seed=config.seed, writer=writer, shape=shape,
                     rewards=(AnswerReward(config.rewards.answer),
                              FormatReward(config.rewards.format)),
                     cache_features=not trains_vision(state.params),

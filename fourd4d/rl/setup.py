@@ -10,7 +10,8 @@ from flax import nnx
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.data.collate import Size, shape_of_sizes
-from fourd4d.data.pipeline import PreparePrompt, spread_sizes
+from fourd4d.data.failures import FailureLimit
+from fourd4d.data.pipeline import PreparePrompt, sizes_of
 from fourd4d.data.source import Source
 from fourd4d.losses import PolicySpec
 from fourd4d.processing import Processor
@@ -42,13 +43,16 @@ def policy_spec(variant: str, max_tokens: int, changes: Mapping[str, Any]) -> Po
 
 
 def prompt_shape(source: Source, processor: Processor, rows: int, *, look_at: int | None = None,
-                 round_to: int = 1, assumed_fps: float | None = None) -> BatchShape:
+                 round_to: int = 1, assumed_fps: float | None = None,
+                 limit: FailureLimit | None = None) -> BatchShape:
     """The shape that holds ``rows`` prompts of the source, found by preparing them.
 
-    ``look_at``: how many rows to prepare, spread evenly; by default all.
+    Args:
+      look_at: how many rows to prepare, spread evenly; by default all.
+      limit: how many of them may be left out because they cannot be prepared.
     """
     prepare = PreparePrompt(processor, assumed_fps)
-    sizes = spread_sizes(source, look_at, lambda row: Size.of(prepare(row).example))
+    sizes = sizes_of(source, lambda row: Size.of(prepare(row).example), look_at, limit)
     return shape_of_sizes(sizes, rows, round_to)
 
 

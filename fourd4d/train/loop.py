@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 
 from fourd4d.core import metrics as metrics_lib
@@ -185,7 +186,7 @@ def run(
       DiskFullError: no space left.
     """
     saved, now, reason = first, first, "finished"
-    lost = 0
+    lost = getattr(batches, "failed", 0)
 
     def keep(at: int) -> None:
         nonlocal saved
@@ -224,5 +225,7 @@ def run(
                 if hook.last and not (hook.steps and now % hook.steps == 0 and now > first):
                     hook.act(now, state)
         keep(now)
+    if lost:
+        logging.warning("%d rows were left out of training in all", lost)
     writer.flush()
     return Outcome(state, now, reason)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -9,6 +11,7 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from fourd4d.checkpoint.orbax import CheckpointManager, read_specs
 from fourd4d.core.errors import InputError
@@ -26,30 +29,51 @@ def resumed(checkpoints: CheckpointManager, state: TrainState, batches: Any,
     """(steps done, state): those of the newest checkpoint, ``batches`` put back where they were; or
     0 and ``state`` where there is none. Raises InputError where the run began otherwise.
 
+    What else changed since then is named in the log.
+
     Args:
       about: specs of this run, with its ``train.origin``.
     """
     first = checkpoints.latest() or 0
     if first:
-        check_origin(read_specs(checkpoints.directory, first), about, where)
+        saved = read_specs(checkpoints.directory, first)
+        check_origin(saved, about, where)
+        for field, (before, after) in changes(saved, about).items():
+            logging.warning("%s: from step %d on with %s %s; it was %s", where, first, field, after,
+                            before)
         state = checkpoints.restore(abstract(state), batches).state
     return first, state
 
 
-# What may not change when a run goes on: path in the specs, field of the command line. Everything
-# else may: steps, learning rates, loss weights, batch, workers, mesh, what is logged and kept.
+# What may not change when a run goes on, as it gives the weights their meaning or the rows their
+# order: path in the specs, field of the command line.
 _FIXED: Final[Mapping[tuple[str, ...], str]] = {
     ("trainable",): "config.trainable",
+    ("model", "lora"): "config.model.lora",
+    ("model", "imagery"): "config.model.imagery",
+    ("model", "family"): "config.init",
+    ("model", "vision"): "config.model.vision",
+    ("model", "decoder"): "config.model.decoder",
+    ("config", "optimizer", "name"): "config.optimizer.name",
     ("start",): "config.init (and seed)",
     ("seed",): "config.seed",
     ("data",): "config.data.path",
     ("protocol",): "config.protocol",
-    ("model", "lora"): "config.model.lora",
-    ("model", "imagery"): "config.model.imagery",
+    ("tokenizer",): "config.tokenizer",
     ("config", "imagery"): "config.imagery",
     ("config", "data", "pack"): "config.data.pack",
     ("config", "data", "assumed_fps"): "config.data.assumed_fps",
 }
+# Where the position counts batches, as in earlier versions, they must stay as they were.
+_BATCH: Final[Mapping[tuple[str, ...], str]] = {
+    ("config", "batch"): "config.batch", ("config", "prompts"): "config.prompts"}
+# Fields of the config that may change without a word: they are compared above, or the updates do
+# not depend on them.
+_FREE: Final = (
+    "workdir", "mesh", "epochs", "log_every", "eval_every", "show_every", "save_every", "keep",
+    "reading.*", "accumulate", "rl.accumulate", "data.path", "data.root", "data.held_out",
+    "data.held_out_root", "data.round_to", "data.max_failed_*", "init", "preset", "seed",
+    "trainable", "tokenizer", "protocol.*", "model.*")
 
 
 def origin(params: Any, seed: int, data: str = "") -> dict[str, Any]:
@@ -58,7 +82,8 @@ def origin(params: Any, seed: int, data: str = "") -> dict[str, Any]:
     Args:
       data: the source's ``fingerprint``.
     """
-    return {"start": fingerprint(params), "seed": seed} | ({"data": data} if data else {})
+    return {"start": fingerprint(params), "seed": seed, "position": "rows"} | (
+        {"data": data} if data else {})
 
 
 def check_origin(saved: Mapping[str, Any], now: Mapping[str, Any], where: object) -> None:
@@ -67,7 +92,8 @@ def check_origin(saved: Mapping[str, Any], now: Mapping[str, Any], where: object
     Args:
       saved, now: specs that hold what ``origin`` gave. What one of them lacks is not compared.
     """
-    for path, field in _FIXED.items():
+    fixed = _FIXED if "position" in saved else {**_FIXED, **_BATCH}
+    for path, field in fixed.items():
         before, after = _at(saved, path), _at(now, path)
         if isinstance(before, dict) and isinstance(after, dict):
             # A field that an earlier version did not have is one that is not set.
@@ -77,6 +103,30 @@ def check_origin(saved: Mapping[str, Any], now: Mapping[str, Any], where: object
             raise InputError(where, f"{'.'.join(path)} was {_short(before)}, now {_short(after)}",
                              f"Give the {field} that the run started with, or another "
                              "config.workdir")
+
+
+def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Fields that differ, may do so, and steer the run: name → (before, after).
+
+    The length of the run is one of them where the learning rate depends on it.
+    """
+    before, after = (_flat(specs.get("config", {})) for specs in (saved, now))
+    free = _FREE if after.get("optimizer.schedule") == "cosine" else (*_FREE, "steps")
+    found = {name: (before[name], after[name]) for name in sorted(set(before) & set(after))
+             if before[name] != after[name] and not any(map(
+                 functools.partial(fnmatch.fnmatchcase, name), free))}
+    dtypes = [(specs.get("model") or {}).get("dtype") for specs in (saved, now)]
+    if None not in dtypes and dtypes[0] != dtypes[1]:
+        found["model.dtype"] = dtypes[0], dtypes[1]
+    return {f"config.{name}": (_short(a), _short(b)) for name, (a, b) in found.items()}
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Values by dotted path, as JSON holds them."""
+    if not isinstance(value, Mapping):
+        return {path: json.loads(json.dumps(value, default=str))}
+    parts = (_flat(item, f"{path}.{key}" if path else key) for key, item in value.items())
+    return {name: item for part in parts for name, item in part.items()}
 
 
 _ABSENT: Final = "(absent)"

@@ -369,3 +369,40 @@ def test_a_save_without_arrays_is_not_called_saved(tmp_path, mesh, monkeypatch):
         with pytest.raises(InputError, match="1: the checkpoint holds no arrays"):
             manager.save(1, make(mesh), Counter(), SPECS)
         monkeypatch.undo()
+
+
+class Killed(BaseException):
+    """In place of SIGKILL: nothing catches it."""
+
+
+def test_a_run_killed_before_its_save_was_checked_hurts_nothing(tmp_path, mesh, monkeypatch,
+                                                                caplog):
+    state = make(mesh)
+
+    def kill(step):
+        raise Killed
+
+    with CheckpointManager(tmp_path) as manager:
+        manager.save(1, state, Counter(1), SPECS)
+        monkeypatch.setattr(orbax, "write_checksums", kill)
+        with pytest.raises(Killed):
+            manager.save(2, state, Counter(2), SPECS)
+        monkeypatch.undo()
+        manager._unchecked = []
+    assert not (tmp_path / "2" / "checksums.json").exists()
+    shutil.copytree(tmp_path, tmp_path / "lost", ignore=shutil.ignore_patterns("lost"))
+    with CheckpointManager(tmp_path) as manager:
+        assert manager.latest() == 2
+        assert_same(manager.restore(abstract(state), Counter()).state, state)
+        assert "2: saved, but not checked" in caplog.text
+        file = next(p for p in (tmp_path / "2" / "state").rglob("*") if p.stat().st_size > 100)
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+        with pytest.raises(InputError, match=r"2: the checkpoint is damaged.*\[1\].*delete this"):
+            manager.restore(abstract(state))
+    (tmp_path / "lost" / "2" / "state" / "manifest.ocdbt").unlink()
+    with CheckpointManager(tmp_path / "lost") as manager:
+        with pytest.raises(InputError, match="2: the checkpoint is damaged"):
+            manager.restore(abstract(state))
+    monkeypatch.setattr(orbax, "_stored", lambda where: {})
+    with pytest.raises(InputError, match="2: the checkpoint is damaged .it holds no arrays"):
+        restore_params(tmp_path / "lost", abstract(state.params))

@@ -267,13 +267,40 @@ def test_a_run_goes_on_with_the_data_and_weights_it_began_with(
     assert outcome.step == 5
 
 
-def test_a_bad_row_is_counted_in_the_metrics(data: Path, tmp_path: Path) -> None:
+def test_bad_rows_are_left_out_of_a_run_named_and_counted(data: Path, straight: Any,
+                                                          tmp_path: Path, caplog: Any) -> None:
+    """A malformed line, a missing image: the rest is read as if they had never been there."""
     import shutil
 
     shutil.copytree(data.parent, tmp_path / "data")
-    path = tmp_path / "data" / data.name
-    (tmp_path / "data" / json.loads(path.read_text().splitlines()[3])["image_input"][0]).unlink()
-    outcome = train(tiny(path, tmp_path / "run", steps=3, **{"data.held_out": ""}))
-    assert outcome.step == 3
+    path, rows = tmp_path / "data" / data.name, data.read_text().splitlines()
+    (path.parent / json.loads(rows[3])["image_input"][0]).unlink()
+    path.write_text("\n".join([*rows[:7], rows[7][:40], *rows[8:]]) + "\n")
+    changes = {"data.held_out": "", "steps": 3, "mesh": "data=1"}
+    assert train(tiny(path, tmp_path / "run", **changes)).step == 3
     counts = [row["rows_left_out"] for row in lines(tmp_path / "run") if "rows_left_out" in row]
-    assert counts == [1]
+    assert counts == sorted(counts) and counts[-1] == 2
+    for line, words in ((4, "is missing"), (8, "malformed JSON")):
+        assert f"left out: {path}:{line}: " in caplog.text and words in caplog.text
+    assert "2 rows were left out of training in all" in caplog.text
+    train(tiny(path, tmp_path / "stopped", **changes | {"steps": 2}))
+    train(tiny(path, tmp_path / "stopped", **changes))
+    timed = ("seconds_per_step", "tokens_per_second")
+    for one, two in zip(lines(tmp_path / "run"), lines(tmp_path / "stopped"), strict=True):
+        assert {k: v for k, v in one.items() if k not in timed} == {
+            k: v for k, v in two.items() if k not in timed}
+    with pytest.raises(InputError, match=r":\d+: 1 rows of 12 failed.*max_failed_rows \(now 0"):
+        train(tiny(path, tmp_path / "strict", **changes | {
+            "data.max_failed_rows": 0, "data.max_failed_share": 0.0}))
+
+
+def test_what_steers_a_resumed_run_is_told(data: Path, straight: Any, tmp_path: Path,
+                                           caplog: Any) -> None:
+    import shutil
+
+    shutil.copytree(straight[0], tmp_path / "run")
+    assert train(tiny(data, tmp_path / "run", steps=4, **{
+        "optimizer.learning_rate": 1e-5, "data.held_out": ""})).step == 4
+    assert "from step 4 on with config.optimizer.learning_rate 1e-05; it was 0.0007" in caplog.text
+    with pytest.raises(InputError, match="config.optimizer.name was adamw, now muon"):
+        train(tiny(data, tmp_path / "run", **{"optimizer.name": "muon"}))

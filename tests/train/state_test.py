@@ -1,5 +1,6 @@
 """State, optimizer and accumulation on a small network."""
 
+import json
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from configs import dift_tiny, rl_tiny
 from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.core.metrics import Mean
@@ -31,7 +33,7 @@ from fourd4d.train import (
 )
 from fourd4d.train.optimizer import decay_mask, matrix_sides
 from fourd4d.train.overview import log_parameters
-from fourd4d.train.resume import fingerprint
+from fourd4d.train.resume import changes, fingerprint
 from fourd4d.train.state import microbatches, split
 
 D, V, L = 8, 16, 6
@@ -321,3 +323,110 @@ def test_a_field_that_an_earlier_version_lacked_is_one_not_set():
     now["model"]["imagery"]["centred"] = 4
     with pytest.raises(InputError, match=r'model.imagery was {"centred": null}, now'):
         check_origin(saved | whole, now | whole, "dir")
+
+
+def specs(config, **changes):
+    """As a trainer writes them and a checkpoint holds them."""
+    about = {"model": {"dtype": "float32", "remat": "none", "lora": {"rank": 4, "alpha": 16.0}},
+             "protocol": {"fps": 1.0}, "tokenizer": "t", "trainable": [".*"], "data": "d",
+             "start": "s", "seed": config.seed, "position": "rows", "config": config.to_dict()}
+    return json.loads(json.dumps(about | changes))
+
+
+FREE = {
+    "workdir": "x", "mesh": "data=2", "epochs": 3, "log_every": 7, "save_every": 7, "keep": 9,
+    "data.path": "moved", "data.root": "moved", "data.round_to": 4, "data.max_failed_rows": 2,
+    "data.max_failed_share": 0.5, "reading.workers": 4, "reading.threads": 0, "reading.buffer": 1,
+    "init": "moved", "preset": "tiny", "tokenizer": "x"}
+TOLD = {
+    "optimizer.learning_rate": 1.0, "optimizer.warmup_steps": 5, "optimizer.schedule": "other",
+    "optimizer.weight_decay": 0.5, "optimizer.clip_norm": 2.0, "data.measure": 5}
+OWN = {
+    dift_tiny: (
+        {"accumulate": 2, "eval_every": 7, "data.held_out": "x", "data.held_out_root": "x"},
+        {"batch": 8, "steps": 9, "dift.text_weight": 0.3, "dift.imagery_weight": 2.0,
+         "dift.norm_weight": 1.0, "dift.self_feed_passes": 1},
+        {"imagery": False, "data.assumed_fps": 2.0, "data.pack": 4, "optimizer.name": "muon"}),
+    rl_tiny: (
+        {"rl.accumulate": 2, "show_every": 7, "steps": 9},
+        {"prompts": 8, "rl.group": 4, "rl.epochs": 2, "rl.minibatches": 2, "rl.old": "recomputed",
+         "rl.train_start": True, "rl.latent_sigma": 0.5, "variant": "dapo", "policy.beta": 0.5,
+         "policy.clip_low": 0.1, "policy.clip_high": 0.1, "policy.normalisation": "x",
+         "policy.divide_by_std": True, "policy.drop_equal_groups": True,
+         "policy.mask_truncated": True, "rewards.format": 0.5, "rewards.answer": 0.5,
+         "sampling.max_tokens": 8, "sampling.temperature": 0.5, "sampling.max_latents": 4},
+        {"imagery": False, "data.assumed_fps": 2.0}),
+}
+ELSEWHERE = {"seed", "trainable", "model.unroll", "protocol.suffix"}  # Compared as they are.
+
+
+@pytest.mark.parametrize("module", list(OWN), ids=["dift", "rl"])
+def test_each_config_field_may_change_is_told_or_must_not_change(module):
+    """Every field of both trainers is decided upon."""
+
+    def changed(field, value):
+        config = module.get_config()
+        config.update_from_flattened_dict({field: value})
+        return specs(config)
+
+    began = specs(module.get_config())
+    free, told, fixed = (common | own for common, own in zip((FREE, TOLD, {}), OWN[module],
+                                                             strict=True))
+    for field, value in free.items():
+        check_origin(began, changed(field, value), "dir")
+        assert changes(began, changed(field, value)) == {}, field
+    for field, value in told.items():
+        check_origin(began, changed(field, value), "dir")
+        ((name, (_, after)),) = changes(began, changed(field, value)).items()
+        assert name == f"config.{field}" and after == (
+            value if isinstance(value, str) else json.dumps(value))
+    for field, value in fixed.items():
+        with pytest.raises(InputError, match=f"dir: config.{field} was .*, now .* or another "
+                           "config.workdir"):
+            check_origin(began, changed(field, value), "dir")
+    every = set(names(module.get_config().to_dict()))
+    assert every - set(free) - set(told) - set(fixed) <= ELSEWHERE
+
+
+def names(section, path=""):
+    for key, value in section.items():
+        yield from names(value, f"{path}{key}.") if isinstance(value, dict) else [f"{path}{key}"]
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"model": {"dtype": "float32", "lora": {"rank": 4, "alpha": 32.0}}},
+     'model.lora was {"alpha": 16.0}, now {"alpha": 32.0}'),
+    ({"model": {"dtype": "float32", "lora": None}}, "model.lora was .*, now null"),
+    ({"protocol": {"fps": 2.0}}, 'protocol was {"fps": 1.0}, now'),
+    ({"trainable": ["decoder/.*"]}, "trainable was "),
+    ({"data": "e"}, "data was d, now e.*config.data.path"),
+    ({"tokenizer": "u"}, "tokenizer was t, now u"),
+])
+def test_what_gives_weights_and_rows_their_meaning_must_not_change(change, words):
+    config = dift_tiny.get_config()
+    with pytest.raises(InputError, match=words):
+        check_origin(specs(config), specs(config, **change), "dir")
+    lacking = {key: value for key, value in specs(config).items() if key not in change}
+    check_origin(lacking, specs(config, **change), "dir")  # An earlier version's.
+
+
+def test_the_dtype_and_a_longer_decay_are_told():
+    config = rl_tiny.get_config()
+    other = specs(config, model={"dtype": "bfloat16", "remat": "full", "lora": {
+        "rank": 4, "alpha": 16.0}})
+    check_origin(specs(config), other, "dir")
+    assert changes(specs(config), other) == {"config.model.dtype": ("float32", "bfloat16")}
+    longer = rl_tiny.get_config()
+    longer.steps = 60
+    assert changes(specs(config), specs(longer)) == {}
+    config.optimizer.schedule = longer.optimizer.schedule = "cosine"
+    assert changes(specs(config), specs(longer)) == {"config.steps": ("30", "60")}
+
+
+def test_where_the_position_counts_batches_they_must_not_change():
+    config, other = dift_tiny.get_config(), dift_tiny.get_config()
+    other.batch = 8
+    earlier = {key: value for key, value in specs(config).items() if key != "position"}
+    check_origin(specs(config), specs(other), "dir")
+    with pytest.raises(InputError, match="config.batch was 32, now 8.*Give the config.batch"):
+        check_origin(earlier, specs(other), "dir")

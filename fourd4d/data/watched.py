@@ -1,0 +1,80 @@
+"""Items from processes that read, one of which the system may end at any moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import threading
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from typing import Any, Final
+
+_POLL: Final = 1.0  # Seconds between looks at the processes.
+_GRACE: Final = 5.0  # Seconds in which items of a process that has ended may still come.
+_CLOSING: Final = 30.0  # Seconds after which nobody waits for processes to close.
+
+
+class WorkerLost(RuntimeError):
+    """A process that reads has ended before its work was done."""
+
+
+class Watched:
+    """The items of ``reader``, whose processes are watched.
+
+    Grain 0.2.18 waits for ever for a process that was killed while items of it were ready.
+
+    Raises WorkerLost where a process has ended and no item comes.
+    """
+
+    def __init__(self, reader: Iterator[Any]):
+        self._reader = reader
+        self._others = set(multiprocessing.active_children())
+        self._own: set[BaseProcess] = set()
+        self._lost = False
+        self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._given: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        # A daemon: one that waits for ever must not keep this process from ending.
+        self._thread = threading.Thread(target=self._draw, name="rows", daemon=True)
+        self._thread.start()
+
+    def _draw(self) -> None:
+        while self._asked.get():
+            try:
+                self._given.put((next(self._reader), None))
+            except BaseException as error:
+                self._given.put((None, error))
+
+    def __iter__(self) -> Watched:
+        return self
+
+    def __next__(self) -> Any:
+        self._asked.put(True)
+        lost = None
+        while True:
+            try:
+                item, error = self._given.get(timeout=_POLL if lost is None else _GRACE)
+            except queue.Empty:
+                if lost is not None:
+                    self._lost = True
+                    raise WorkerLost(f"exit code {lost}") from None
+                self._own |= set(multiprocessing.active_children()) - self._others
+                lost = next((p.exitcode for p in self._own if p.exitcode), None)
+                continue
+            if error is not None:
+                raise error
+            if not self._own:
+                self._own = set(multiprocessing.active_children()) - self._others
+            return item
+
+    def close(self) -> None:
+        """Ends the processes, by force those that do not end by themselves."""
+        self._asked.put(False)
+        close = getattr(self._reader, "close", None)
+        if close is None:
+            return
+        thread = threading.Thread(target=close, name="close", daemon=True)
+        thread.start()
+        thread.join(_POLL if self._lost else _CLOSING)
+        if thread.is_alive():
+            for process in self._own:
+                process.kill()
