@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import sys
-from typing import Final, TextIO
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -44,12 +44,12 @@ def say(*lines: object, stderr: bool = False) -> None:
         _silence(file)
 
 
-def _escape_what_is_lacking(file: TextIO | None) -> None:
+def _escape_what_is_lacking(file: Any) -> None:
     if isinstance(file, io.TextIOWrapper):
         file.reconfigure(errors="backslashreplace")
 
 
-def _silence(file: TextIO | None) -> None:
+def _silence(file: Any) -> None:
     """Sends what else is printed there, the buffer's rest included, nowhere."""
     if file is None:
         return
