@@ -45,6 +45,7 @@ setup(
         "av>=14",
         "opencv-python-headless>=4.10",
         "pillow",
+        "pyarrow>=15",
         "rich",
         "tensorboardX",
         "importlib_resources",  # tensorflow-datasets imports it and does not require it.

@@ -28,7 +28,7 @@ from fourd4d.core.files import replacing
 from fourd4d.core.terminal import plain_console
 from fourd4d.data.source import Source, open_source
 from fourd4d.eval import compare, report
-from fourd4d.eval.benchmarks import BenchmarkSource, get
+from fourd4d.eval.benchmarks import BenchmarkSource, get, kits
 from fourd4d.eval.benchmarks.grid import Cell, cells, counted, keys_json, read_subset, table
 from fourd4d.eval.benchmarks.grid import page as grid_page
 from fourd4d.eval.benchmarks.grid import summary as benchmark_summary
@@ -144,6 +144,8 @@ def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: 
         "config": config.to_dict(), **environment(),
     }
     report.write_json(out / "result.json", result)
+    if asked is not None and asked.mode == "normal":
+        kits.write(asked, items, records, out / "kits", Path(config.checkpoint).name)
     lead = (f"{len(items)} items of {name}, answered by {config.checkpoint} "
             f"{'greedily' if not spec.temperature else f'at temperature {spec.temperature:g}'}.")
     page = report.add_summary(Page(config.title if asked is None else asked.benchmark.title, lead),

@@ -90,6 +90,8 @@ class BenchmarkSource:
           InputError: media that are missing or cannot be read.
         """
         question = self.questions[number]
+        if question.problem:
+            raise InputError(question.where, question.problem)
         if self.mode == "blind":
             return Shown()
         shown = self.reader.show(question.clips, self._ask.frames, self._ask.windowed,
