@@ -32,6 +32,7 @@ from fourd4d.eval.benchmarks import BenchmarkSource, get, kits
 from fourd4d.eval.benchmarks.grid import Cell, cells, counted, keys_json, read_subset, table
 from fourd4d.eval.benchmarks.grid import page as grid_page
 from fourd4d.eval.benchmarks.grid import summary as benchmark_summary
+from fourd4d.eval.benchmarks.overlap import overlap, sentence, training_data
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, ItemLog, Record, read_items, read_log, shard, spread
 from fourd4d.eval.runner import EvalSpec, Subject, run
@@ -98,7 +99,8 @@ def evaluate_grid(config: Any, subject: Subject, bundle: ModelBundle, rows: Benc
     if len(grid) == 1 or len(found) < len(grid):
         return results[0] if len(grid) == 1 else None
     out, benchmark = Path(config.out), rows.benchmark
-    whole = table(found) | {"benchmark": benchmark.name, "title": benchmark.title,
+    seen = overlap(rows, training_data(config.checkpoint, config.step or None))
+    whole = table(found) | {"overlap": seen, "benchmark": benchmark.name, "title": benchmark.title,
                             "model": config.checkpoint, "split": rows.split,
                             "published": [dataclasses.asdict(p) for p in benchmark.published]}
     chance = results[0]["overall"]["chance"] if results[0] else 0.0
@@ -140,6 +142,8 @@ def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: 
     result = {
         "model": config.checkpoint, **header, **report.summarise(scored, records),
         **({} if asked is None else benchmark_summary(asked, items, records)),
+        **({} if asked is None else {"overlap": overlap(
+            asked, training_data(config.checkpoint, config.step or None))}),
         "benchmark": config.data if asked is None else asked.benchmark.name,
         "config": config.to_dict(), **environment(),
     }
@@ -204,6 +208,7 @@ def show(result: dict[str, Any], out: str) -> None:
             console.print(f"{result['asked']['title']}, {result['asked']['protocol']}, "
                           f"{result['asked']['mode']}, {reading}: {told}", soft_wrap=True)
         show_published(result["published"])
+        console.print(sentence(result["overlap"]), soft_wrap=True)
     console.print(f"{out}/page.html  {out}/result.json", soft_wrap=True)
     if result["failed"]:
         console.print(f"could not be run, counted as wrong: {len(result['failed'])}; "
@@ -223,6 +228,7 @@ def show_grid(result: dict[str, Any], out: str) -> None:
                       str(row["runs"]))
     console.print(table)
     show_published(result["published"])
+    console.print(sentence(result["overlap"]), soft_wrap=True)
     console.print(f"{out}/table.html  {out}/table.json", soft_wrap=True)
 
 

@@ -20,6 +20,7 @@ from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data.media import row_media
 from fourd4d.data.source import Source
+from fourd4d.eval.benchmarks.overlap import sentence
 from fourd4d.eval.benchmarks.source import BenchmarkSource
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, Record
@@ -219,6 +220,8 @@ def _add_benchmark(page: Page, summary: Mapping[str, Any]) -> None:
         page.add_table("Known results", ["model", "metric", "%", "protocol", "source"],
                        [[p["model"], p["metric"], p["value"], p["protocol"] or "not stated",
                          p["source"]] for p in summary["published"]])
+    if "overlap" in summary:
+        page.add_text("Trained on it?", sentence(summary["overlap"]))
     if summary["oddities"]:
         page.add_table("Odd rows", ["item", "what"],
                        [[o["key"], o["note"]] for o in summary["oddities"]])

@@ -26,6 +26,7 @@ class Clip:
 
     Attributes:
       video: a video file; empty where frames are given.
+      elsewhere: where it may lie as well, in the order in which it is sought.
       frames: frame images, in time order.
       timestamps: seconds, one a frame.
       window: (start, end) in seconds, as the question states it; None for the whole.
@@ -37,6 +38,7 @@ class Clip:
     timestamps: tuple[float, ...] = ()
     window: tuple[float, float] | None = None
     still: bool = False
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,11 +42,11 @@ def read(root: Path, split: str) -> list[Question]:
         path = tables.find(root, f"metadatas/{view}.csv", f"**/{view}.csv", of=f"DSI-Bench {view}")
         found += tables.questions_of(
             path, ("relative_path", "question", "options", "GT", "cate"),
-            lambda row, where, view=view: _question(root, row, where, view))
+            lambda row, where, view=view: _question(row, where, view))
     return found
 
 
-def _question(root: Path, row: tables.Row, where: str, view: str) -> Question:
+def _question(row: tables.Row, where: str, view: str) -> Question:
     number = where.rpartition(":")[2]
     path = tables.text(row, "relative_path", where)
     cate = tables.text(row, "cate", where)
@@ -58,7 +58,7 @@ def _question(root: Path, row: tables.Row, where: str, view: str) -> Question:
         row | {"view": view, "options_text": shown}, where, key=f"{view}/{number}",
         question=tables.text(row, "question", where), options=split_options(shown, where),
         answer=row["GT"], kind=kind, video_id=path,
-        clips=[tables.video_clip(root, f"videos/{view}/{path}", f"{view}/{path}")])
+        clips=[tables.video_clip(f"videos/{view}/{path}", f"{view}/{path}")])
 
 
 def split_options(text: str, where: object) -> list[str]:

@@ -31,23 +31,23 @@ def read(root: Path, split: str) -> list[Question]:
     if split == "tsv" or not any(root.rglob("benchmark*.parquet")):
         path = tables.find(root, "DSRBench*.tsv", "**/DSRBench*.tsv", of="DSR-Bench")
         return tables.questions_of(path, ("question", "options", "answer", "video"),
-                                   lambda row, where: _from_tsv(root, row, where))
+                                   _from_tsv)
     path = tables.find(root, "benchmark*.parquet", "**/benchmark*.parquet", of="DSR-Bench")
     return tables.questions_of(path, ("videoID", "question", "options", "answer", "type"),
-                               lambda row, where: _from_parquet(root, row, where))
+                               _from_parquet)
 
 
-def _from_parquet(root: Path, row: tables.Row, where: str) -> Question:
+def _from_parquet(row: tables.Row, where: str) -> Question:
     video = tables.text(row, "videoID", where)
     return tables.choice(
         row, where, key=f"{where.rpartition(':')[2]}:{video}",
         question=tables.text(row, "question", where), options=row["options"],
         answer=row["answer"], kind=tables.text(row, "type", where, ""), video_id=video,
-        clips=[tables.video_clip(root, f"{video}.mp4", f"videos/{video}.mp4",
+        clips=[tables.video_clip(f"{video}.mp4", f"videos/{video}.mp4",
                                  f"dsr-bench/{video}.mp4")])
 
 
-def _from_tsv(root: Path, row: tables.Row, where: str) -> Question:
+def _from_tsv(row: tables.Row, where: str) -> Question:
     video = tables.text(row, "video", where)
     return tables.choice(
         row, where, key=tables.text(row, "index", where, where.rpartition(":")[2]),
@@ -55,7 +55,7 @@ def _from_tsv(root: Path, row: tables.Row, where: str) -> Question:
         answer=row["answer"],
         kind=tables.text(row, "task_type", where, tables.text(row, "type", where, "")),
         video_id=Path(video).stem,
-        clips=[tables.video_clip(root, video, f"dsr-bench/{video}", f"videos/{video}")])
+        clips=[tables.video_clip(video, f"dsr-bench/{video}", f"videos/{video}")])
 
 
 def kit_prompt(question: Question, shown: Shown) -> Parts:

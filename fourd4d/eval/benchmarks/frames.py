@@ -181,7 +181,8 @@ class FrameReader:
 
     def _video(self, clip, rule: FrameRule, windowed: bool, where: object
                ) -> tuple[Video, float | None]:
-        file = jsonl.inside(self.root, clip.video, where)
+        places = [jsonl.inside(self.root, name, where) for name in (clip.video, *clip.elsewhere)]
+        file = next((place for place in places if place.is_file()), places[0])
         window = clip.window if windowed else None
         total: list[Times] = []
 

@@ -40,7 +40,7 @@ def read(root: Path, split: str) -> list[Question]:
         frames = tables.text(row, "num_frames", where)
         scene = tables.text(row, "scene_id", where)
         name = f"{frames}_frame/{scene}.mp4"
-        return scored_question(row, where, tables.video_clip(root, name, f"videos/{name}"),
+        return scored_question(row, where, tables.video_clip(name, f"videos/{name}"),
                                NUMBERS, CHOICES)
 
     return tables.questions_of(path, ("scene_id", "num_frames", "question_type", "question",

@@ -32,34 +32,33 @@ def read(root: Path, split: str) -> list[Question]:
         path = tables.find(root, "qa*.parquet", "**/qa*.parquet", of="STI-Bench")
         columns = ("Video", "ID", "Task", "Question", "Candidates", "Answer", "time_start",
                    "time_end")
-        return tables.questions_of(path, columns, lambda row, where: _from_parquet(
-            root, row, where))
+        return tables.questions_of(path, columns, _from_parquet)
     path = tables.find(root, "STI*Bench*.tsv", "**/STI*Bench*.tsv", of="STI-Bench")
     return tables.questions_of(
         path, ("video", "question", "options", "answer", "time_start", "time_end"),
-        lambda row, where: _from_tsv(root, row, where))
+        _from_tsv)
 
 
-def _from_parquet(root: Path, row: tables.Row, where: str) -> Question:
+def _from_parquet(row: tables.Row, where: str) -> Question:
     name, number = tables.text(row, "Video", where), tables.text(row, "ID", where, "")
-    return _question(root, row, where, f"{name}|{number}|{row['time_start']}|{row['time_end']}",
+    return _question(row, where, f"{name}|{number}|{row['time_start']}|{row['time_end']}",
                      name, tables.text(row, "Question", where), row["Candidates"], row["Answer"],
                      tables.text(row, "Task", where, ""))
 
 
-def _from_tsv(root: Path, row: tables.Row, where: str) -> Question:
-    return _question(root, row, where,
+def _from_tsv(row: tables.Row, where: str) -> Question:
+    return _question(row, where,
                      tables.text(row, "index", where, where.rpartition(":")[2]),
                      tables.text(row, "video", where), tables.text(row, "question", where),
                      row["options"], row["answer"], tables.text(row, "task_type", where, ""))
 
 
-def _question(root: Path, row: tables.Row, where: str, key: str, video: str, question: str,
+def _question(row: tables.Row, where: str, key: str, video: str, question: str,
               options: object, answer: object, kind: str) -> Question:
     window = (tables.number(row, "time_start", where), tables.number(row, "time_end", where))
     return tables.choice(
         row, where, key=key, question=question, options=options, answer=answer, kind=kind,
-        clips=[tables.video_clip(root, video, f"video/{video}", window=window)])
+        clips=[tables.video_clip(video, f"video/{video}", window=window)])
 
 
 def _asked(question: Question, form: str) -> str:

@@ -320,10 +320,9 @@ def frame_files(root: Path, folder: str, *patterns: str) -> tuple[str, ...]:
     return ()
 
 
-def video_clip(root: Path, *names: str, window: tuple[float, float] | None = None) -> Clip:
-    """The clip of the first of these files that is there; of the first one where none is."""
-    there = [name for name in names if (root / name).is_file()]
-    return Clip(video=(there or names)[0], window=window)
+def video_clip(*names: str, window: tuple[float, float] | None = None) -> Clip:
+    """The clip of a video file that lies at the first of these paths below root where one is."""
+    return Clip(video=names[0], elsewhere=names[1:], window=window)
 
 
 def choice(row: Mapping[str, Any], where: str, *, key: str, question: str, options: Any,

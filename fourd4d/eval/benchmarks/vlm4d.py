@@ -37,11 +37,11 @@ def read(root: Path, split: str) -> list[Question]:
         path = tables.find(root, f"{name}_mc.json", f"*/{name}_mc.json", of="VLM4D")
         found += tables.questions_of(
             path, ("id", "video", "question", "choices", "answer"),
-            lambda row, where, name=name: _question(root, row, where, name))
+            lambda row, where, name=name: _question(row, where, name))
     return found
 
 
-def _question(root: Path, row: tables.Row, where: str, split: str) -> Question:
+def _question(row: tables.Row, where: str, split: str) -> Question:
     # The file gives an address; below it lies the path in the dataset.
     path = tables.text(row, "video", where).split("/resolve/main/")[-1]
     name = tables.text(row, "id", where)
@@ -55,7 +55,7 @@ def _question(root: Path, row: tables.Row, where: str, split: str) -> Question:
     return tables.choice(
         row, where, key=f"{split}/{name}", question=tables.text(row, "question", where),
         options=row["choices"], answer=row["answer"], kind=kind, texts_first=True,
-        clips=[tables.video_clip(root, path, path.split("/", 1)[-1])])
+        clips=[tables.video_clip(path, path.split("/", 1)[-1])])
 
 
 def _prompt(tail: str) -> Callable[[Question, Shown], Parts]:

@@ -38,7 +38,7 @@ def read(root: Path, split: str) -> list[Question]:
     else by the full table's ``pruned`` column or ``pruned_ids.txt``."""
 
     def questions(path: Path) -> list[Question]:
-        return tables.questions_of(path, _COLUMNS, lambda row, where: _question(root, row, where))
+        return tables.questions_of(path, _COLUMNS, _question)
 
     if split != "full":
         for pattern in (f"**/*{split}*.parquet", f"**/*{split}*.jsonl"):
@@ -65,10 +65,10 @@ def read(root: Path, split: str) -> list[Question]:
     return [question for question in found if pruned(question) == (split == "pruned")]
 
 
-def _question(root: Path, row: tables.Row, where: str) -> Question:
+def _question(row: tables.Row, where: str) -> Question:
     dataset, scene = (tables.text(row, name, where) for name in ("dataset", "scene_name"))
     path = f"{dataset}/{scene}.mp4"
-    return scored_question(row, where, tables.video_clip(root, path, f"videos/{path}"), NUMBERS,
+    return scored_question(row, where, tables.video_clip(path, f"videos/{path}"), NUMBERS,
                            CHOICES)
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from helpers.evaluation import PROCESSOR
 
+from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError
+from fourd4d.core.sample import Sample
 from fourd4d.eval.benchmarks import (
     TABLE,
     AskProtocol,
@@ -23,6 +25,7 @@ from fourd4d.eval.benchmarks import (
     tables,
 )
 from fourd4d.eval.benchmarks.frames import AtRate, EveryFrame, FrameReader, Nearest, Pooled, Uniform
+from fourd4d.eval.benchmarks.overlap import overlap, sentence
 from fourd4d.processing.media import Image
 from fourd4d.processing.tokenizer import SPECIAL_TOKENS
 
@@ -354,7 +357,7 @@ def test_a_benchmark_from_outside_joins_the_table(tmp_path, monkeypatch):
                                    lambda row, where: tables.choice(
             row, where, key=row["clip"], question=tables.text(row, "q", where),
             options=[row["a"], row["b"]], answer=row["right"], kind="toy",
-            clips=[tables.video_clip(root, row["clip"])]))
+            clips=[tables.video_clip(row["clip"])]))
 
     def write_fake(root):
         fakes.separated(root / "toy.csv", [dict(q="Left?", a="yes", b="no", right="no",
@@ -370,3 +373,16 @@ def test_a_benchmark_from_outside_joins_the_table(tmp_path, monkeypatch):
     assert rows.questions[0].answers == ("B",) and len(rows.shown(0).media[0].frames) == 4
     assert rows.example(0, PROCESSOR).length > 10
     assert rows.score(0, "no")["score"] == 1.0
+
+
+def test_overlap_with_training_data_by_name(folder, tmp_path):
+    rows = TABLE["vlm4d"].open(folder("vlm4d"))
+    train = [jsonl.rl_row(dataclasses.replace(Sample.fake(n), id=f"t{n}", video_id="",
+                                              video=video, frames=(), timestamps=()))
+             for n, video in enumerate(("x/synth_001.mp4", "x/other.mp4", "x/bus.mp4"))]
+    jsonl.write(tmp_path / "rl.jsonl", train)
+    found = overlap(rows, tmp_path / "rl.jsonl")
+    assert found["names"] == ["synth_001"] and found["items"] == 2  # "bus" is too short a name.
+    assert found["of_items"] == len(rows) and "2 of 6 items" in sentence(found)
+    assert "unknown" in sentence(overlap(rows, ""))
+    assert "cannot be read" in sentence(overlap(rows, tmp_path / "gone.jsonl"))
