@@ -50,6 +50,7 @@ setup(
         "ml_dtypes",
         "numpy",
         "protobuf",
+        "pyarrow>=15",
         "rich",
         "scipy",
         "tensorboardX",

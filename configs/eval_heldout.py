@@ -2,6 +2,9 @@
 
     python -m fourd4d.eval --config=configs/eval_heldout.py \
         --config.checkpoint=DIR --config.data=FILE.jsonl --config.root=DIR
+
+A published benchmark from its own files (docs/benchmarks): --config.benchmark=NAME
+--config.root=DIR in place of the data.
 """
 
 from ml_collections import ConfigDict
@@ -16,6 +19,12 @@ def get_config() -> ConfigDict:
 
     config.data = ""  # DIFT rows or 4DRL rows, or a directory of ArrayRecord shards.
     config.root = ""  # Where the rows' paths start; the file's own directory when empty.
+    config.benchmark = ""  # A name of fourd4d.eval.benchmarks.TABLE; its files are below root.
+    config.split = ""  # One of the benchmark's; its first when empty.
+    config.protocols = ""  # Names with commas; the one this package trains with when empty.
+    config.modes = ""  # Names with commas; "normal,blind" when empty.
+    config.runs = 1  # With per-item seeds of their own; more need a temperature.
+    config.subset = ""  # Only the items of this file (needs_video_*.json).
     config.limit = 0  # Only the first items; 0 is all.
     config.out = "runs/eval"
     config.retry_failed = False

@@ -1,11 +1,18 @@
 """Scores a checkpoint: ``python -m fourd4d.eval --config=configs/eval_heldout.py …``.
 
+``python -m fourd4d.eval compare A B`` compares two result folders, item by item.
+
+A benchmark in its own files: ``--config.benchmark=NAME --config.root=DIR`` (``eval.benchmarks``).
 Below ``config.out`` it leaves ``items-*.jsonl`` (one log per shard; a stopped run resumes),
-``result.json`` and ``page.html`` (both once every shard is complete).
+``result.json`` and ``page.html`` (both once every shard is complete); several protocols, modes or
+runs of a benchmark lie in folders of their own beside ``table.json`` and ``table.html``.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,15 +26,22 @@ from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.environment import environment
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import replacing
 from fourd4d.core.terminal import plain_console
 from fourd4d.data.source import Source, open_source
-from fourd4d.eval import report
+from fourd4d.eval import compare, report
+from fourd4d.eval.benchmarks import BenchmarkSource, get, kits
+from fourd4d.eval.benchmarks.grid import Cell, cells, counted, keys_json, read_subset, table
+from fourd4d.eval.benchmarks.grid import page as grid_page
+from fourd4d.eval.benchmarks.grid import summary as benchmark_summary
+from fourd4d.eval.benchmarks.overlap import overlap, sentence, training_data
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, ItemLog, Record, read_items, read_log, shard, spread
 from fourd4d.eval.runner import EvalSpec, Subject, run
 from fourd4d.models import ModelConfig
 from fourd4d.pages import Page
 from fourd4d.parallel import make_mesh, start, use
+from fourd4d.pretrained.bundle import ModelBundle
 from fourd4d.pretrained.open import open_checkpoint
 
 
@@ -35,25 +49,81 @@ def evaluate(config: Any) -> dict[str, Any] | None:
     """Evaluates what ``config`` describes; see ``configs/eval_heldout.py``.
 
     Returns:
-      What ``result.json`` holds; None while other shards are unfinished.
+      What ``result.json`` holds, of several evaluations of a benchmark what ``table.json`` does;
+      None while other shards are unfinished.
     """
-    for field in ("checkpoint", "data"):
+    benchmark = config.get("benchmark", "")
+    for field in ("checkpoint", "root" if benchmark else "data"):
         if not config[field]:
             raise InputError(f"config.{field}", "nothing given", f"Give --config.{field}=…")
     start()
     mesh = make_mesh(config.mesh, jax.local_devices())
     spec = frozen(EvalSpec, config.eval, "eval")
-    source = open_source(config.data, config.root or None, keep_bad=True)
-    items = read_items(source, config.limit)
+    if benchmark:
+        rows = get(benchmark).open(config.root, split=config.split, seed=spec.seed)
+        grid = cells(rows, Path(config.out), config.protocols, config.modes, config.runs)
+        subset = read_subset(config.subset)
+        if config.runs > 1 and not spec.temperature:
+            raise InputError("config.runs", f"{config.runs} runs at temperature 0 are all the same",
+                             "Give --config.eval.temperature=1.0, or one run")
+    else:
+        source = open_source(config.data, config.root or None, keep_bad=True)
+        items = read_items(source, config.limit)
     with use(mesh):
         bundle = open_checkpoint(config.checkpoint, mesh, step=config.step or None,
                                  **config.model.to_dict())
     subject = Subject(bundle.graphdef, (bundle.tree,), bundle.processor, config.checkpoint, mesh,
                       bundle.config.decoder.max_positions)
+    if not benchmark:
+        return evaluate_source(config, subject, bundle, source, items, spec, Path(config.out))
+    return evaluate_grid(config, subject, bundle, rows, grid, spec, subset)
+
+
+def evaluate_grid(config: Any, subject: Subject, bundle: ModelBundle, rows: BenchmarkSource,
+                  grid: Sequence[Cell], spec: EvalSpec, subset: Collection[str] | None
+                  ) -> dict[str, Any] | None:
+    """Every cell of a benchmark's grid; of several, also ``table.json`` and ``table.html``."""
+    found: list[tuple[Cell, dict[str, Record]]] = []
+    results = []
+    for cell in grid:
+        source = rows.with_(cell.protocol, cell.mode, subset)
+        items = source.items(config.limit)
+        if not items:
+            raise InputError("config.subset", "no item of the benchmark is in it", "Give its keys")
+        result = evaluate_source(config, subject, bundle, source, items,
+                                 dataclasses.replace(spec, seed=spec.seed + cell.run), cell.folder)
+        results.append(result)
+        logs = sorted(cell.folder.glob("items-*-of-*.jsonl"))
+        records: dict[str, Record] = {}
+        for log in logs:
+            records |= read_log(log)[1]
+        if result is not None:
+            found.append((cell, {item.key: records[item.key] for item in items}))
+    if len(grid) == 1 or len(found) < len(grid):
+        return results[0] if len(grid) == 1 else None
+    out, benchmark = Path(config.out), rows.benchmark
+    seen = overlap(rows, training_data(config.checkpoint, config.step or None))
+    whole = table(found) | {"overlap": seen, "benchmark": benchmark.name, "title": benchmark.title,
+                            "model": config.checkpoint, "split": rows.split,
+                            "published": [dataclasses.asdict(p) for p in benchmark.published]}
+    chance = results[0]["overall"]["chance"] if results[0] else 0.0
+    for protocol, part in whole.get("needs_video", {}).items():
+        with replacing(out / f"needs_video_{protocol}.json") as file:
+            file.write_text(keys_json(part["keys"], part["rule"]), encoding="utf-8")
+    report.write_json(out / "table.json", whole)
+    grid_page(f"{benchmark.title}: {config.checkpoint}", whole, chance,
+              benchmark.published).write(out / "table.html")
+    return whole
+
+
+def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: Source,
+                    items: list[Item], spec: EvalSpec, out: Path) -> dict[str, Any] | None:
+    """Answers the items of one source into ``out``; None while other shards are unfinished."""
+    asked = source if isinstance(source, BenchmarkSource) else None
     header = report.header(spec.answers_json(), bundle.tree, bundle.processor.protocol, source,
                            items)
-
-    out = Path(config.out)
+    if asked is not None:
+        header |= {"benchmark": asked.describe()}
     count = config.shards or jax.process_count()
     index = config.shard if config.shards else jax.process_index()
     logs = [out / f"items-{i:05d}-of-{count:05d}.jsonl" for i in range(count)]
@@ -68,14 +138,25 @@ def evaluate(config: Any) -> dict[str, Any] | None:
                               "written by the shard that finishes last", soft_wrap=True)
         return None
 
+    name = config.data if asked is None else f"{asked.benchmark.title}, protocol {asked.protocol}, "
+    name += "" if asked is None else f"mode {asked.mode}"
+    scored = items if asked is None else [
+        item for item in items if records[item.key] in counted([records[item.key]], asked.mode)]
     result = {
-        "model": config.checkpoint, **header, **report.summarise(items, records),
-        "benchmark": config.data, "config": config.to_dict(), **environment(),
+        "model": config.checkpoint, **header, **report.summarise(scored, records),
+        **({} if asked is None else benchmark_summary(asked, items, records)),
+        **({} if asked is None else {"overlap": overlap(
+            asked, training_data(config.checkpoint, config.step or None))}),
+        "benchmark": config.data if asked is None else asked.benchmark.name,
+        "config": config.to_dict(), **environment(),
     }
     report.write_json(out / "result.json", result)
-    lead = (f"{len(items)} items of {config.data}, answered by {config.checkpoint} "
+    if asked is not None and asked.mode == "normal":
+        kits.write(asked, items, records, out / "kits", Path(config.checkpoint).name)
+    lead = (f"{len(items)} items of {name}, answered by {config.checkpoint} "
             f"{'greedily' if not spec.temperature else f'at temperature {spec.temperature:g}'}.")
-    page = report.add_summary(Page(config.title, lead), result)
+    page = report.add_summary(Page(config.title if asked is None else asked.benchmark.title, lead),
+                              result)
     page.add_cards("Items", report.cards(source, shown, records, maps, bundle.processor.protocol,
                                          spec.assumed_fps or None), report.CARDS_NOTE)
     page.write(out / "page.html")
@@ -113,18 +194,53 @@ def gather(logs: list[Path], header: dict[str, Any]) -> dict[str, Record]:
 
 def show(result: dict[str, Any], out: str) -> None:
     """The summary on the terminal."""
+    console = plain_console()
+    if "rows" in result:
+        show_grid(result, out)
+        return
     table = Table("type", "items", "accuracy", "95 %", "lenient", "chance-adjusted")
     for name, part in [*result["by_type"].items(), ("all", result["overall"])]:
         table.add_row(
             name or "untyped", str(part["items"]), report.percent(part["accuracy"]),
             report.span(part["accuracy_low"], part["accuracy_high"]),
             report.percent(part["lenient_accuracy"]), report.percent(part["chance_adjusted"]))
-    console = plain_console()
     console.print(table)
+    if "benchmark_table" in result:
+        for reading, metrics in result["benchmark_table"].items():
+            told = ", ".join(f"{name} {report.percent(value)}" for name, value in metrics.items())
+            console.print(f"{result['asked']['title']}, {result['asked']['protocol']}, "
+                          f"{result['asked']['mode']}, {reading}: {told}", soft_wrap=True)
+        show_published(result["published"])
+        console.print(sentence(result["overlap"]), soft_wrap=True)
     console.print(f"{out}/page.html  {out}/result.json", soft_wrap=True)
     if result["failed"]:
         console.print(f"could not be run, counted as wrong: {len(result['failed'])}; "
                       "result.json lists them")
+
+
+def show_grid(result: dict[str, Any], out: str) -> None:
+    """Protocols and modes of a benchmark on the terminal."""
+    console = plain_console()
+    table = Table("protocol", "mode", "items", "accuracy", "95 %, by video", "runs")
+    for row in result["rows"]:
+        told = ([report.percent(row["accuracy"]),
+                 report.span(row["accuracy_low"], row["accuracy_high"])] if row["items"]
+                else ["", ""])
+        of = "" if row["items"] == row["of"] else f" of {row['of']}"
+        table.add_row(row["protocol"], row["mode"], f"{row['items']}{of}", *told,
+                      str(row["runs"]))
+    console.print(table)
+    show_published(result["published"])
+    console.print(sentence(result["overlap"]), soft_wrap=True)
+    console.print(f"{out}/table.html  {out}/table.json", soft_wrap=True)
+
+
+def show_published(published: Sequence[dict[str, Any]]) -> None:
+    """Known results on the terminal."""
+    for p in published:
+        protocol = f", protocol {p['protocol']}" if p["protocol"] else ""
+        plain_console().print(f"published: {p['model']} {p['metric']} {p['value']:g} %{protocol} "
+                              f"({p['source']})", soft_wrap=True)
 
 
 HELP: Final = Help(fields.EVAL, {"eval": EvalSpec, "model": ModelConfig}, "eval_heldout")
@@ -136,5 +252,10 @@ def main(config: Any) -> None:
         show(result, config.out)
 
 
+COMMANDS = {"compare": compare.main}
+"""Words after ``python -m fourd4d.eval`` that do something else than evaluate."""
+
 if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        sys.exit(COMMANDS[sys.argv[1]](sys.argv[2:]))
     launch(main, about=HELP)

@@ -20,6 +20,8 @@ from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data.media import row_media
 from fourd4d.data.source import Source
+from fourd4d.eval.benchmarks.overlap import sentence
+from fourd4d.eval.benchmarks.source import BenchmarkSource
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, Record
 from fourd4d.eval.statistics import tally, tally_by_type
@@ -112,18 +114,25 @@ def cards(
         try:
             row = source[item.number]
             sample = row.sample
-            media, overlays = row_media(row, protocol, assumed_fps=assumed_fps)
+            if isinstance(source, BenchmarkSource):
+                media, overlays = source.shown(item.number).media or (_blank(),), []
+            else:
+                media, overlays = row_media(row, protocol, assumed_fps=assumed_fps)
             card = _card(sample, record, media, overlays, maps.load(item.key), protocol)
             card.html()  # What cannot be drawn is found here, with the item at hand.
         except Exception as error:
             if isinstance(error, DiskFullError):
                 raise
-            blank = Image(np.full((1, 1, 3), 128, np.uint8))
-            card = _card(sample, record, (blank,), (), (), protocol)
+            card = _card(sample, record, (_blank(),), (), (), protocol)
             card = dataclasses.replace(
                 card, facts=(*card.facts, f"cannot be shown: {one_line(error)}"))
         found.append(card)
     return found
+
+
+def _blank() -> Image:
+    """Where there is nothing to show."""
+    return Image(np.full((1, 1, 3), 128, np.uint8))
 
 
 def _card(sample: Sample, record: Record, media: Sequence[Any], overlays: Sequence[np.ndarray],
@@ -142,9 +151,14 @@ def _card(sample: Sample, record: Record, media: Sequence[Any], overlays: Sequen
     facts = [f"{record['tokens']} tokens", _plural(record["blocks"], "mental image")]
     if record["truncated"]:
         facts.append("cut off by the token budget")
+    if record.get("own") is not None:
+        facts.append(f"the kit reads {record['own']}")
+    if 0.0 < record.get("score", 0.0) < 1.0:
+        facts.append(f"{record['score']:.1f} of an answer")
+    right = record["chosen"] if record["correct"] else record["answer"]
     return Card(
         key=record["key"], kind=record["kind"], question=sample.question, options=sample.options,
-        answer=sample.answer, response=record["response"], chosen=record["chosen"] or "",
+        answer=right or "", response=record["response"], chosen=record["chosen"] or "",
         frames=frames, timestamps=medium.timestamps if video else (),
         slot_frames=tuple(range(0, len(frames), step)), images=images, facts=tuple(facts),
     )
@@ -181,10 +195,36 @@ def add_summary(page: Page, summary: Mapping[str, Any]) -> Page:
         "Accuracy is strict: the last <answer> after the reasoning must hold an option's letter or "
         "its exact text. Lenient takes what a patient reader would. Whiskers are 95 % Wilson "
         "intervals; the dashed line is chance. Every item of the benchmark is in the denominator.")
+    if "benchmark_table" in summary:
+        _add_benchmark(page, summary)
     if summary["failed"]:
         page.add_table("Items that could not be run", ["item", "reason"],
                        [[f["key"], f["reason"]] for f in summary["failed"]])
     return page
+
+
+def _add_benchmark(page: Page, summary: Mapping[str, Any]) -> None:
+    """The benchmark's own table, known results beside it, and what is odd."""
+    about, table = summary["asked"], summary["benchmark_table"]
+    readings = list(table)
+    page.add_table(
+        f"{about['title']}'s own table", ["metric", *readings, "published"],
+        [[metric, *(percent(table[name][metric]) for name in readings),
+          "; ".join(f"{p['model']} {p['value']:g}" for p in summary["published"]
+                    if p["metric"] == metric and p["protocol"] in ("", about["protocol"]))]
+         for metric in table[readings[0]]],
+        f"Protocol {about['protocol']} ({about['source']}), mode {about['mode']}. Strict: the "
+        "answer alone. Lenient: what a patient reader would take. Own: as the protocol's own code "
+        "reads it, where it has a rule.")
+    if summary["published"]:
+        page.add_table("Known results", ["model", "metric", "%", "protocol", "source"],
+                       [[p["model"], p["metric"], p["value"], p["protocol"] or "not stated",
+                         p["source"]] for p in summary["published"]])
+    if "overlap" in summary:
+        page.add_text("Trained on it?", sentence(summary["overlap"]))
+    if summary["oddities"]:
+        page.add_table("Odd rows", ["item", "what"],
+                       [[o["key"], o["note"]] for o in summary["oddities"]])
 
 
 def _interval(part: Mapping[str, Any], name: str) -> Interval:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from errno import EDQUOT, ENOSPC
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -123,6 +123,21 @@ class Subject:
             imagery=spec.imagery)
 
 
+@runtime_checkable
+class AskedSource(Protocol):
+    """A source that says itself how its rows are asked and what an answer is worth."""
+
+    def example(self, number: int, processor: Processor) -> Example: ...
+
+    def about(self, number: int) -> Record:
+        """Fields of the row's record, answered or not."""
+        ...
+
+    def score(self, number: int, text: str) -> Record:
+        """``about`` and what a response is worth."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """An item ready to be answered, or where and why that failed.
@@ -130,6 +145,7 @@ class Prepared:
     Attributes:
       shape: of a batch of such items: their rows, lengths and slots rounded up.
       reason: what failed, and why; empty for nothing.
+      source: scores it, where it does so itself.
     """
 
     item: Item
@@ -137,25 +153,31 @@ class Prepared:
     example: Example | None = None
     shape: BatchShape | None = None
     reason: str = ""
+    source: AskedSource | None = None
 
 
 def prepare(source: Source, item: Item, subject: Subject, spec: EvalSpec) -> Prepared:
     """Reads, decodes and tokenises one item. What that raises becomes a reason."""
     sample, stage = Sample(item.key, ""), "reading"
+    asked = source if isinstance(source, AskedSource) else None
     if item.problem:
-        return Prepared(item, sample, reason=item.problem)
+        return Prepared(item, sample, reason=item.problem, source=asked)
     processor = subject.processor
     try:
         row = source[item.number]
         sample, stage = row.sample, "media"
-        media, _ = row_media(row, processor.protocol, assumed_fps=spec.assumed_fps or None,
-                             with_overlays=False)
+        if asked is not None:
+            example = asked.example(item.number, processor)
+        else:
+            media, _ = row_media(row, processor.protocol, assumed_fps=spec.assumed_fps or None,
+                                 with_overlays=False)
+            stage = "prompt"
+            example = processor.prompt(sample.text_input, media)
         stage = "prompt"
-        example = processor.prompt(sample.text_input, media)
         _check_length(example, subject, spec)
-        return Prepared(item, sample, example, _shape(example, subject, spec))
+        return Prepared(item, sample, example, _shape(example, subject, spec), source=asked)
     except Exception as error:
-        return Prepared(item, sample, reason=_reason(stage, error))
+        return Prepared(item, sample, reason=_reason(stage, error), source=asked)
 
 
 def _reason(stage: str, error: Exception) -> str:
@@ -214,7 +236,8 @@ def _logged(log: ItemLog, records: Sequence[Record]) -> list[Record]:
             return [one for record in records for one in _logged(log, [record])]
         if records[0]["status"] == "failed":
             raise
-        failed = records[0] | _UNANSWERED | {"status": "failed", "reason": reason}
+        scores = {name: 0.0 for name in records[0] if name.endswith("score")}
+        failed = records[0] | _UNANSWERED | scores | {"status": "failed", "reason": reason}
         return _logged(log, [failed])
 
 
@@ -428,7 +451,8 @@ def _store_maps(subject: Subject, features: Any, one: Prepared, row: int, rollou
 
 
 def _failed(one: Prepared, reason: str) -> Record:
-    return _record(one.item, one.sample) | {"status": "failed", "reason": reason}
+    about = {} if one.source is None else one.source.about(one.item.number)
+    return _record(one.item, one.sample) | about | {"status": "failed", "reason": reason}
 
 
 _UNANSWERED: Final[Record] = {
@@ -450,13 +474,15 @@ def _scored(one: Prepared, text: str, rollout: Rollout, sampling: SamplingSpec, 
     """The record of a response; ``rollout`` has its row alone."""
     sample = one.sample
     parts = score(sample, text)
-    lenient = lenient_answer(text, sample.options)
+    if one.source is not None:
+        scored = one.source.score(one.item.number, text)
+    else:
+        lenient = lenient_answer(text, sample.options)
+        scored = {"chosen": parse_answer(text, sample.options),
+                  "correct": parts["answer"] == 1.0, "lenient": lenient,
+                  "lenient_correct": lenient == sample.answer}
     starts = (rollout.tokens == sampling.latent_start) & rollout.sampled
-    record = _record(one.item, sample) | {
-        "chosen": parse_answer(text, sample.options),
-        "correct": parts["answer"] == 1.0,
-        "lenient": lenient,
-        "lenient_correct": lenient == sample.answer,
+    record = _record(one.item, sample) | scored | {
         "well_formed": parts["format"] == 1.0,
         "truncated": bool(rollout.truncated[0]),
         "blocks": int(starts.sum()),

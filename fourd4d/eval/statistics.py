@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ class Tally:
 
     Attributes:
       items: all items of the benchmark, those that could not be run included.
-      strict, lenient: right answers under strict and under lenient parsing.
+      strict, lenient: right answers under strict and under lenient parsing; of numbers, the sums of
+        their scores.
       answered: items with an answer under strict parsing.
       well_formed: responses of the taught form.
       truncated: responses that the token budget ended.
@@ -28,8 +30,8 @@ class Tally:
     """
 
     items: int = 0
-    strict: int = 0
-    lenient: int = 0
+    strict: float | int = 0
+    lenient: float | int = 0
     answered: int = 0
     well_formed: int = 0
     truncated: int = 0
@@ -46,7 +48,8 @@ class Tally:
     def of(record: Mapping[str, Any]) -> Tally:
         """One item's record, as in the log."""
         return Tally(
-            items=1, strict=int(record["correct"]), lenient=int(record["lenient_correct"]),
+            items=1, strict=record.get("score", int(record["correct"])),
+            lenient=record.get("lenient_score", int(record["lenient_correct"])),
             answered=int(record["chosen"] is not None), well_formed=int(record["well_formed"]),
             truncated=int(record["truncated"]), failed=int(record["status"] == "failed"),
             blocks=record["blocks"], tokens=record["tokens"],
@@ -98,7 +101,7 @@ def tally_by_type(records: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
     return dict(sorted(found.items()))
 
 
-def wilson(right: int, items: int, z: float = Z95) -> tuple[float, float]:
+def wilson(right: float | int, items: float | int, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval of a share; (0, 0) without items.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
@@ -110,6 +113,91 @@ def wilson(right: int, items: int, z: float = Z95) -> tuple[float, float]:
     centre = (p + zz / 2) / (1 + zz)
     half = z / (1 + zz) * math.sqrt(p * (1 - p) / items + zz / (4 * items))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def clustered(values: Sequence[float | int] | np.ndarray, groups: Sequence[object],
+              z: float = Z95) -> tuple[float, float]:
+    """Interval of a mean share whose items come in groups (questions on one video).
+
+    Wilson's, for as many independent items as would give the variance between groups: the number
+    of items over the design effect. Where all values are equal that effect is the items of a group.
+    (0, 0) without items.
+
+    Source: L. Kish, "Survey sampling" (1965); variance of a ratio over groups, G / (G - 1).
+    """
+    x = np.asarray(values, np.float64)
+    if not len(x):
+        return 0.0, 0.0
+    mean, size = float(x.mean()), len(x)
+    return wilson(mean * size / design_effect(x, groups), size / design_effect(x, groups), z)
+
+
+def design_effect(values: Sequence[float | int] | np.ndarray, groups: Sequence[object]) -> float:
+    """How many times the variance of independent items the groups' variance is; at least 1 item
+    of each group is left."""
+    x = np.asarray(values, np.float64)
+    number = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+    place = np.array([number[name] for name in groups], int)
+    counts = np.bincount(place).astype(np.float64)
+    largest = len(x) / max(len(counts), 1)
+    alone = float(x.mean() * (1 - x.mean()))
+    if len(counts) < 2 or alone <= 0:
+        return max(largest, 1.0)
+    sums = np.bincount(place, x - x.mean())
+    between = float((sums**2).sum()) * len(counts) / (len(counts) - 1) / len(x) ** 2
+    return max(between / (alone / len(x)), 1e-3)
+
+
+def detectable_difference(a: Sequence[Any] | np.ndarray, b: Sequence[Any] | np.ndarray,
+                          groups: Sequence[object], power: float = 0.8) -> float:
+    """The smallest true difference that a paired comparison of these items would likely show.
+
+    With a two-sided test at 5 %, from the variance of the differences between groups.
+
+    Args:
+      power: how likely; 0.5 … 0.99.
+    """
+    gain = np.asarray(b, np.float64) - np.asarray(a, np.float64)
+    number = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+    place = np.array([number[name] for name in groups], int)
+    sums = np.bincount(place, gain - gain.mean())
+    count = len(sums)
+    variance = float((sums**2).sum()) * count / max(count - 1, 1) / len(gain) ** 2
+    return (Z95 + NormalDist().inv_cdf(power)) * math.sqrt(variance)
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How two runs' answers to the same items go together.
+
+    Attributes:
+      cc, cw, wc, ww: items right in both, in the first alone, in the second alone, in neither.
+      same: share of items with the same answer, or none in both.
+      p_value: of McNemar's exact test on ``cw`` and ``wc``, items taken as independent.
+    """
+
+    cc: int
+    cw: int
+    wc: int
+    ww: int
+    same: float
+    p_value: float
+
+    @staticmethod
+    def of(a: Sequence[bool], b: Sequence[bool], chosen_a: Sequence[object],
+           chosen_b: Sequence[object]) -> Agreement:
+        pairs = list(zip(a, b, strict=True))
+        cc, cw, wc, ww = (pairs.count(kind) for kind in
+                          ((True, True), (True, False), (False, True), (False, False)))
+        same = sum(x == y for x, y in zip(chosen_a, chosen_b, strict=True)) / max(len(pairs), 1)
+        return Agreement(cc, cw, wc, ww, same, binomial_two_sided(min(cw, wc), cw + wc))
+
+
+def binomial_two_sided(low: int, count: int) -> float:
+    """Probability that a fair coin, thrown ``count`` times, is at least as uneven as ``low``."""
+    tail = sum(math.exp(math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+                        - count * math.log(2)) for k in range(low + 1))
+    return min(1.0, 2 * tail)
 
 
 def chance_adjusted(accuracy: float, chance: float) -> float:

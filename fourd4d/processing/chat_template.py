@@ -6,10 +6,11 @@ writes the same text without Jinja.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Literal
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal, NamedTuple
 
 from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.processing.media import Image, Video
 from fourd4d.processing.tokenizer import (
     IMAGE_PAD,
     TURN_END,
@@ -80,3 +81,31 @@ def chat(question: str, media: Sequence[MediaKind], protocol: ProtocolSpec) -> s
     vision = "".join(f"{VISION_START}{_PADS[kind]}{VISION_END}" for kind in media)
     text = user_text(question, protocol)
     return f"{system}{TURN_START}user\n{vision}{text}{TURN_END}\n{TURN_START}assistant\n"
+
+
+class Part(NamedTuple):
+    """A stretch of a prompt's text.
+
+    Attributes:
+      given: it is a user's own words, in which no control token means anything.
+    """
+
+    text: str
+    given: bool = False
+
+
+def turns(parts: Sequence[str | Video | Image], protocol: ProtocolSpec, *,
+          suffix: bool = False) -> Iterator[Part]:
+    """As ``chat``, of texts and media in any order: one pad stands for each medium.
+
+    Args:
+      suffix: end the user turn with the protocol's wording.
+    """
+    if protocol.system:
+        yield Part(f"{TURN_START}system\n{protocol.system}{TURN_END}\n")
+    yield Part(f"{TURN_START}user\n")
+    for part in parts:
+        yield Part(part, True) if isinstance(part, str) else Part(
+            f"{VISION_START}{_PADS[part.kind]}{VISION_END}")
+    yield Part(user_text("", protocol) if suffix else "")
+    yield Part(f"{TURN_END}\n{TURN_START}assistant\n")

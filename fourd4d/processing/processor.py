@@ -36,6 +36,7 @@ from fourd4d.processing.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,
     check_plain,
+    inside_tokens,
     load_tokenizer,
     write_file,
 )
@@ -70,6 +71,24 @@ class Processor:
           InputError: the question holds a control token.
         """
         return self._build(question, media, None, ())
+
+    def prompt_of(self, parts: Sequence[str | Video | Image], *, suffix: bool = False) -> Example:
+        """A prompt whose user turn is these texts and media, in this order.
+
+        A control token that a text holds (an option may name one) stays text.
+
+        Args:
+          suffix: end the turn with the protocol's wording.
+        """
+        media = [part for part in parts if not isinstance(part, str)]
+        text, cuts = "", list[int]()
+        for part in chat_template.turns(parts, self.protocol, suffix=suffix):
+            if part.given:
+                cuts += [len(text) + at for at in inside_tokens(part.text)]
+            text += part.text
+        pieces = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
+        ids = [i for piece in pieces for i in self.tokenizer.encode(piece)]
+        return self._build("", media, None, (), head=ids)
 
     def example(
         self,
@@ -149,6 +168,7 @@ class Processor:
         use_imagery: bool = True,
         plains: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
         masks: Sequence[Bool[np.ndarray, "_ _"]] = (),
+        head: list[int] | None = None,
     ) -> Example:
         check_plain(question, "question")
         protocol = self.protocol
@@ -163,7 +183,8 @@ class Processor:
             spans.append(VisionSpan(
                 times, grid.rows // protocol.merge, grid.columns // protocol.merge))
 
-        head = self.tokenizer.encode(self.prompt_text(question, media))
+        if head is None:
+            head = self.tokenizer.encode(self.prompt_text(question, media))
         tail = self._response_ids(response, use_imagery) if response is not None else []
         tokens, runs, slot, offset = self._expand(head, spans, offsets)
         prompt_length = len(tokens)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, SupportsInt, runtime_checkable
@@ -386,6 +387,11 @@ def tiny_tokenizer() -> SentencePieceTokenizer:
     """The small tokenizer shipped with the package, trained on its own questions and reasoning."""
     asset = importlib.resources.files("fourd4d.processing") / "assets" / "tiny.model"
     return SentencePieceTokenizer.from_bytes(asset.read_bytes(), "tiny.model")
+
+
+def inside_tokens(text: str, names: Sequence[str] = SPECIAL_TOKENS) -> list[int]:
+    """Where to cut a text so that no part holds a special token: a place inside each, in order."""
+    return [match.start() + 2 for match in re.finditer("|".join(map(re.escape, names)), text)]
 
 
 def check_plain(text: str, where: object, names: Sequence[str] = SPECIAL_TOKENS) -> None:

@@ -97,16 +97,39 @@ def read_video(
     if (max_frames is not None and max_frames < 1) or (fps is not None and not fps > 0):
         raise InputError("read_video", f"fps={fps}, max_frames={max_frames}",
                          "Both must be positive")
+
+    def choose(times: Float[np.ndarray, "N"]) -> list[int]:
+        wanted = pick_frames(times, fps, max_frames, start, end)
+        if not wanted:
+            raise InputError(
+                path, f"no frame between {start} s and {end} s of {times[-1]:.3f} s",
+                "Choose a window inside the video")
+        return wanted
+
+    return read_chosen(path, choose, frame_size=frame_size)
+
+
+def read_chosen(
+    path: str | os.PathLike[str],
+    choose: Callable[[Float[np.ndarray, "N"]], Sequence[int]],
+    *,
+    frame_size: FrameSize | None = None,
+) -> Video:
+    """Frames of a video file, upright, that a rule chooses by number; otherwise as ``read_video``.
+
+    Args:
+      choose: from the times of all frames (seconds from the first, rising) to the numbers of those
+        wanted, rising, each once.
+
+    Raises:
+      InputError: as ``read_video``.
+    """
+    path = existing_file(path)
     with _reading(path):
         index = _index(path)
-    wanted = pick_frames(index.times, fps, max_frames, start, end)
-    if not wanted:
-        raise InputError(
-            path, f"no frame between {start} s and {end} s of {index.times[-1]:.3f} s",
-            "Choose a window inside the video")
     pictures: list[np.ndarray] = []
     times = []
-    for time, frame in _decode(path, index, [index.pts[i] for i in wanted]):
+    for time, frame in _decode(path, index, [index.pts[i] for i in choose(index.times)]):
         pixels = _upright(frame, path)
         if frame_size is not None:
             pixels = resize(pixels, frame_size(pixels.shape[0], pixels.shape[1]))
