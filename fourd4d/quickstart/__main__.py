@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fourd4d.config.commands import CONFIGS
 from fourd4d.config.launch import launch
-from fourd4d.quickstart.run import CONFIGS, main
+from fourd4d.quickstart.run import main
 
 if __name__ == "__main__":
     launch(main, str(CONFIGS / "quickstart.py"))
