@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
 
     # Trained one after the other: "aloud" says what each image shows, "silent" does not.
     config.phases = ("aloud:660",)
-    config.dift = ConfigDict(dict(mesh="cpu", batch=16))  # Of every arm alike.
-    config.eval = "eval_tiny"
+    config.training = ConfigDict(dict(mesh="cpu", batch=16))  # Of every arm alike.
+    config.evaluation = "eval_tiny"
     config.probe = ""  # Config of `python -m fourd4d.eval probe` for the arms that imagine.
     return config

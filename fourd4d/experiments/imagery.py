@@ -74,11 +74,11 @@ def run_stages(config: Any, workdir: Path, run: Run, roots: dict[str, Path]) -> 
         made.append(Stage(f"dift-{run.name}-{number}", "dift", f"{config.recipe}:{arm.name}", {
             "init": start, "workdir": folder, "seed": run.seed, "steps": steps,
             "data.path": rows_file(workdir, arm, "train", aloud),
-            "data.root": roots["train"], **config.dift.to_dict()}))
+            "data.root": roots["train"], **config.training.to_dict()}))
         start = folder / "checkpoints"
     asked = {"checkpoint": start, "root": roots["test"],
              "data": rows_file(workdir, arm, "test", phases(config)[-1][0])}
-    made.append(Stage(f"eval-{run.name}", "eval", config.eval, {
+    made.append(Stage(f"eval-{run.name}", "eval", config.evaluation, {
         **asked, "out": at / "eval", "eval.imagery": arm.imagines,
         "title": f"{arm.name}, seed {run.seed}"}))
     if config.probe and arm.imagines:

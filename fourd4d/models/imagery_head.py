@@ -50,8 +50,8 @@ class ImageryHead(nnx.Module):
             self.mean = Statistic(jnp.zeros((self.centred, config.decoder.width), jnp.float32))
             self.seen = Statistic(jnp.zeros((), jnp.float32))
         self.active = config.imagery.head == "mlp"
-        self.constant = None
-        if config.imagery.head == "constant":
+        self.fixed = config.imagery.head == "constant"
+        if self.fixed:
             width = config.decoder.width
             self.constant = param(rngs, (width,), ("embed",), normal(1 / math.sqrt(width)),
                                   jnp.dtype(config.param_dtype))
@@ -64,7 +64,7 @@ class ImageryHead(nnx.Module):
         self.down = Linear(mlp, embed, scale=0.0, **shared)
 
     def __call__(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        if self.constant is not None:
+        if self.fixed:
             return jnp.broadcast_to(self.constant[...].astype(hidden.dtype), hidden.shape)
         if not self.active:
             return hidden

@@ -343,7 +343,6 @@ def test_a_constant_head_feeds_one_trained_vector(flows: bool) -> None:
     config = dataclasses.replace(CONFIG, imagery=ImageryConfig("constant"))
     graphdef, tree = nnx.split(Thinker(config, nnx.Rngs(0)))
     model = nnx.merge(graphdef, tree)
-    assert model.imagery.constant is not None
     latents = model.imagine(jax.random.normal(jax.random.key(0), (3, 5, config.decoder.width)))
     np.testing.assert_array_equal(latents, jnp.broadcast_to(model.imagery.constant[...],
                                                             latents.shape))
