@@ -197,4 +197,6 @@ def _charts(page: Page, arms: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _interval(part: Mapping[str, float] | None) -> Interval | None:
-    return part and Interval(part["accuracy"], part["accuracy_low"], part["accuracy_high"])
+    if part is None:
+        return None
+    return Interval(part["accuracy"], part["accuracy_low"], part["accuracy_high"])
