@@ -27,5 +27,7 @@ def get_config() -> ConfigDict:
     config.phases = ("aloud:660",)
     config.training = ConfigDict(dict(mesh="cpu", batch=16))  # Of every arm alike.
     config.evaluation = "eval_tiny"
+    # Four images of nine latents, and the words.
+    config.budget = ConfigDict(dict(max_tokens=224, max_latents=36))
     config.probe = ""  # Config of `python -m fourd4d.eval probe` for the arms that imagine.
     return config

@@ -80,7 +80,8 @@ def run_stages(config: Any, workdir: Path, run: Run, roots: dict[str, Path]) -> 
              "data": rows_file(workdir, arm, "test", phases(config)[-1][0])}
     made.append(Stage(f"eval-{run.name}", "eval", config.evaluation, {
         **asked, "out": at / "eval", "eval.imagery": arm.imagines,
-        "title": f"{arm.name}, seed {run.seed}"}))
+        "title": f"{arm.name}, seed {run.seed}",
+        **{f"eval.{key}": value for key, value in config.budget.items()}}))
     if config.probe and arm.imagines:
         made.append(Stage(f"probe-{run.name}", "eval", config.probe,
                           {**asked, "out": at / "probe"}, verb="probe"))
