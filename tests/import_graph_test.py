@@ -21,7 +21,7 @@ LAYERS = {
     "train": 4,
     "config": 5, "pretrained": 5,
     "dift": 6, "rl": 6, "eval": 6,
-    "bench": 7, "quickstart": 7,
+    "bench": 7, "experiments": 7, "quickstart": 7,
 }
 ENTRY = 7  # fourd4d/*.py and every __main__.py.
 LIGHT = {"processing", "pages", "core.sample", "core.jsonl", "core.protocol", "core.example",

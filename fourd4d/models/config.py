@@ -94,13 +94,14 @@ class ImageryConfig:
 
     Attributes:
       head: ``identity`` feeds the hidden state itself (the paper); ``mlp`` adds a gated residual
-        correction that starts at zero.
+        correction that starts at zero; ``constant`` feeds one trained vector in every place: a
+        marker without content, to compare with.
       mlp: width of that correction.
       centred: latents of a block; the mean target of each is kept with the weights
         (``imagery/mean``, over all that training has seen) and taken off every target.
     """
 
-    head: Literal["identity", "mlp"] = "identity"
+    head: Literal["identity", "mlp", "constant"] = "identity"
     mlp: int = 0
     centred: int | None = None
 
@@ -170,9 +171,9 @@ class ModelConfig:
              f"They must sum to head_dim / 2 = {d.head_dim / 2:g}")
         need(d.valid_vocab is None or 0 < d.valid_vocab <= d.vocab, "decoder.valid_vocab",
              f"{d.valid_vocab} is outside the table of {d.vocab} rows", "Shrink it")
-        need(self.imagery.head in ("identity", "mlp"), "imagery.head",
-             f"unknown value {self.imagery.head!r}", "Use 'identity' or 'mlp'")
-        need(self.imagery.head == "identity" or self.imagery.mlp > 0, "imagery.mlp",
+        need(self.imagery.head in ("identity", "mlp", "constant"), "imagery.head",
+             f"unknown value {self.imagery.head!r}", "Use 'identity', 'mlp' or 'constant'")
+        need(self.imagery.head != "mlp" or self.imagery.mlp > 0, "imagery.mlp",
              "the mlp head has no width", "Give imagery.mlp > 0")
         need(self.imagery.centred is None or self.imagery.centred > 0, "imagery.centred",
              f"bad value {self.imagery.centred}", "Give the latents of a block, or leave it out")

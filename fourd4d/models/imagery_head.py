@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float
 
 from fourd4d.core.batch import OverlayInput
 from fourd4d.models.config import ModelConfig
-from fourd4d.models.layers import Linear
+from fourd4d.models.layers import Linear, normal, param
 
 
 def pool_overlays(features: Float[Array, "B F U D"], overlays: OverlayInput
@@ -37,7 +38,8 @@ class Statistic(nnx.Variable):
 
 
 class ImageryHead(nnx.Module):
-    """Hidden state to latent: the identity, or that plus a gated correction starting at zero.
+    """Hidden state to latent: the identity, that plus a gated correction starting at zero, or one
+    trained vector whatever the state.
 
     With ``centred``, also the mean target of each place of a block, and of how many.
     """
@@ -48,6 +50,11 @@ class ImageryHead(nnx.Module):
             self.mean = Statistic(jnp.zeros((self.centred, config.decoder.width), jnp.float32))
             self.seen = Statistic(jnp.zeros((), jnp.float32))
         self.active = config.imagery.head == "mlp"
+        self.fixed = config.imagery.head == "constant"
+        if self.fixed:
+            width = config.decoder.width
+            self.constant = param(rngs, (width,), ("embed",), normal(1 / math.sqrt(width)),
+                                  jnp.dtype(config.param_dtype))
         if not self.active:
             return
         shared: dict[str, Any] = dict(rngs=rngs, param_dtype=jnp.dtype(config.param_dtype))
@@ -57,6 +64,8 @@ class ImageryHead(nnx.Module):
         self.down = Linear(mlp, embed, scale=0.0, **shared)
 
     def __call__(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        if self.fixed:
+            return jnp.broadcast_to(self.constant[...].astype(hidden.dtype), hidden.shape)
         if not self.active:
             return hidden
         return hidden + self.down(jax.nn.silu(self.gate(hidden)) * self.up(hidden))

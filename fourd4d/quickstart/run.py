@@ -7,54 +7,20 @@ by 4DRL; evaluates base, DIFT and 4DRL on held-out questions; writes ``report.ht
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
-import os
-import shlex
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
+from fourd4d.config.commands import Stage, run_stage
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
 from fourd4d.core.terminal import plain_console
 from fourd4d.quickstart import report
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIGS = REPOSITORY / "configs"
 HELD_OUT = 100_000  # Number of the first held-out clip.
-# Two CPU devices share a step better than one step shares two cores.
-CPU = {"JAX_NUM_CPU_DEVICES": "2"}
-# glibc hands freed memory back, and faults it in again, at every step: a fifth of the time. Where
-# every step asks for the same it may keep it; sampling would let it grow without end.
-HOARD = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One command. ``name`` is its log's too."""
-
-    name: str
-    package: str
-    config: str
-    fields: dict[str, Any]
-
-    def command(self) -> list[str]:
-        fields = [f"--config.{key}={value}" for key, value in self.fields.items()]
-        return [sys.executable, "-m", f"fourd4d.{self.package}",
-                f"--config={CONFIGS / self.config}.py", *fields]
-
-    def shown(self) -> str:
-        """The command as a user would type it."""
-        fields = [f"--config.{key}={value}" for key, value in self.fields.items()]
-        return shlex.join(["python", "-m", f"fourd4d.{self.package}",
-                           f"--config=configs/{self.config}.py", *fields])
 
 
 def find_video(path: str) -> Path | None:
@@ -103,32 +69,6 @@ def stages(config: Any, workdir: Path, video: Path | None) -> list[Stage]:
             "steps": config.rl_steps}),
         evaluation("rl", rl / "checkpoints"),
     ]
-
-
-def run_stage(stage: Stage, workdir: Path, console: Console) -> float:
-    """Runs one command; its output goes to a log. Returns seconds.
-
-    Raises:
-      InputError: the command failed; the end of its log is in the message.
-    """
-    log = workdir / "logs" / f"{stage.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = CPU | (HOARD if stage.package == "dift" else {}) | os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get(
-            "JAX_COMPILATION_CACHE_DIR", str(workdir / "compiled")),
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")])),
-    }
-    began = time.monotonic()
-    with log.open("w") as out, console.status(Text(f"{stage.name} …  (tail -f {log})")):
-        code = subprocess.run(stage.command(), stdout=out, stderr=subprocess.STDOUT,
-                              env=environment).returncode
-    seconds = time.monotonic() - began
-    if code:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
-        raise InputError(log, f"the stage {stage.name!r} failed (exit {code}):\n{tail}\n",
-                         "Fix the cause; the same command goes on from here")
-    return seconds
 
 
 def quickstart(config: Any, console: Console) -> dict[str, Any]:

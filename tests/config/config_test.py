@@ -80,7 +80,7 @@ def test_there_are_configs():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_docstring_gives_the_command(name):
     text = importlib.import_module(f"configs.{name}").__doc__ or ""
-    found = re.search(rf"python -m fourd4d\.(\w+) --config=configs/{name}\.py", text)
+    found = re.search(rf"python -m fourd4d\.(\w+)(?: \w+)? --config=configs/{name}\.py", text)
     found = found or re.search(rf"python -m fourd4d\.({name})\b", text)  # Its own default.
     assert found, f"configs/{name}.py: no command in its docstring"
     place = ROOT / "fourd4d" / found[1]

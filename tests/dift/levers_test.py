@@ -338,6 +338,22 @@ def test_a_head_can_match_the_targets_length(head: str, reached: bool) -> None:
     assert ratio == pytest.approx(1.0 if reached else 0.6, abs=0.05)
 
 
+@pytest.mark.parametrize("flows", [True, False])
+def test_a_constant_head_feeds_one_trained_vector(flows: bool) -> None:
+    config = dataclasses.replace(CONFIG, imagery=ImageryConfig("constant"))
+    graphdef, tree = nnx.split(Thinker(config, nnx.Rngs(0)))
+    model = nnx.merge(graphdef, tree)
+    latents = model.imagine(jax.random.normal(jax.random.key(0), (3, 5, config.decoder.width)))
+    np.testing.assert_array_equal(latents, jnp.broadcast_to(model.imagery.constant[...],
+                                                            latents.shape))
+    batch = batch_of(protocol=batches.PROTOCOL)
+    spec = dift.DiftSpec(text_weight=1.0, imagery_weight=0.0, self_feed_passes=1,
+                         self_feed_gradient=flows)
+    gradient = jax.jit(jax.grad(lambda tree: dift.loss(
+        nnx.merge(graphdef, tree), batch, dift.step_totals(batch), spec)[0]))(tree)
+    assert (float(jnp.abs(gradient["imagery"]["constant"][...]).max()) > 1e-6) == flows
+
+
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory: Any) -> Path:
     """Rows whose overlays know their frames and masks."""

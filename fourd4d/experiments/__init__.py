@@ -1,0 +1,1 @@
+"""Comparisons of several trainings: the same rows, steps and optimizer, one thing changed."""
