@@ -26,8 +26,9 @@ def _published(width: int, layers: int, heads: int, kv_heads: int, mlp: int, voc
 
 def _published3(width: int, layers: int, heads: int, mlp: int, *, large: bool,
                 tied: bool = False) -> ModelConfig:
-    vision = (dict(width=1152, layers=27, mlp=4304, deepstack=(8, 16, 24)) if large else
-              dict(width=1024, layers=24, mlp=4096, deepstack=(5, 11, 17)))
+    vision: dict[str, Any] = (
+        dict(width=1152, layers=27, mlp=4304, deepstack=(8, 16, 24)) if large else
+        dict(width=1024, layers=24, mlp=4096, deepstack=(5, 11, 17)))
     return ModelConfig(
         vision=_table_encoder(heads=16, patch_size=16, position_table=48, **vision),
         decoder=DecoderConfig(

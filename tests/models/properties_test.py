@@ -238,7 +238,8 @@ def test_lora_and_the_imagery_head_start_as_nothing(thinker, batch):
 
 def test_presets_have_the_published_numbers_of_parameters():
     sizes = {"3b": 3_754_622_976, "7b": 8_292_166_656, "32b": 33_452_718_336,
-             "72b": 73_410_777_344}
+             "72b": 73_410_777_344, "qwen3_2b": 2_127_532_032, "qwen3_4b": 4_437_815_808,
+             "qwen3_8b": 8_767_123_696, "qwen3_32b": 33_357_390_064}
     for name, size in sizes.items():
         state = jax.eval_shape(lambda n=name: nnx.state(Thinker(preset(n), nnx.Rngs(0))))
         assert sum(leaf.size for leaf in jax.tree.leaves(state)) == size, name
