@@ -1,6 +1,7 @@
 """Axis legend: the letters used in every annotation, suffix and docstring of the package.
 
 Tokens      B rows of a batch      L tokens of a row      D decoder width      V vocabulary
+            E decoder width, for every DeepStack level once more behind it
 Attention   N query heads          K key/value heads      H head width         S cached slots
 Vision      F frame slots          W windows of a slot    M patches of a window
             C numbers of a patch   U merged tokens of a slot (W * M / merge ** 2)

@@ -68,6 +68,11 @@ class ProtocolSpec:
         the frames. ``blind``: a second stream of the same weights that sees text and what was
         imagined, and no frames (``core.batch.ReaderInput``).
       system: system turn; the empty string leaves the turn out.
+      times: how the times of a video's frames are said. None: as temporal M-RoPE ids. ``text``:
+        every frame slot is an image of its own, and the mean time of its frames, in seconds,
+        stands before it as text; ``tokens_per_second`` then means nothing.
+      budget: what ``min_pixels`` and ``max_pixels`` bound. None: one frame. ``video``: all frames
+        of a video together, as it is handed over.
     """
 
     patch_size: int = 14
@@ -90,6 +95,8 @@ class ProtocolSpec:
     reader: Literal["blind"] | None = None
     target: Literal["difference"] | None = None
     region: Literal["mask"] | None = None
+    times: Literal["text"] | None = None
+    budget: Literal["video"] | None = None
 
     def __post_init__(self) -> None:
         for kind, prefix in (("video", ""), ("image", "image_")):
@@ -110,7 +117,8 @@ class ProtocolSpec:
         if self.suffix not in ("fourd4d", "released", "none"):
             raise InputError("ProtocolSpec.suffix", f"unknown value {self.suffix!r}",
                              "Use 'fourd4d', 'released' or 'none'")
-        for name, known in (("reader", "blind"), ("target", "difference"), ("region", "mask")):
+        for name, known in (("reader", "blind"), ("target", "difference"), ("region", "mask"),
+                            ("times", "text"), ("budget", "video")):
             value = getattr(self, name)
             if value not in (None, known):
                 raise InputError(f"ProtocolSpec.{name}", f"unknown value {value!r}",

@@ -165,12 +165,14 @@ def row_shapes(row: Row, protocol: ProtocolSpec, *, assumed_fps: float | None = 
                 for i, path in enumerate(sample.overlays)] if with_overlays else []
     if not sample.frames:
         (video,), _ = row_media(row, protocol, with_overlays=False)
-        return [MediumShape("video", len(video.frames), *video.frames.shape[1:3])], overlays
+        height, width = video.frames.shape[1:3]
+        times = tuple(video.timestamps) if isinstance(video, Video) else ()
+        return [MediumShape("video", len(video.frames), height, width, times)], overlays
     first = size(sample.frames[0], record.frames if record else (), 0)
     if _is_still(sample):
         return [MediumShape("image", 1, *first)], overlays
-    chosen, _ = _choose(sample, protocol, assumed_fps, row.where)
-    return [MediumShape("video", len(chosen), *first)], overlays
+    chosen, times = _choose(sample, protocol, assumed_fps, row.where)
+    return [MediumShape("video", len(chosen), *first, tuple(times))], overlays
 
 
 def _file(root: str | Path, path: str, where: object) -> bytes:

@@ -429,7 +429,7 @@ def _keys(keys: Sequence[str], spec: EvalSpec, rows: int) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def encode(graphdef: Any, states: tuple[Any, ...], vision: VisionInput
-           ) -> Float[Array, "B F U D"]:
+           ) -> Float[Array, "B F U E"]:
     """The model's own vision features of a batch."""
     return nnx.merge(graphdef, *states).encode(vision)
 

@@ -30,6 +30,10 @@ class VisionConfig:
       channels: of an image.
       rope_theta: base of the rotary frequencies.
       eps: of the norms.
+      position_table: side of the learned table of positions of ``TableVisionEncoder``, which has
+        no windows; None: ``VisionEncoder``.
+      deepstack: blocks whose merged patches are added to the decoder's stream after its first
+        layers, one each (DeepStack, arXiv 2406.04334); None: no such blocks.
     """
 
     width: int
@@ -45,6 +49,13 @@ class VisionConfig:
     rope_theta: float = 10_000.0
     eps: float = 1e-6
     tokens_per_second: float = 2.0
+    position_table: int | None = None
+    deepstack: tuple[int, ...] | None = None
+
+    @property
+    def levels(self) -> int:
+        """Number of DeepStack features beside the merger's own."""
+        return len(self.deepstack or ())
 
     @property
     def head_dim(self) -> int:
@@ -71,6 +82,10 @@ class DecoderConfig:
       max_positions: most positions of a row.
       rope_theta: base of the rotary frequencies.
       eps: of the norms.
+      qkv: None: biases on queries, keys and values. ``normed``: none, and an RMS norm over the head
+        width on queries and keys.
+      mrope: how the sections lie among the frequencies. None: one after the other.
+        ``interleaved``: height and width take turns with time, which keeps the slowest.
     """
 
     width: int
@@ -86,6 +101,8 @@ class DecoderConfig:
     tied: bool = False
     valid_vocab: int | None = None
     max_positions: int = 128_000
+    qkv: Literal["normed"] | None = None
+    mrope: Literal["interleaved"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +181,18 @@ class ModelConfig:
              "Choose a window that holds whole merged tokens")
         need(all(0 <= i < v.layers for i in v.full_layers), "vision.full_layers",
              f"{v.full_layers} leave the range of {v.layers} layers", "Name existing layers")
+        need(v.position_table is None or v.position_table > 1, "vision.position_table",
+             f"bad value {v.position_table}", "Give a side of 2 or more, or leave it out")
+        need(v.deepstack is None or v.position_table is not None, "vision.deepstack",
+             "the windowed encoder has none", "Give vision.position_table, or leave it out")
+        need(len(set(v.deepstack or ())) == v.levels <= d.layers
+             and all(0 <= i < v.layers for i in v.deepstack or ()), "vision.deepstack",
+             f"{v.deepstack} for {v.layers} and {d.layers} layers",
+             "Name different layers of the encoder, no more than the decoder has")
+        need(d.qkv in (None, "normed"), "decoder.qkv", f"unknown value {d.qkv!r}",
+             "Use 'normed', or leave it out")
+        need(d.mrope in (None, "interleaved"), "decoder.mrope", f"unknown value {d.mrope!r}",
+             "Use 'interleaved', or leave it out")
         need(d.heads % d.kv_heads == 0, "decoder.kv_heads",
              f"{d.kv_heads} does not divide {d.heads} heads", "Choose a divisor")
         need(2 * sum(d.mrope_sections) == d.head_dim, "decoder.mrope_sections",
@@ -194,6 +223,9 @@ class ModelConfig:
         own: dict[str, Any] = dict(
             patch_size=v.patch_size, temporal_patch=v.temporal_patch, merge=v.merge,
             window=v.window, tokens_per_second=v.tokens_per_second)
+        if v.position_table is not None:
+            own |= dict(times="text", budget="video", system="", image_mean=(0.5,) * 3,
+                        image_std=(0.5,) * 3)
         return ProtocolSpec(**(own | overrides))
 
     def check_protocol(self, protocol: ProtocolSpec, where: object = "protocol") -> None:

@@ -1,4 +1,4 @@
-"""Language decoder of Qwen2.5: grouped-query attention, M-RoPE, SwiGLU."""
+"""Language decoder of the Qwen families: grouped-query attention, M-RoPE, SwiGLU."""
 
 from __future__ import annotations
 
@@ -37,26 +37,38 @@ class DecoderBlock(nnx.Module):
 
         self.attention = config.attention
         self.norm1 = RMSNorm(d.width, "embed", d.eps, **shared)
-        self.q = linear("q", embed, heads, bias=True)
-        self.k = linear("k", embed, kv_heads, bias=True)
-        self.v = linear("v", embed, kv_heads, bias=True)
+        self.normed = d.qkv == "normed"
+        self.q = linear("q", embed, heads, bias=not self.normed)
+        self.k = linear("k", embed, kv_heads, bias=not self.normed)
+        self.v = linear("v", embed, kv_heads, bias=not self.normed)
+        if self.normed:
+            self.norm_q = RMSNorm(d.head_dim, "head_dim", d.eps, **shared)
+            self.norm_k = RMSNorm(d.head_dim, "head_dim", d.eps, **shared)
         self.o = linear("o", heads, embed, scale=out)
         self.norm2 = RMSNorm(d.width, "embed", d.eps, **shared)
         self.gate = linear("gate", embed, mlp)
         self.up = linear("up", embed, mlp)
         self.down = linear("down", mlp, embed, scale=out)
 
-    def __call__(self, x: Float[Array, "B L D"], past: tuple[tuple[Array, Array], ...],
+    def __call__(self, x: Float[Array, "B L D"], layer: Int[Array, ""],
+                 past: tuple[tuple[Array, Array], ...],
                  cos: Float[Array, "B L half"], sin: Float[Array, "B L half"],
                  segments: Int[Array, "B L"], past_segments: tuple[Int[Array, "..."], ...],
-                 keep: bool) -> tuple[Array, tuple[Array, Array] | None]:
+                 levels: Float[Array, "_ B L D"] | None, keep: bool
+                 ) -> tuple[Array, tuple[Array, Array] | None]:
         """Returns x and, to ``keep``, this block's new keys and values.
 
-        ``past`` holds keys and values of earlier tokens; see ``prefix_attention.Part``.
+        Args:
+          layer: its number.
+          past: keys and values of earlier tokens; see ``prefix_attention.Part``.
+          levels: what is added to x after the first layers, one each.
         """
         normed = self.norm1(x)
-        q = constrain(rotate(self.q(normed), cos, sin), "batch", "length", "heads", "head_dim")
-        k = constrain(rotate(self.k(normed), cos, sin), "batch", "length", "kv_heads", "head_dim")
+        q, k = self.q(normed), self.k(normed)
+        if self.normed:
+            q, k = self.norm_q(q), self.norm_k(k)
+        q = constrain(rotate(q, cos, sin), "batch", "length", "heads", "head_dim")
+        k = constrain(rotate(k, cos, sin), "batch", "length", "kv_heads", "head_dim")
         v = constrain(self.v(normed), "batch", "length", "kv_heads", "head_dim")
         if past:
             parts = [Part(*kv, ids) for kv, ids in zip(past, past_segments, strict=True)]
@@ -68,6 +80,10 @@ class DecoderBlock(nnx.Module):
         hidden = jax.nn.silu(self.gate(normed)) * self.up(normed)
         hidden = constrain(hidden, "batch", "length", "mlp")
         x = residual(wide, self.down(hidden)).astype(x.dtype)
+        if levels is not None:  # Read at every layer, so that one program serves them all.
+            own = jax.lax.dynamic_index_in_dim(
+                levels, jnp.minimum(layer, len(levels) - 1), keepdims=False)
+            x = jnp.where(layer < len(levels), x + own, x)
         return constrain(x, "batch", "length", "embed"), ((k, v) if keep else None)
 
 
@@ -81,20 +97,24 @@ class Decoder(nnx.Module):
         self.norm = RMSNorm(d.width, "embed", d.eps, rngs=rngs,
                             param_dtype=jnp.dtype(config.param_dtype))
 
-    def __call__(self, x: Float[Array, "B L D"], positions: Int[Array, "3 B L"],
+    def __call__(self, x: Float[Array, "B L E"], positions: Int[Array, "3 B L"],
                  segments: Int[Array, "B L"], cache: KVCache | None = None,
                  prefix: KVCache | None = None, fill: bool = False
                  ) -> tuple[Float[Array, "B L D"], KVCache | None]:
         config, d = self.config, self.config.decoder
-        angles = text_angles(positions, d.head_dim, d.rope_theta, d.mrope_sections)
-        x = constrain(x.astype(config.dtype), "batch", "length", "embed")
+        angles = text_angles(positions, d.head_dim, d.rope_theta, d.mrope_sections,
+                             interleaved=d.mrope == "interleaved")
+        x, *levels = jnp.split(x.astype(config.dtype), x.shape[-1] // d.width, axis=-1)
+        x = constrain(x, "batch", "length", "embed")
         segments = jnp.asarray(segments, jnp.int32)
         past = [part for part in (prefix, cache) if part is not None]
         keep = fill or cache is not None
         x, new = scan_blocks(
-            self.blocks, x, (tuple((part.keys, part.values) for part in past),),
+            self.blocks, x,
+            (jnp.arange(d.layers), tuple((part.keys, part.values) for part in past)),
             (jnp.cos(angles), jnp.sin(angles), segments,
-             tuple(part.segment_ids for part in past), keep),
+             tuple(part.segment_ids for part in past), jnp.stack(levels) if levels else None,
+             keep),
             remat=config.remat, unroll=config.unroll, outputs=True)
         x = self.norm(x)
         if not keep:

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.weight_map import KeyTable
-from fourd4d.models import qwen2_5_vl
+from fourd4d.models import qwen2_5_vl, qwen3_vl
 from fourd4d.models.config import ModelConfig
 from fourd4d.processing.hf_files import ProcessorClasses
 
@@ -30,7 +30,7 @@ class Family(Protocol):
     def key_table(self, config: ModelConfig) -> KeyTable: ...
 
 
-_FAMILIES: dict[str, Any] = {"qwen2_5_vl": qwen2_5_vl}
+_FAMILIES: dict[str, Any] = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
 
 
 def family(name: object, where: object) -> Family:

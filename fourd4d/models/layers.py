@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -92,6 +93,23 @@ class RMSNorm(nnx.Module):
         return (wide * self.scale[...].astype(jnp.float32)).astype(x.dtype)
 
 
+class LayerNorm(nnx.Module):
+    """Layer norm, arXiv 1607.06450, computed in float32 and rounded once."""
+
+    def __init__(self, width: int, axis: str, eps: float, *, rngs: nnx.Rngs, param_dtype: Any,
+                 stack: int | None = None):
+        self.scale = param(rngs, (width,), (axis,), ones, param_dtype, stack)
+        self.bias = param(rngs, (width,), (axis,), zeros, param_dtype, stack)
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, -1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
+        scale, bias = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
+        return (wide * scale + bias).astype(x.dtype)
+
+
 def residual(x: Array, branch: Array) -> Array:
     """The sum in float32: a block rounds its residual stream once, where it ends.
 
@@ -106,8 +124,20 @@ def frequencies(dim: int, theta: float) -> Float[Array, "half"]:
 
 
 def text_angles(positions: Int[Array, "3 B L"], head_dim: int, theta: float,
-                sections: tuple[int, int, int]) -> Float[Array, "B L half"]:
-    """M-RoPE (arXiv 2409.12191): each section of the frequencies turns with one position axis."""
+                sections: tuple[int, int, int], *, interleaved: bool = False
+                ) -> Float[Array, "B L half"]:
+    """M-RoPE (arXiv 2409.12191): each section of the frequencies turns with one position axis.
+
+    Args:
+      interleaved: frequencies 1, 4, 7, … turn with the height and 2, 5, 8, … with the width, as
+        many as their sections say; all others with time.
+    """
+    if interleaved:
+        axes = np.zeros(head_dim // 2, np.int32)
+        for axis in (1, 2):
+            axes[axis : 3 * sections[axis] : 3] = axis
+        turning = jnp.moveaxis(positions[axes].astype(jnp.float32), 0, -1)
+        return turning * frequencies(head_dim, theta)
     freqs = jnp.split(frequencies(head_dim, theta), [sections[0], sections[0] + sections[1]])
     parts = [positions[axis].astype(jnp.float32)[..., None] * f for axis, f in enumerate(freqs)]
     return jnp.concatenate(parts, -1)

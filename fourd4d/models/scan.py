@@ -25,6 +25,8 @@ _watched: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("wat
 def watching() -> Iterator[list[Any]]:
     """Lists, for every scan traced within, x after each of its blocks (a leading layers axis).
 
+    Where x is a tree, its first array.
+
     The arrays belong to the function being traced, which has to return what it wants of them.
     """
     kept: list[Any] = []
@@ -58,7 +60,7 @@ def scan_blocks(blocks: nnx.Module, x: Any, per_layer: tuple[Any, ...], shared: 
         own, values = layer
         result = nnx.merge(graphdef, own)(x, *values, *shared)
         x, y = result if outputs else (result, None)
-        return x, (y, None if watched is None else x)
+        return x, (y, None if watched is None else jax.tree.leaves(x)[0])
 
     x, (stacked, every) = jax.lax.scan(
         checkpointed(body, remat), x, (state, per_layer), unroll=unroll)

@@ -16,6 +16,7 @@ from fourd4d.models.config import ModelConfig
 from fourd4d.models.decoder import Decoder
 from fourd4d.models.imagery_head import ImageryHead, pool_overlays
 from fourd4d.models.layers import normal, param
+from fourd4d.models.table_encoder import TableVisionEncoder
 from fourd4d.models.vision_encoder import VisionEncoder
 from fourd4d.parallel import constrain
 
@@ -32,7 +33,8 @@ class Thinker(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         d, dtype = config.decoder, jnp.dtype(config.param_dtype)
         self.config = config
-        self.vision = VisionEncoder(config, rngs=rngs)
+        encoder = VisionEncoder if config.vision.position_table is None else TableVisionEncoder
+        self.vision = encoder(config, rngs=rngs)
         self.embedding = param(rngs, (d.vocab, d.width), ("vocab", "embed"),
                                normal(1 / math.sqrt(d.width)), dtype)
         self.decoder = Decoder(config, rngs=rngs)
@@ -41,31 +43,42 @@ class Thinker(nnx.Module):
             self.output = param(rngs, (d.width, d.vocab), ("embed", "vocab"),
                                 normal(1 / math.sqrt(d.width)), dtype)
 
-    def encode(self, vision: VisionInput) -> Float[Array, "B F U D"]:
-        """Merged features of every frame slot, in decoder width."""
+    def encode(self, vision: VisionInput) -> Float[Array, "B F U E"]:
+        """Merged features of every frame slot, in decoder width.
+
+        Behind them come those that ``decode`` adds after its first layers (DeepStack), if any.
+        """
         return self.vision(vision)
 
-    def pool(self, features: Float[AnyArray, "B F U D"], overlays: OverlayInput
+    def pool(self, features: Float[AnyArray, "B F U E"], overlays: OverlayInput
              ) -> Float[Array, "B Q D"]:
-        """Target latents (float32) of the rows' overlays; zero where there is none."""
-        return self.imagery.centre(pool_overlays(jnp.asarray(features), overlays),
-                                   overlays.present())
+        """Target latents (float32) of the rows' overlays; zero where there is none.
+
+        They are pooled from the merger's output alone.
+        """
+        merged = jnp.asarray(features)[..., : self.config.decoder.width]
+        return self.imagery.centre(pool_overlays(merged, overlays), overlays.present())
 
     def embed(self, tokens: Int[AnyArray, "B L"], vision_index: Int[AnyArray, "B L"] | None = None,
-              features: Float[AnyArray, "B F U D"] | None = None,
+              features: Float[AnyArray, "B F U E"] | None = None,
               latent_index: Int[AnyArray, "B L"] | None = None,
-              latents: Float[AnyArray, "B Q D"] | None = None) -> Float[Array, "B L D"]:
-        """Input embeddings: token rows, replaced by features and latents where an index is >= 0."""
+              latents: Float[AnyArray, "B Q D"] | None = None) -> Float[Array, "B L _"]:
+        """Input embeddings: token rows, replaced by features and latents where an index is >= 0.
+
+        Their width is that of the features: what DeepStack adds later is zero at other tokens.
+        """
         dtype = jnp.dtype(self.config.dtype)
         x = jnp.take(self.embedding[...], tokens, axis=0).astype(dtype)
+        if vision_index is not None and features is not None:
+            x = widened(x, features.shape[-1])
         if vision_index is not None and features is not None:
             flat = features.reshape(features.shape[0], -1, features.shape[-1])
             x = _replace(x, jnp.asarray(vision_index), jnp.asarray(flat))
         if latent_index is not None and latents is not None:
-            x = _replace(x, jnp.asarray(latent_index), jnp.asarray(latents))
+            x = _replace(x, jnp.asarray(latent_index), widened(jnp.asarray(latents), x.shape[-1]))
         return constrain(x, "batch", "length", "embed")
 
-    def decode(self, embeds: Float[AnyArray, "B L D"], positions: Int[AnyArray, "3 B L"],
+    def decode(self, embeds: Float[AnyArray, "B L E"], positions: Int[AnyArray, "3 B L"],
                segment_ids: Int[AnyArray, "B L"], cache: KVCache | None = None,
                prefix: KVCache | None = None, fill: bool = False
                ) -> tuple[Float[Array, "B L D"], KVCache | None]:
@@ -109,6 +122,12 @@ class Thinker(nnx.Module):
         d = self.config.decoder
         return KVCache.empty(d.layers, rows, slots, d.kv_heads, d.head_dim,
                              jnp.dtype(dtype or self.config.dtype))
+
+
+def widened(x: Float[Array, "... _"], width: int) -> Float[Array, "... _"]:
+    """Zeros behind the last axis up to ``width``: nothing for DeepStack to add."""
+    more = width - x.shape[-1]
+    return x if not more else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])
 
 
 def _replace(x: Array, index: Array, source: Array) -> Array:

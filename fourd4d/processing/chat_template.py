@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
+import numpy as np
+
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.processing.media import Image, Video
+from fourd4d.processing.mrope import slot_seconds
 from fourd4d.processing.tokenizer import (
     IMAGE_PAD,
     TURN_END,
@@ -72,15 +75,33 @@ def user_text(question: str, protocol: ProtocolSpec) -> str:
     return question + _SUFFIXES[protocol.suffix]
 
 
-def chat(question: str, media: Sequence[MediaKind], protocol: ProtocolSpec) -> str:
+def medium_text(kind: MediaKind, timestamps: Sequence[float] | np.ndarray,
+                protocol: ProtocolSpec) -> str:
+    """A medium's place in the user turn, with one pad for each run of its tokens.
+
+    That is one for the medium, or, where times are text, one for each frame slot of a video.
+
+    Args:
+      timestamps: of a video's frames, seconds.
+    """
+    place = f"{VISION_START}{_PADS[kind]}{VISION_END}"
+    if kind == "image" or protocol.times is None:
+        return place
+    return "".join(f"<{second:.1f} seconds>{place}"
+                   for second in slot_seconds(np.asarray(timestamps, np.float64), protocol))
+
+
+def chat(question: str, media: Sequence[str], protocol: ProtocolSpec) -> str:
     """System turn, user turn (media, question, suffix) and the assistant turn's head.
 
-    One pad stands for each medium; ``Processor`` repeats it once per merged token.
+    ``Processor`` repeats each pad once per merged token.
+
+    Args:
+      media: see ``medium_text``.
     """
     system = f"{TURN_START}system\n{protocol.system}{TURN_END}\n" if protocol.system else ""
-    vision = "".join(f"{VISION_START}{_PADS[kind]}{VISION_END}" for kind in media)
     text = user_text(question, protocol)
-    return f"{system}{TURN_START}user\n{vision}{text}{TURN_END}\n{TURN_START}assistant\n"
+    return f"{system}{TURN_START}user\n{''.join(media)}{text}{TURN_END}\n{TURN_START}assistant\n"
 
 
 class Part(NamedTuple):
@@ -96,7 +117,7 @@ class Part(NamedTuple):
 
 def turns(parts: Sequence[str | Video | Image], protocol: ProtocolSpec, *,
           suffix: bool = False) -> Iterator[Part]:
-    """As ``chat``, of texts and media in any order: one pad stands for each medium.
+    """As ``chat``, of texts and media in any order.
 
     Args:
       suffix: end the user turn with the protocol's wording.
@@ -105,7 +126,7 @@ def turns(parts: Sequence[str | Video | Image], protocol: ProtocolSpec, *,
         yield Part(f"{TURN_START}system\n{protocol.system}{TURN_END}\n")
     yield Part(f"{TURN_START}user\n")
     for part in parts:
-        yield Part(part, True) if isinstance(part, str) else Part(
-            f"{VISION_START}{_PADS[part.kind]}{VISION_END}")
+        yield Part(part, True) if isinstance(part, str) else Part(medium_text(
+            part.kind, part.timestamps if isinstance(part, Video) else (), protocol))
     yield Part(user_text("", protocol) if suffix else "")
     yield Part(f"{TURN_END}\n{TURN_START}assistant\n")

@@ -89,6 +89,7 @@ class MediumShape:
     frames: int
     height: int
     width: int
+    timestamps: tuple[float, ...] = ()
 
 
 def _check_pixels(pixels: Any, dims: int, where: str) -> None:

@@ -56,6 +56,14 @@ def slot_times(timestamps: Float[np.ndarray, "T"], protocol: ProtocolSpec) -> In
     return (elapsed * protocol.tokens_per_second).astype(np.float32).astype(np.int32)
 
 
+def slot_seconds(timestamps: Float[np.ndarray, "T"], protocol: ProtocolSpec
+                 ) -> Float[np.ndarray, "F"]:
+    """Mean time of the frames of each frame slot, seconds; the last frame fills an odd slot."""
+    missing = -len(timestamps) % protocol.temporal_patch
+    whole = np.concatenate([timestamps, np.repeat(timestamps[-1:], missing)])
+    return whole.reshape(-1, protocol.temporal_patch).mean(1)
+
+
 def mrope_ids(spans: Sequence[int | VisionSpan]) -> Int[np.ndarray, "3 L"]:
     """Ids (time, row, column) of a sequence given as runs: a number of text tokens, or a medium."""
     parts, start = [np.zeros((3, 0), np.int64)], 0

@@ -20,14 +20,17 @@ from fourd4d.core.example import VisionSlots
 from fourd4d.core.protocol import ProtocolSpec
 
 
-def smart_resize(height: int, width: int, protocol: ProtocolSpec, kind: str = "video"
-                 ) -> tuple[int, int]:
+def smart_resize(height: int, width: int, protocol: ProtocolSpec, kind: str = "video",
+                 frames: int = 1) -> tuple[int, int]:
     """Size nearest to (height, width) that the encoder takes, pixels.
 
     Both sides become multiples of ``patch_size * merge``, the area lies within the protocol's
     bounds for the ``kind`` (``image`` or ``video``) and the aspect ratio is kept as well as these
     allow (the official formula). Sides that the official formula would round to nothing get one
     merged token.
+
+    Args:
+      frames: of the video, whose areas together are bounded where ``protocol.budget`` says so.
 
     Raises:
       InputError: an aspect ratio above 200.
@@ -38,12 +41,15 @@ def smart_resize(height: int, width: int, protocol: ProtocolSpec, kind: str = "v
     rows, columns = round(height / factor) * factor, round(width / factor) * factor
     rows, columns = max(rows, factor), max(columns, factor)
     least, most = protocol.pixel_bounds(kind)
-    if rows * columns > most:
-        shrink = math.sqrt((height * width) / most)
+    whole = frames = frames if kind == "video" and protocol.budget == "video" else 1
+    if frames > 1:  # Whole slots to compare with, all frames in the ratio: the official formula.
+        whole = max(round(frames / protocol.temporal_patch), 1) * protocol.temporal_patch
+    if whole * rows * columns > most:
+        shrink = math.sqrt((frames * height * width) / most)
         rows = max(factor, math.floor(height / shrink / factor) * factor)
         columns = max(factor, math.floor(width / shrink / factor) * factor)
-    elif rows * columns < least:
-        grow = math.sqrt(least / (height * width))
+    elif whole * rows * columns < least:
+        grow = math.sqrt(least / (frames * height * width))
         rows = math.ceil(height * grow / factor) * factor
         columns = math.ceil(width * grow / factor) * factor
     return rows, columns
@@ -129,18 +135,19 @@ def _patch_places(
 
 def frames_to_slots(
     frames: UInt8[np.ndarray, "T H W 3"], protocol: ProtocolSpec, stills: bool = False,
-    kind: str = "video",
+    kind: str = "video", of: int | None = None,
 ) -> tuple[VisionSlots, Grid]:
     """Resized, normalised frames cut into patches; the last frame fills an odd slot.
 
     Args:
       stills: the frames are pictures of their own, each of which fills a slot.
       kind: whose bounds of pixels hold, ``image`` or ``video``.
+      of: frames of the video that they belong to; by default they are all of it.
 
     Returns:
       The slots, and their grid. Patches past the grid's edge are zero and masked.
     """
-    size = smart_resize(frames.shape[1], frames.shape[2], protocol, kind)
+    size = smart_resize(frames.shape[1], frames.shape[2], protocol, kind, of or len(frames))
     if size != frames.shape[1:3]:
         frames = np.stack([resize(frame, size) for frame in frames])
     t, p, m = protocol.temporal_patch, protocol.patch_size, protocol.merge

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,11 @@ class Processor:
         self._latent_pad = tokenizer.id(LATENT_PAD)
 
     def prompt_text(self, question: str, media: Sequence[Video | Image]) -> str:
-        """The prompt as text, with one pad token per medium."""
-        return chat_template.chat(question, [medium.kind for medium in media], self.protocol)
+        """The prompt as text; see ``chat_template.medium_text`` for its pads."""
+        places = [chat_template.medium_text(
+            medium.kind, medium.timestamps if isinstance(medium, Video) else (), self.protocol)
+            for medium in media]
+        return chat_template.chat(question, places, self.protocol)
 
     def prompt(self, question: str, media: Sequence[Video | Image]) -> Example:
         """User turn (media, question, suffix) and the assistant turn's head.
@@ -143,14 +146,18 @@ class Processor:
         """
         protocol = self.protocol
         overlays = overlays if imagery else ()
-        text = chat_template.chat(question, [medium.kind for medium in media], protocol)
-        length, slots, windows = len(self.tokenizer.encode(text)) - len(media), 0, 0
+        ids = self.tokenizer.encode(chat_template.chat(question, [chat_template.medium_text(
+            medium.kind, medium.timestamps, protocol) for medium in media], protocol))
+        pads = sum(ids.count(pad) for pad in self._pads.values())
+        length, slots, windows = len(ids) - pads, 0, 0
         if response is not None:
             length += len(self._response_ids(response, imagery))
         drawn = overlays if protocol.target is None else (*overlays, *overlays)  # Over frames.
         stills = [MediumShape("video", 1, *shape) for shape in drawn]
+        together = _most_frames((medium.kind, medium.frames) for medium in media)
         for number, medium in enumerate((*media, *stills)):
-            height, width = smart_resize(medium.height, medium.width, protocol, medium.kind)
+            frames = medium.frames if number < len(media) else together
+            height, width = smart_resize(medium.height, medium.width, protocol, medium.kind, frames)
             grid = Grid(-(-medium.frames // protocol.temporal_patch),
                         height // protocol.patch_size, width // protocol.patch_size)
             slots += grid.slots
@@ -179,9 +186,10 @@ class Processor:
             times = (slot_times(medium.timestamps, protocol) if isinstance(medium, Video)
                      else np.zeros(1, np.int32))
             parts.append(slots)
-            offsets.append(token_offsets(grid.rows, grid.columns, protocol))
-            spans.append(VisionSpan(
-                times, grid.rows // protocol.merge, grid.columns // protocol.merge))
+            runs = [times] if protocol.times is None else [np.zeros(1, np.int32)] * grid.slots
+            offsets += [token_offsets(grid.rows, grid.columns, protocol)] * len(runs)
+            spans += [VisionSpan(run, grid.rows // protocol.merge, grid.columns // protocol.merge)
+                      for run in runs]
 
         if head is None:
             head = self.tokenizer.encode(self.prompt_text(question, media))
@@ -195,7 +203,8 @@ class Processor:
 
         media_slots = sum(part.mask.shape[0] for part in parts)
         pictures = [Image(overlay).pixels for overlay in overlays]
-        grids = self._stills(pictures, parts)
+        together = _most_frames((medium.kind, len(medium.frames)) for medium in media)
+        grids = self._stills(pictures, parts, together)
         pools = [latent_spans.pooling_weights(grid.rows, grid.columns, protocol) for grid in grids]
         if protocol.region == "mask" and pictures:
             pools = [latent_spans.masked_weights(grid.rows, grid.columns, protocol, mask)
@@ -207,7 +216,7 @@ class Processor:
                 if picture.shape != plain.shape:
                     raise InputError(f"overlay {number}", f"{picture.shape[:2]}, the frame it was "
                                      f"painted on {plain.shape[:2]}", "They must have one size")
-            self._stills(under, parts)
+            self._stills(under, parts, together)
             plain_slot = np.arange(len(under), dtype=np.int32) + media_slots + len(pictures)
         overlay_slot = np.arange(len(pictures), dtype=np.int32) + media_slots
         joined = join_slots(parts, protocol)
@@ -230,11 +239,16 @@ class Processor:
             reader_speaks=speaks,
         )
 
-    def _stills(self, pictures: Sequence[np.ndarray], parts: list[VisionSlots]) -> list[Grid]:
-        """Adds a slot for each picture to ``parts``; returns their grids."""
+    def _stills(self, pictures: Sequence[np.ndarray], parts: list[VisionSlots], together: int
+                ) -> list[Grid]:
+        """Adds a slot for each picture to ``parts``; returns their grids.
+
+        ``together``: frames of the video that they were painted on.
+        """
         grids = []
         for _, group in itertools.groupby(pictures, key=np.shape):
-            slots, grid = frames_to_slots(np.stack(list(group)), self.protocol, stills=True)
+            slots, grid = frames_to_slots(np.stack(list(group)), self.protocol, stills=True,
+                                          of=together)
             parts.append(slots)
             grids += [grid] * grid.slots
         return grids
@@ -307,6 +321,11 @@ class Processor:
             raise InputError("tokenizer", f"{type(official).__name__} cannot be exported",
                              "Use a tokenizer.json or a SentencePiece model")
         hf_files.write(directory, official, self.protocol, classes)
+
+
+def _most_frames(media: Iterable[tuple[str, int]]) -> int:
+    """Frames of the longest video, of (kind, frames): overlays get the size its frames have."""
+    return max((frames for kind, frames in media if kind == "video"), default=1)
 
 
 def load_processor(

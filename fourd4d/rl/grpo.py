@@ -87,7 +87,7 @@ class Experience:
     """
 
     prompts: Batch
-    features: Float[Array, "P F U D"] | None
+    features: Float[Array, "P F U E"] | None
     rollout: Any
     advantages: Float[Array, "P G"]
     keep: Bool[Array, "P G"]

@@ -113,15 +113,15 @@ def last_hidden(hidden: Float[Array, "B L D"], segment_ids: Int[Array, "B L"]
     return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
 
-def prompt_embeddings(model: Any, batch: Batch, features: Float[Array, "B F U D"] | None = None
-                      ) -> Float[Array, "B L D"]:
+def prompt_embeddings(model: Any, batch: Batch, features: Float[Array, "B F U E"] | None = None
+                      ) -> Float[Array, "B L E"]:
     """Embeds prompts. ``features``: what ``model.encode`` gave for them, if it ran already."""
     if features is None and batch.vision.patches.shape[1]:
         features = model.encode(batch.vision)
     return model.embed(batch.tokens, batch.vision_index, features, batch.latent_index, None)
 
 
-def prefill(model: Any, batch: Batch, features: Float[Array, "B F U D"] | None = None
+def prefill(model: Any, batch: Batch, features: Float[Array, "B F U E"] | None = None
             ) -> tuple[Float[Array, "B D"], KVCache]:
     """Reads each prompt once: the hidden state of its last token, and its keys and values."""
     embeds = prompt_embeddings(model, batch, features)

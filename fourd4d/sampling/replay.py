@@ -17,6 +17,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.kv_cache import KVCache
 from fourd4d.core.rollout import Rollout
 from fourd4d.losses.cross_entropy import token_log_probs_and_entropy
+from fourd4d.models.thinker import widened
 from fourd4d.sampling.distribution import allowed_tokens, full_at
 from fourd4d.sampling.loop import (
     last_hidden,
@@ -44,7 +45,7 @@ def response_embeddings(model: Any, rollout: Rollout) -> Float[Array, "B T D"]:
 
 
 def response_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1,
-                    features: Float[Array, "P F U D"] | None = None) -> Float[Array, "B T D"]:
+                    features: Float[Array, "P F U E"] | None = None) -> Float[Array, "B T D"]:
     """The hidden states that each response token was chosen from, or each latent imagined from.
 
     Each prompt is read once; the ``group`` responses to it attend to its keys and values.
@@ -66,7 +67,7 @@ def response_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1,
 
 
 def joined_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1,
-                  features: Float[Array, "P F U D"] | None = None) -> Float[Array, "B T D"]:
+                  features: Float[Array, "P F U E"] | None = None) -> Float[Array, "B T D"]:
     """``response_hidden`` the plain way: every response is one sequence with its prompt's copy."""
     length, tokens = batch.tokens.shape[1], rollout.tokens.shape[1]
 
@@ -79,7 +80,8 @@ def joined_hidden(model: Any, batch: Batch, rollout: Rollout, group: int = 1,
 
     def joined(prompt: Array, prompt_segments: Array) -> Float[Array, "B T D"]:
         hidden, _ = model.decode(
-            jnp.concatenate([repeat(prompt), response], axis=1), positions,
+            jnp.concatenate([repeat(prompt), widened(response, prompt.shape[-1])], axis=1),
+            positions,
             jnp.concatenate([prompt_segments, jnp.asarray(rollout.mask).astype(jnp.int32)],
                             axis=1))
         first = last_hidden(hidden[:, :length], prompt_segments)
@@ -123,7 +125,7 @@ def score_hidden(model: Any, hidden: Float[Array, "B T D"], rollout: Rollout, sp
 
 
 def replay(model: Any, batch: Batch, rollout: Rollout, spec: SamplingSpec, group: int = 1,
-           features: Float[Array, "P F U D"] | None = None) -> Float[Array, "B T"]:
+           features: Float[Array, "P F U E"] | None = None) -> Float[Array, "B T"]:
     """Log-probs of the rollout's sampled tokens under ``model``; 0 elsewhere.
 
     Args:

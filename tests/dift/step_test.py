@@ -20,7 +20,7 @@ from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.dift import step
 from fourd4d.dift.__main__ import train
-from fourd4d.models import DecoderConfig, ModelConfig, Thinker, VisionConfig
+from fourd4d.models import DecoderConfig, ModelConfig, Thinker, VisionConfig, preset
 from fourd4d.parallel import host_to_global, make_mesh, use
 from fourd4d.pretrained.open import open_checkpoint
 from fourd4d.train import state_from
@@ -195,6 +195,16 @@ def test_checkpoint_opens_for_the_next_stage(straight: Any) -> None:
     wanted = leaves(nnx.merge_state(straight[1].state.params, straight[1].state.frozen))
     for a, b in zip(leaves(bundle.tree), wanted, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_family_with_times_as_text_trains_and_opens(data: Path, tmp_path: Path) -> None:
+    train(tiny(data, tmp_path, preset="tiny3", steps=3, **{"data.held_out": ""}))
+    rows = lines(tmp_path)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    mesh = make_mesh("data=1")
+    with use(mesh):
+        bundle = open_checkpoint(tmp_path / "checkpoints", mesh)
+    assert bundle.config == preset("tiny3") and bundle.processor.protocol.times == "text"
 
 
 def test_text_only_mode_reads_the_same_rows_without_imagery(data: Path, tmp_path: Path) -> None:

@@ -31,12 +31,18 @@ CONFIG = ModelConfig(
                           vocab=TABLE, mrope_sections=(2, 3, 3), valid_vocab=VOCAB),
     dtype="float32", remat="none",
 )
+TABLE_CONFIG = dataclasses.replace(  # A table of positions, DeepStack, norms on q and k.
+    CONFIG,
+    vision=dataclasses.replace(CONFIG.vision, position_table=3, deepstack=(0,)),
+    decoder=dataclasses.replace(CONFIG.decoder, qkv="normed", mrope="interleaved",
+                                mrope_sections=(4, 2, 2)),
+)
 PROTOCOL: ProtocolSpec = CONFIG.protocol(latent_size=3)
 
 
-def thinker(seed: int = 0) -> Thinker:
+def thinker(seed: int = 0, config: ModelConfig = CONFIG) -> Thinker:
     """A random model whose next-token distribution is broad, so that rows differ."""
-    return Thinker(CONFIG, nnx.Rngs(seed))
+    return Thinker(config, nnx.Rngs(seed))
 
 
 def prompts(rows: int = 4, length: int = 12, left: bool = False, seed: int = 0,

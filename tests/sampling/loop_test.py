@@ -18,6 +18,7 @@ from helpers.sampling import (
     START,
     STOP,
     TABLE,
+    TABLE_CONFIG,
     VOCAB,
     Scripted,
     prompts,
@@ -37,9 +38,9 @@ RNG = jax.random.key(6)
 GREEDY = dataclasses.replace(SPEC, temperature=0.0)
 
 
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return thinker()
+@pytest.fixture(scope="module", params=[CONFIG, TABLE_CONFIG], ids=["windows", "table"])
+def model(request: Any) -> Any:
+    return thinker(config=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fourd4d.core.weight_map import Entry, KeyTable, kernel, vector
 from fourd4d.models.config import ModelConfig, VisionConfig
+from fourd4d.models.decoder_keys import decoder_entries
 
 
 def key_table(config: ModelConfig) -> KeyTable:
@@ -12,10 +13,8 @@ def key_table(config: ModelConfig) -> KeyTable:
     Older writers put the decoder under ``model.`` and the encoder under ``visual.``, newer ones
     under ``model.language_model.`` and ``model.visual.``; both are read, the older is written.
     """
-    entries = [*_vision(config.vision), *_decoder(),
-               Entry(("embedding",), "model.embed_tokens.weight", (0, 1), (1, 1))]
-    if not config.decoder.tied:
-        entries.append(Entry(("output",), "lm_head.weight", (1, 0), (1, 1)))
+    entries = [*_vision(config.vision),
+               *decoder_entries(config.decoder, "model.", "lm_head.weight")]
     tied = (("lm_head.weight", "model.embed_tokens.weight"),) if config.decoder.tied else ()
     return KeyTable(
         entries=tuple(entries),
@@ -46,19 +45,4 @@ def _vision(v: VisionConfig) -> list[Entry]:
         entries += [kernel((*ours, name), key), vector((*ours, name, "bias"), f"{key}.bias")]
     entries += [vector((*ours, norm, "scale"), f"{theirs}.{norm}.weight")
                 for norm in ("norm1", "norm2")]
-    return entries
-
-
-def _decoder() -> list[Entry]:
-    ours, theirs = ("decoder", "blocks"), "model.layers.{layer}"
-    entries = [vector(("decoder", "norm", "scale"), "model.norm.weight"),
-               vector((*ours, "norm1", "scale"), f"{theirs}.input_layernorm.weight"),
-               vector((*ours, "norm2", "scale"), f"{theirs}.post_attention_layernorm.weight"),
-               kernel((*ours, "o"), f"{theirs}.self_attn.o_proj", inputs=2)]
-    for name in "qkv":
-        key = f"{theirs}.self_attn.{name}_proj"
-        entries += [kernel((*ours, name), key, outputs=2),
-                    vector((*ours, name, "bias"), f"{key}.bias", 2)]
-    entries += [kernel((*ours, name), f"{theirs}.mlp.{name}_proj")
-                for name in ("gate", "up", "down")]
     return entries

@@ -1,0 +1,5 @@
+"""Qwen3-VL: where its published files keep what, and how its config maps to ours."""
+
+from fourd4d.models.qwen3_vl.config import decoder_to_hf, from_hf, to_hf
+from fourd4d.models.qwen3_vl.keys import key_table
+from fourd4d.models.qwen3_vl.vocabulary import CLASSES, tokenizer_from_tiktoken
