@@ -2,8 +2,9 @@
 
     python -m fourd4d.convert SOURCE TARGET [--to hf|orbax] [--dtype bfloat16] [--new-tokens mean]
 
-SOURCE is either kind. ``--to hf`` writes what transformers opens (adapters merged); ``--to orbax``
-writes a checkpoint that every stage of this package starts from.
+SOURCE is either kind. ``--to hf`` writes what transformers opens (adapters merged), with a card and
+``custom_generate/generate.py``, which decodes with mental images there; ``--to orbax`` writes a
+checkpoint that every stage of this package starts from.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from fourd4d.checkpoint.orbax import CheckpointManager
+import fourd4d
+from fourd4d.checkpoint.orbax import CheckpointManager, read_specs
 from fourd4d.core.errors import InputError
 from fourd4d.core.terminal import say
 from fourd4d.parallel import make_mesh, use
@@ -31,6 +34,20 @@ def export_orbax(bundle: ModelBundle, directory: str | os.PathLike[str]) -> None
              "protocol": bundle.processor.protocol.to_json()}
     with CheckpointManager(os.fspath(directory), processor=bundle.processor.save) as manager:
         manager.save(0, {"params": bundle.tree}, specs=specs, force=True)
+
+
+def origin_of(source: str, step: int | None) -> dict[str, Any]:
+    """Where a checkpoint's weights came from, for the card of an export; names, not paths."""
+    found: dict[str, Any] = {"converted from": Path(source).resolve().name,
+                             "written by": f"fourd4d {fourd4d.__version__}"}
+    if kind_of(source) == "trained":
+        config = read_specs(source, step).get("config", {})
+        found |= {name: config[name] for name in ("preset", "seed", "steps") if config.get(name)}
+        if config.get("init"):
+            found["started from"] = Path(config["init"]).name
+        if step is not None:
+            found["step"] = step
+    return found
 
 
 def check_writable(target: Path) -> None:
@@ -84,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 bundle = open_checkpoint(args.source, mesh, step=args.step)
             if kind == "hf":
-                export_hf(bundle, target, dtype=args.dtype)
+                export_hf(bundle, target, dtype=args.dtype,
+                          origin=origin_of(args.source, args.step))
             else:
                 export_orbax(bundle, target)
     except InputError as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,16 +29,30 @@ from fourd4d.checkpoint.safetensors import (
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import read_object, replacing
 from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.core.weight_map import KeyTable, kernel
 from fourd4d.models import ModelConfig
+from fourd4d.models.config import ImageryConfig
 from fourd4d.models.families import family
 from fourd4d.models.imagery_head import Statistic
 from fourd4d.models.lora import merge_lora
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for
 from fourd4d.pretrained.bundle import DTYPES, ModelBundle, fresh_parts, shapes
+from fourd4d.pretrained.card import model_card
 from fourd4d.processing import Processor, Tokenizer, load_processor
+from fourd4d.sampling.spec import SamplingSpec
 
 MAX_NEW_TOKENS: Final = 1024
 """Budget of a response that an export tells transformers, whose own is 20 tokens."""
+
+
+GENERATE: Final = Path(__file__).parent / "assets" / "custom_generate" / "generate.py"
+"""Decodes an export with mental images, by torch and transformers alone."""
+OURS: Final = "fourd4d"
+"""Field of ``config.json`` for what decoding with mental images needs; transformers keeps it."""
+HEAD: Final = "imagery_head"
+"""Folder of an export for the weights that a family's own files have no names for."""
+_HEAD_TABLE: Final = KeyTable(tuple(kernel(("imagery", name), f"imagery.{name}")
+                                    for name in ("gate", "up", "down")))
 
 
 def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:
@@ -63,8 +78,21 @@ def hf_config(directory: str | os.PathLike[str], **model: Any) -> ModelConfig:
     stored = next((dtype for dtype in said if dtype), "float32")
     if not isinstance(stored, str) or stored not in DTYPES:
         raise InputError(path, f"torch_dtype {stored!r}", f"Use one of {sorted(DTYPES)}")
-    own = dict(param_dtype=stored, dtype="float32" if stored == "float32" else "bfloat16")
+    own: dict[str, Any] = dict(
+        param_dtype=stored, dtype="float32" if stored == "float32" else "bfloat16",
+        imagery=_imagery(value, path))
     return family(value.get("model_type"), path).from_hf(value, path, **own).changed(**model)
+
+
+def _imagery(value: dict[str, Any], path: Path) -> ImageryConfig:
+    """The imagery head that an export's config tells of; the identity elsewhere."""
+    said = value.get(OURS, {})
+    head, mlp = (said.get("head", "identity"), said.get("head_width", 0)) if isinstance(
+        said, dict) else (None, None)
+    if head not in ("identity", "mlp") or type(mlp) is not int or (head == "mlp") != (mlp > 0):
+        raise InputError(path, f"{OURS!r} tells of an imagery head {head!r} of width {mlp!r}",
+                         "Export the model again")
+    return ImageryConfig(head, mlp)
 
 
 def _quantized(part: dict[str, Any]) -> str:
@@ -81,7 +109,8 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
             new_tokens: str = "refuse", check_finite: bool = True, **model: Any) -> ModelBundle:
     """A Hugging Face directory's model and processor, each parameter read onto its sharding.
 
-    Adapters and an imagery head asked for in ``model`` start fresh.
+    Adapters asked for in ``model`` start fresh, and so does an imagery head where the directory
+    has none.
 
     Args:
       new_tokens: what to do when the tokenizer lacks the imagery tokens: ``refuse``, or ``mean``:
@@ -110,10 +139,15 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
         raise InputError(directory, f"the config has {layers} layers, the files {found} tensors",
                          "Check that config.json belongs to the weights")
     graphdef, abstract = shapes(config)
-    table = family(config.family, directory).key_table(config)
-    stored, fresh = nnx.split_state(abstract, lambda path, _: path in table.paths(), ...)
-    tree = read_hf(directory, table, abstract_for(stored, mesh, rules), check_finite=check_finite)
-    tree = nnx.merge_state(tree, fresh_parts(config, fresh, mesh, rules))
+    trees, tables = [], {directory: family(config.family, directory).key_table(config)}
+    if config.imagery.head == "mlp" and hf_config(directory).imagery.head == "mlp":
+        tables[directory / HEAD] = _HEAD_TABLE
+    for folder, table in tables.items():
+        own, paths = abstract, table.paths()
+        stored, abstract = nnx.split_state(own, lambda path, _, paths=paths: path in paths, ...)
+        trees.append(read_hf(folder, table, abstract_for(stored, mesh, rules),
+                             check_finite=check_finite))
+    tree = nnx.merge_state(*trees, fresh_parts(config, abstract, mesh, rules))
     if processor.tokenizer.added:
         tree = _mean_rows(tree, processor.tokenizer.added)
     return ModelBundle(config, processor, graphdef, tree)
@@ -152,28 +186,29 @@ def _mean_rows(tree: Any, ids: Sequence[int]) -> Any:
 
 
 def export_hf(bundle: ModelBundle, directory: str | os.PathLike[str], *,
-              dtype: str | None = None, shard_bytes: int = 5 << 30) -> list[Path]:
+              dtype: str | None = None, shard_bytes: int = 5 << 30,
+              origin: Mapping[str, Any] | None = None) -> list[Path]:
     """Writes a directory that transformers' AutoModelForImageTextToText and AutoProcessor open.
 
     Adapters are merged. Weights, config, generation config, tokenizer, preprocessor and chat
-    template are in it. ``config.json`` goes first and comes last: without it neither we nor
+    template are in it; beside them ``custom_generate/generate.py``, which decodes with mental
+    images by transformers alone, a model card, and the weights of an imagery head in a folder of
+    their own. ``config.json`` goes first and comes last: without it neither we nor
     transformers take a directory for a model, so that one half written, or half overwritten, is
     refused. Of several processes, all of which must call this, the first one writes.
 
     Args:
       dtype: of the tensors; the parameters' own by default.
+      origin: where the weights came from, for the card.
 
     Returns:
       The files of tensors.
 
     Raises:
-      InputError: an unknown dtype; an imagery head or a number that these files cannot hold; or
+      InputError: an unknown dtype; a number that these files cannot hold; or
         a directory that cannot be written to.
     """
     directory = Path(directory)
-    if bundle.config.imagery.head != "identity":
-        raise InputError(directory, f"the imagery head {bundle.config.imagery.head!r} has no place "
-                         "in a Hugging Face directory", "Keep the trainer's checkpoint")
     dtype = dtype or bundle.config.param_dtype
     if dtype not in DTYPES:
         raise InputError("dtype", f"unknown value {dtype!r}", f"Use one of {sorted(DTYPES)}")
@@ -184,7 +219,8 @@ def export_hf(bundle: ModelBundle, directory: str | os.PathLike[str], *,
             "bos_token_id": words.pad, "eos_token_id": [words.eos, words.pad],
             "pad_token_id": words.pad, "do_sample": False,
             "max_new_tokens": MAX_NEW_TOKENS},
-        "config.json": kin.to_hf(config, dtype, **token_ids(words)),
+        "config.json": kin.to_hf(config, dtype, **token_ids(words),
+                                 **{OURS: decoding(bundle.processor, config.imagery)}),
     }
     if jax.process_index() == 0:
         try:
@@ -194,15 +230,35 @@ def export_hf(bundle: ModelBundle, directory: str | os.PathLike[str], *,
             raise InputError(directory, f"cannot be written to ({error.strerror})",
                              "Choose a directory that you may write to") from error
     _, tree = nnx.split_state(tree, Statistic, ...)  # Training's own; decoding needs none.
+    head, tree = nnx.split_state(tree, lambda path, _: path in _HEAD_TABLE.paths(), ...)
     files = write_hf(directory, kin.key_table(config), tree, dtype=DTYPES[dtype],
                      shard_bytes=shard_bytes)
+    if config.imagery.head == "mlp":
+        files += write_hf(directory / HEAD, _HEAD_TABLE, head, dtype=DTYPES[dtype])
+    elif jax.process_index() == 0:
+        shutil.rmtree(directory / HEAD, ignore_errors=True)  # A former model's.
     if jax.process_index() == 0:
         bundle.processor.export(directory, kin.CLASSES)
+        card = model_card(dataclasses.replace(bundle, config=config, tree=(head, tree)), dtype,
+                          directory.resolve().name, origin or {})
+        for name, text in ((Path("custom_generate", GENERATE.name),
+                            GENERATE.read_text(encoding="utf-8")), ("README.md", card)):
+            with replacing(directory / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         for name, value in written.items():
             with replacing(directory / name) as temporary:
                 temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     multihost_utils.sync_global_devices("export_hf")
     return files
+
+
+def decoding(processor: Processor, imagery: ImageryConfig) -> dict[str, Any]:
+    """The field of ``config.json`` from which ``custom_generate`` decodes."""
+    spec = SamplingSpec.of(processor.tokenizer, processor.protocol, max_tokens=1).to_json()
+    names = ("vocab", "latent_start", "latent_pad", "latent_end", "ends", "forbidden",
+             "latent_size", "max_latents")
+    return {**{name: spec[name] for name in names}, "reader": processor.protocol.reader,
+            "head": imagery.head, "head_width": imagery.mlp if imagery.head == "mlp" else 0}
 
 
 def token_ids(words: Tokenizer) -> dict[str, int]:

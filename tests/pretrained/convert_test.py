@@ -253,10 +253,31 @@ def test_statistics_of_training_stay_behind(exported, mesh, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_an_imagery_head_is_not_dropped_silently(exported, mesh, tmp_path):
+def test_an_imagery_head_travels(exported, mesh, tmp_path):
     head = open_hf(exported, mesh, imagery=ImageryConfig("mlp", 8))
-    with pytest.raises(InputError, match="imagery head 'mlp' has no place"):
-        export_hf(head, tmp_path / "x")
+    down = head.tree["imagery"]["down"]["kernel"]
+    filled = np.random.default_rng(0).standard_normal(down.shape).astype(np.float32)
+    head.tree["imagery"]["down"]["kernel"] = down.replace(jax.numpy.asarray(filled))
+    directory = tmp_path / "x"
+    files = export_hf(head, directory)
+    assert [file.parent.name for file in files] == ["x", "imagery_head"]
+    back = open_hf(directory, mesh)
+    assert_same(back, head)
+    assert back.config.imagery == ImageryConfig("mlp", 8)
+    with pytest.raises(InputError, match="imagery.gate.weight: shape .8, 32., wanted .9, 32."):
+        open_hf(directory, mesh, imagery={"mlp": 9})
+    plain = open_hf(exported, mesh)
+    export_hf(plain, directory)  # Over it: the former head goes.
+    assert_same(open_hf(directory, mesh), plain)
+    assert not (directory / "imagery_head").exists()
+
+
+@pytest.mark.parametrize("said", [[], {"head": "mlp"}, {"head": "rnn", "head_width": 3},
+                                  {"head": "mlp", "head_width": "8"}])
+def test_a_head_told_wrongly(directory, mesh, said):
+    value = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(value | {"fourd4d": said}))
+    refused(directory, mesh, "config.json", "tells of an imagery head")
 
 
 def test_mean_rows():
