@@ -32,14 +32,18 @@ def get_config() -> ConfigDict:
     config.imagery = True  # False never imagines: the text-only baseline.
     config.trainable = (r"(?!vision/).*",)  # The vision encoder is frozen.
     config.rl = ConfigDict(dict(group=8, epochs=1, minibatches=1, accumulate=1, old="sampled",
-                                train_start=False, latent_sigma=0.0))
-    config.variant = "grpo"  # Or dr_grpo, dapo.
+                                train_start=False, latent_sigma=0.0,
+                                latent_kappa=0.0, overlong=0, slots=0, pack=False))
+    config.variant = "grpo"  # Or dr_grpo, dapo, gspo, cispo.
     # Fields that differ from the variant's: see losses.PolicySpec.
     config.policy = ConfigDict(dict(
         clip_low=placeholder(float), clip_high=placeholder(float), beta=placeholder(float),
         normalisation=placeholder(str), divide_by_std=placeholder(bool),
-        drop_equal_groups=placeholder(bool), mask_truncated=placeholder(bool)))
-    config.rewards = ConfigDict(dict(answer=1.0, format=0.2))
+        drop_equal_groups=placeholder(bool), mask_truncated=placeholder(bool),
+        ratio=placeholder(str), surrogate=placeholder(str), sampled_cap=placeholder(float),
+        entropy=placeholder(float)))
+    # Weights by name; functions are your own, module:name or module:name=weight each.
+    config.rewards = ConfigDict(dict(answer=1.0, format=0.2, functions=()))
     config.sampling = ConfigDict(dict(max_tokens=176, temperature=1.0, max_latents=32))
     config.optimizer = ConfigDict(dict(learning_rate=3e-5, warmup_steps=2, schedule="constant",
                                        weight_decay=0.0, clip_norm=1.0))

@@ -46,7 +46,9 @@ class SlotPart:
 def attend_parts(q_BTNH: Float[Array, "B T N H"], k_BTKH: Float[Array, "B T K H"],
                  v_BTKH: Float[Array, "B T K H"], segments_BT: Int[Array, "B T"],
                  past: Sequence[Part | SlotPart]) -> Float[Array, "B T N H"]:
-    """Each query sees the tokens up to itself and all of ``past``, within its own segment.
+    """Each query sees its own segment's tokens up to itself, and all of ``past``.
+
+    Segment 0 is padding, in ``past`` too; several segments of a row may share it.
 
     What comes back for a query that sees nothing is finite and otherwise unspecified.
     """
@@ -126,7 +128,10 @@ def _one(q_BTNH: Array, segments_BT: Array, part: Part, first: Array | int | Non
     q_RXKGH = q_BTNH.reshape(r, shared * t, kv, g, h)
     scores_RKXGS = jnp.einsum("RXKGH,RSKH->RKXGS", q_RXKGH, part.keys.astype(q_BTNH.dtype),
                               preferred_element_type=jnp.float32)
-    mask_RXS = visible(segments_BT.reshape(r, shared * t), part.segment_ids, first)
+    asking, kept = segments_BT.reshape(r, shared * t), part.segment_ids
+    if first is None:
+        asking, kept = (asking != 0).astype(jnp.int32), (kept != 0).astype(jnp.int32)
+    mask_RXS = visible(asking, kept, first)
     scores_RKXGS = jnp.where(mask_RXS[:, None, :, None], scores_RKXGS * h**-0.5, -1e30)
     most_RKXG = jax.lax.stop_gradient(jnp.max(scores_RKXGS, -1))
     weights_RKXGS = jnp.exp(scores_RKXGS - most_RKXG[..., None])

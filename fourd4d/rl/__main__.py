@@ -15,7 +15,7 @@ from fourd4d.config.launch import launch
 from fourd4d.core.terminal import say
 from fourd4d.data import Reading, Shard, open_source, prompt_pipeline
 from fourd4d.pretrained.open import specs, training
-from fourd4d.rewards import AnswerReward, FormatReward
+from fourd4d.rewards import named_rewards
 from fourd4d.rl.grpo import RLSpec
 from fourd4d.rl.setup import policy_spec, prompt_shape, trains_vision
 from fourd4d.rl.trainer import Setting, Step, copied
@@ -69,8 +69,7 @@ def train(config: Any) -> Outcome:
                     processor=processor, mesh=mesh, seed=config.seed, writer=writer,
                     shape=prompt_shape(source, processor, rows, look_at=config.data.measure or None,
                                        round_to=config.data.round_to, assumed_fps=fps),
-                    rewards=(AnswerReward(config.rewards.answer),
-                             FormatReward(config.rewards.format)),
+                    rewards=rewards_of(config.rewards),
                     cache_features=not trains_vision(state.params),
                     show_every=config.show_every))
                 return run(
@@ -78,6 +77,12 @@ def train(config: Any) -> Outcome:
                     place=step.place, tokens=lambda _: 0, save_every=config.save_every,
                     save=lambda at, now: checkpoints.save(at, now, batches, about, force=True),
                     log_every=config.log_every, name="rl")
+
+
+def rewards_of(section: Any) -> Any:
+    """Weights by name, and ``functions``."""
+    weights = {name: value for name, value in section.items() if name != "functions"}
+    return named_rewards(weights, tuple(section.get("functions", ())))
 
 
 def main(config: Any) -> None:

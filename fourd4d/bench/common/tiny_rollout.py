@@ -119,17 +119,22 @@ def rows(batch: Batch, numbers: np.ndarray) -> Batch:
         lambda path, x: np.take(x, numbers, batch_axes(path, np.ndim(x)).index("batch")), batch)
 
 
-def alternating(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Best wall time of each call, taken in turn, after a first one of each that compiles."""
-    best = [float("inf")] * len(calls)
+def alternating(calls: Sequence[Callable[[], Any]], repeats: int
+                ) -> tuple[list[float], list[float]]:
+    """Best wall and best processor time of each call, taken in turn after one that compiles.
+
+    Other work on the machine stretches the first, hardly the second.
+    """
+    best, busy = [float("inf")] * len(calls), [float("inf")] * len(calls)
     for call in calls:
         jax.block_until_ready(call())
     for _ in range(repeats):
         for number, call in enumerate(calls):
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             jax.block_until_ready(call())
             best[number] = min(best[number], time.perf_counter() - began)
-    return best
+            busy[number] = min(busy[number], time.process_time() - used)
+    return best, busy
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:
