@@ -33,6 +33,10 @@ def get_config() -> ConfigDict:
     config.data.pack = 0  # Longest examples a packed row has room for; 0 packs nothing.
     config.data.measure = 256  # Examples looked at to find the batch shape; 0 is all.
     config.data.round_to = 128
+    # Rows of an epoch that may be left out because they cannot be used: so many of each process, or
+    # this share, whichever is more. One more ends the run.
+    config.data.max_failed_rows = 10
+    config.data.max_failed_share = 0.01
     config.reading = ConfigDict(dict(workers=8, threads=4, buffer=2))
 
     config.imagery = True  # False trains on text alone, from the same data.

@@ -29,20 +29,28 @@ def get_config() -> ConfigDict:
     config.data.assumed_fps = 1.0  # The published rows carry no timestamps.
     config.data.measure = 256  # Prompts looked at to find the batch shape; 0 is all.
     config.data.round_to = 128
+    # Rows of an epoch that may be left out because they cannot be used: so many of each process, or
+    # this share, whichever is more. One more ends the run.
+    config.data.max_failed_rows = 10
+    config.data.max_failed_share = 0.01
     config.reading = ConfigDict(dict(workers=8, threads=4, buffer=2))
 
     config.imagery = True  # False never imagines: the text-only baseline.
     config.trainable = (r"(?!vision/).*",)  # The vision encoder is frozen.
     # Decoding and training round differently in bfloat16; ratios should not see that.
     config.rl = ConfigDict(dict(group=8, epochs=1, minibatches=1, accumulate=2, old="recomputed",
-                                train_start=False, latent_sigma=0.0))
-    config.variant = "grpo"  # Or dr_grpo, dapo.
+                                train_start=False, latent_sigma=0.0, latent_kappa=0.0, overlong=0,
+                                slots=0, pack=False))
+    config.variant = "grpo"  # Or dr_grpo, dapo, gspo, cispo.
     # Fields that differ from the variant's: see losses.PolicySpec.
     config.policy = ConfigDict(dict(
         clip_low=placeholder(float), clip_high=placeholder(float), beta=placeholder(float),
         normalisation=placeholder(str), divide_by_std=placeholder(bool),
-        drop_equal_groups=placeholder(bool), mask_truncated=placeholder(bool)))
-    config.rewards = ConfigDict(dict(answer=1.0, format=0.2))
+        drop_equal_groups=placeholder(bool), mask_truncated=placeholder(bool),
+        ratio=placeholder(str), surrogate=placeholder(str), sampled_cap=placeholder(float),
+        entropy=placeholder(float)))
+    # Weights by name; functions are your own, module:name or module:name=weight each.
+    config.rewards = ConfigDict(dict(answer=1.0, format=0.2, functions=()))
     config.sampling = ConfigDict(dict(max_tokens=1024, temperature=1.0, max_latents=64))
     config.optimizer = ConfigDict(dict(learning_rate=1e-6, warmup_steps=0, schedule="constant",
                                        weight_decay=0.0, clip_norm=1.0))

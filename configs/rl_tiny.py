@@ -19,10 +19,6 @@ def get_config() -> ConfigDict:
     config.data.assumed_fps = 0.0
     config.data.measure = 0
     config.data.round_to = 8
-    # Rows of an epoch that may be left out because they cannot be used: so many of each process, or
-    # this share, whichever is more. One more ends the run.
-    config.data.max_failed_rows = 10
-    config.data.max_failed_share = 0.01
     config.reading = ConfigDict(dict(workers=0, threads=1, buffer=2))
     config.rl.accumulate = 1
     config.rl.old = "sampled"

@@ -34,12 +34,18 @@ from fourd4d.train import OptimizerSpec, abstract_state, make_optimizer
 DECODER_ONLY: Final = (r"(?!vision/).*",)
 
 _UTILISATION: Final = 0.4  # Share of the peak that well-tuned training of this kind reaches.
-_OVERFLOW = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+# What compilers of libtpu say when a program does not fit, older ones first.
+_OVERFLOWS = tuple(map(re.compile, (
+    r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm",
+    r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)")))
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def devices_of(topology: str) -> list[Any]:
     """Devices of a topology such as ``v5e:4x4`` or ``v5p:2x2x2``, for compilation only.
+
+    Shapes of one chip, such as ``v5e:1x1``, are known too; a chip of v4 is one device (megacore), a
+    chip of tpu7x is two.
 
     Raises:
       InputError: an unknown name, or no ``libtpu``.
@@ -50,8 +56,13 @@ def devices_of(topology: str) -> list[Any]:
     if topology.partition(":")[0] not in CHIPS:
         raise InputError("topology", f"unknown chip in {topology!r}",
                          f"Name it as CHIP:AxB[xC], with a chip of {sorted(CHIPS)}")
+    chip, _, sizes = topology.partition(":")
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if chip == "v4" else {}
+    if sizes and set(sizes.split("x")) == {"1"}:  # By default a host has several chips.
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        return list(topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **options).devices)
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError("topology", f"{topology!r} cannot be described ({first})",
@@ -100,17 +111,16 @@ def measure(
 ) -> dict[str, float | int]:
     """Memory per device, and a time estimate at 40 % of the peak; see ``compile_step``.
 
-    A program that does not fit is refused by the compiler, which says how much it would have
-    used; then ``flops`` and ``estimated_step_seconds`` are absent.
+    A program that does not fit is refused by the compiler, which says how much its temporaries
+    alone would use; then ``flops`` and ``estimated_step_seconds`` are absent.
     """
     try:
         compiled = compile_step(config, protocol, shape, mesh, **options)
     except jax.errors.JaxRuntimeError as error:
-        found = _OVERFLOW.search(str(error))
-        if not found:
+        refused = overflow(str(error))
+        if refused is None:
             raise
-        used, limit = (float(found[i]) * _UNITS[found[i + 1]] for i in (1, 3))
-        return {"hbm_used_bytes": int(used), "hbm_limit_bytes": int(limit), "fits": 0}
+        return refused
     count = operations(config, protocol, shape, mesh, **options)
     memory = compiled.memory_analysis()
     used = (memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -123,6 +133,15 @@ def measure(
         "flops": count,
         "estimated_step_seconds": count / (mesh.size * chip.peak_flops * _UTILISATION),
     }
+
+
+def overflow(message: str) -> dict[str, float | int] | None:
+    """The numbers in a compiler's refusal of a program that is too large; None in other errors."""
+    found = next(filter(None, (pattern.search(message) for pattern in _OVERFLOWS)), None)
+    if found is None:
+        return None
+    used, limit = (int(float(found[i]) * _UNITS[found[i + 1]]) for i in (1, 3))
+    return {"hbm_used_bytes": used, "hbm_limit_bytes": limit, "fits": 0}
 
 
 def budget(protocol: ProtocolSpec, rows: int, frames: int, overlays: int, text: int) -> BatchShape:

@@ -4,6 +4,13 @@
 
 Both sample the same number of tokens with the same architecture at random weights, from text
 prompts of one length, without early ends. ``speedup_vs_torch`` needs the ``[parity]`` extra.
+
+    python -m fourd4d.bench rollout --lengths tail --layers 4 --width 256 --length 322 \\
+        --decode_slots 16 --prompts 32 --group 8 --tokens 128
+
+With lengths drawn so that their mean is a quarter of the budget, imagery on: the engine, which
+refills slots, beside the static loop, which decodes as many rows at a time until the longest has
+ended, and beside ``transformers.generate``, which does the same without frames and imagery.
 """
 
 from __future__ import annotations
@@ -11,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,19 +27,31 @@ from flax import nnx
 
 from fourd4d.bench.common import tiny_rollout
 from fourd4d.bench.common.result import Result
+from fourd4d.core.errors import InputError
+from fourd4d.core.rollout import Rollout
 from fourd4d.models import ModelConfig
 from fourd4d.models.families import family
-from fourd4d.sampling import generate
+from fourd4d.sampling import generate, rollout, row_keys
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     tiny_rollout.arguments(parser, prompts=16, tokens=112)
+    parser.add_argument("--lengths", choices=("full", "tail"), default="full",
+                        help="full: every response fills its budget")
+    parser.add_argument("--mean", type=float, default=0.0,
+                        help="mean of tail lengths; 0: a quarter of the budget")
+    parser.add_argument("--decode_slots", type=int, default=16,
+                        help="responses decoded at once with tail lengths")
+    parser.add_argument("--lanes", type=int, default=0,
+                        help="prompts held at once with tail lengths; 0: by the engine")
     parser.add_argument("--torch", action=argparse.BooleanOptionalAction, default=True,
                         help="time transformers too, on the CPU")
     parser.set_defaults(slots=0)
 
 
 def main(args: argparse.Namespace) -> Result:
+    if args.lengths == "tail":
+        return tail(args)
     made = tiny_rollout.make(args, endless=True)
     graphdef, state = nnx.split(made.model)
     rng = jax.random.key(args.seed)
@@ -49,8 +69,69 @@ def main(args: argparse.Namespace) -> Result:
         k: v for k, v in vars(args).items() if k not in ("name", "json")}})
 
 
-def torch_seconds(config: ModelConfig, prompts: np.ndarray, args: argparse.Namespace) -> float:
-    """Best time of ``transformers`` sampling the same."""
+def tail(args: argparse.Namespace) -> Result:
+    """The engine beside the static loop and transformers, on responses of drawn lengths."""
+    made = tiny_rollout.make(args, endless=True)
+    graphdef, state = nnx.split(made.model)
+    rows = args.prompts * args.group
+    lengths = tiny_rollout.tail_lengths(rows, args.tokens, args.mean or args.tokens / 4, args.seed)
+    keys = row_keys(jax.random.key(args.seed), rows)
+    each = args.decode_slots // args.group
+    if args.decode_slots % args.group or args.prompts % max(each, 1):
+        raise InputError("--decode_slots", f"{args.decode_slots} for {args.prompts} prompts of "
+                         f"{args.group} responses", "The static loop needs whole groups: use a "
+                         "multiple of --group that divides all responses")
+    parts = [(start, start + each) for start in range(0, args.prompts, each)]
+    batches = [tiny_rollout.rows(made.prompts, np.arange(*part)) for part in parts]
+    longest = [int(lengths[first * args.group : last * args.group].max()) for first, last in parts]
+
+    def static() -> list[Rollout]:
+        return [generate(graphdef, (state,), batch, keys[first * args.group : last * args.group],
+                         made.spec, args.group, limit=np.int32(limit))
+                for batch, (first, last), limit in zip(batches, parts, longest, strict=True)]
+
+    turns: list[int] = []
+
+    def refilled() -> Rollout:
+        return rollout(graphdef, (state,), made.prompts, keys, made.spec, args.group,
+                       slots=args.decode_slots, lanes=args.lanes, limits=lengths,
+                       on_segment=lambda engine: turns.append(engine.state.turns))
+
+    # In turn, so that what else the machine does meets both.
+    times, busy = tiny_rollout.alternating([refilled, static], args.repeats)
+    got, want = jax.device_get(refilled()), [jax.device_get(part) for part in static()]
+    said = np.arange(args.tokens) < lengths[:, None]
+    wrong = int(np.sum(said & (got.tokens != np.concatenate([part.tokens for part in want]))))
+    wrong += int(np.sum(said != got.mask))
+    known = np.concatenate([part.log_probs for part in want])
+    tokens = int(lengths.sum())
+    metrics = {
+        "speedup_vs_static": times[1] / times[0],
+        "processor_speedup_vs_static": busy[1] / busy[0], "token_mismatches": wrong,
+        "max_abs_logp_diff": float(np.abs(np.where(said, got.log_probs - known, 0.0)).max()),
+        "tokens_per_second": tokens / times[0], "static_tokens_per_second": tokens / times[1],
+        "seconds": times[0], "static_seconds": times[1],
+        "turns": int(turns[-1]), "static_turns": sum(longest),
+        "busy_share": tokens / (int(turns[-1]) * args.decode_slots),
+        "latents_share": float((got.latent_index >= 0).sum() / tokens),
+        "mean_length": tokens / rows}
+    if args.torch and all(map(importlib.util.find_spec, ("transformers", "torch"))):
+        theirs = torch_seconds(made.model.config, np.asarray(made.prompts.tokens), args,
+                               list(zip(parts, longest, strict=True)))
+        metrics |= {"speedup_vs_torch": theirs / times[0],
+                    "torch_tokens_per_second": tokens / theirs}
+    return Result("rollout", metrics, {"config": {
+        k: v for k, v in vars(args).items() if k not in ("name", "json")}})
+
+
+def torch_seconds(config: ModelConfig, prompts: np.ndarray, args: argparse.Namespace,
+                  parts: Sequence[tuple[tuple[int, int], int]] | None = None) -> float:
+    """Best time of ``transformers`` sampling the same.
+
+    Args:
+      parts: ((first, last) prompt, tokens) of calls made one after the other; by default one call
+        for all.
+    """
     import torch
     import transformers
 
@@ -65,9 +146,11 @@ def torch_seconds(config: ModelConfig, prompts: np.ndarray, args: argparse.Names
 
     def once() -> Any:
         with torch.inference_mode():
-            return model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, top_p=1.0,
-                num_return_sequences=args.group, max_new_tokens=args.tokens,
-                min_new_tokens=args.tokens, pad_token_id=0)
+            for (first, last), tokens in parts or [((0, len(ids)), args.tokens)]:
+                own = ids[first:last]
+                model.generate(
+                    own, attention_mask=torch.ones_like(own), do_sample=True, top_k=0, top_p=1.0,
+                    num_return_sequences=args.group, max_new_tokens=tokens,
+                    min_new_tokens=tokens, pad_token_id=0)
 
     return tiny_rollout.seconds(once, args.repeats)

@@ -49,9 +49,10 @@ DIFT: Final[Lines] = _TRAINER | {
 
 RL: Final[Lines] = _TRAINER | {
     "imagery": "false never imagines: the text-only baseline.",
-    "variant": "of the policy loss: grpo, dr_grpo or dapo; fields of policy override it.",
+    "variant": "of the policy loss: grpo, dr_grpo, dapo, gspo or cispo; fields of policy override it.",
     "rewards.answer": "reward of the right option.",
     "rewards.format": "reward of a well-formed response.",
+    "rewards.functions": "your own, module:name or module:name=weight each.",
     "prompts": "questions of a step, over all hosts.",
     "show_every": "steps between written responses.",
     "save_every": "steps between checkpoints; the last step is saved too.",

@@ -34,3 +34,40 @@ class KVCache:
         shape = (layers, rows, slots, kv_heads, head_dim)
         return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype),
                        jnp.zeros((rows, slots), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+@pytree
+class SlotCache:
+    """Keys and values laid out for one query a row: both products read them without a transpose.
+
+    As a ring: slot ``used`` is written next, then the one after it, modulo S. Slot order means
+    nothing; a query sees every slot of its row that is not of segment 0.
+
+    As prompts that rows share: R prompts, in D groups of as many; group d serves rows d * B / D …
+    and a row may look into any prompt of its group.
+
+    Attributes:
+      keys, values: after rotary embedding, layers first.
+      segment_ids: 0 marks padding and slots that hold nothing.
+      used: the slot written next.
+      rows: of each prompt, the rows of its group that look into it, numbered within the group;
+        B / D for none. None where row b looks into row b.
+      place: where row b stands in its group's ``rows``, flattened; any number for rows that look
+        nowhere.
+    """
+
+    keys: Float[Array, "layers R K H S"]
+    values: Float[Array, "layers R K S H"]
+    segment_ids: Int[Array, "R S"]
+    used: Int[Array, ""]
+    rows: Int[Array, "D R_D C"] | None = None
+    place: Int[Array, "D B_D"] | None = None
+
+    @staticmethod
+    def empty(like: KVCache, rows: int, slots: int) -> SlotCache:
+        """Room for ``slots`` tokens of ``rows`` rows of a model whose caches look ``like`` this."""
+        layers, _, _, kv_heads, head_dim = like.keys.shape
+        head = layers, rows, kv_heads
+        return SlotCache(jnp.zeros((*head, head_dim, slots), like.keys.dtype),
+                         jnp.zeros((*head, slots, head_dim), like.values.dtype),
+                         jnp.zeros((rows, slots), jnp.int32), jnp.zeros((), jnp.int32))

@@ -1,8 +1,9 @@
 """Group-relative policy optimisation over text tokens.
 
 GRPO: Shao et al. 2024 (arXiv 2402.03300). Dr.GRPO: Liu et al. 2025 (arXiv 2503.20783).
-DAPO: Yu et al. 2025 (arXiv 2503.14476). VLPO: Wang et al. 2025 (arXiv 2511.21395). k3: Schulman,
-"Approximating KL divergence" (2020).
+DAPO: Yu et al. 2025 (arXiv 2503.14476). VLPO: Wang et al. 2025 (arXiv 2511.21395). GSPO: Zheng et
+al. 2025 (arXiv 2507.18071). CISPO: MiniMax 2025 (arXiv 2506.13585). Truncated importance sampling:
+Ionides 2008; for rollouts, Yao et al. 2025. k3: Schulman, "Approximating KL divergence" (2020).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.metrics import Mean
 
 Normalisation = Literal["response", "token", "constant"]
+Ratio = Literal["token", "sequence"]
+Surrogate = Literal["clip", "cispo"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,14 @@ class PolicySpec:
       divide_by_std: advantages are divided by their group's standard deviation.
       drop_equal_groups: groups whose rewards are all equal leave the loss and its weight.
       mask_truncated: truncated responses leave the loss and its weight.
+      ratio: of each ``token``, or one of the whole ``sequence``: the geometric mean over its tokens
+        (GSPO).
+      surrogate: ``clip`` cuts the gradient where the ratio leaves its range; ``cispo`` cuts the
+        ratio only, as a constant weight of every token's log-prob.
+      sampled_cap: above 0, tokens are weighed by min(old / sampled probability, this), which
+        corrects what decoding rounded (truncated importance sampling). Wants old log-probs
+        recomputed.
+      entropy: weight of the tokens' entropy in the objective.
     """
 
     clip_low: float = 0.2
@@ -43,6 +54,10 @@ class PolicySpec:
     divide_by_std: bool = True
     drop_equal_groups: bool = False
     mask_truncated: bool = True
+    ratio: Ratio = "token"
+    surrogate: Surrogate = "clip"
+    sampled_cap: float = 0.0
+    entropy: float = 0.0
 
     def __post_init__(self) -> None:
         if self.normalisation not in ("response", "token", "constant"):
@@ -51,6 +66,13 @@ class PolicySpec:
         if self.normalisation == "constant" and self.max_tokens < 1:
             raise InputError("PolicySpec.max_tokens", f"{self.max_tokens} tokens",
                              "Constant normalisation needs the response budget")
+        for field, known in (("ratio", ("token", "sequence")), ("surrogate", ("clip", "cispo"))):
+            if getattr(self, field) not in known:
+                raise InputError(f"PolicySpec.{field}", f"unknown value {getattr(self, field)!r}",
+                                 f"Use one of {known}")
+        if self.sampled_cap < 0:
+            raise InputError("PolicySpec.sampled_cap", f"bad value {self.sampled_cap}",
+                             "Use 0 for no weights, else a cap such as 2")
 
     @classmethod
     def dr_grpo(cls, max_tokens: int, **changes: Any) -> PolicySpec:
@@ -63,6 +85,19 @@ class PolicySpec:
         """Clip higher, token mean, no KL, no uninformative groups, no truncated responses."""
         return cls(**{"clip_high": 0.28, "beta": 0.0, "normalisation": "token",
                       "drop_equal_groups": True, "mask_truncated": True, **changes})
+
+
+    @classmethod
+    def gspo(cls, **changes: Any) -> PolicySpec:
+        """One ratio a response, clipped to the paper's narrow range, no KL."""
+        return cls(**{"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "beta": 0.0,
+                      **changes})
+
+    @classmethod
+    def cispo(cls, **changes: Any) -> PolicySpec:
+        """Clipped weights instead of a clipped gradient: no lower bound, token mean, no KL."""
+        return cls(**{"surrogate": "cispo", "clip_low": 1.0, "clip_high": 4.0, "beta": 0.0,
+                      "normalisation": "token", **changes})
 
 
 def k3(logp: Float[Array, "*dims"], logp_ref: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
@@ -87,6 +122,40 @@ def clipped_surrogate(
     ratio = jnp.exp(logp - logp_old)
     clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
     return jnp.minimum(ratio * advantages, clipped * advantages)
+
+
+def cispo_surrogate(
+    logp: Float[Array, "*dims"],
+    log_ratio: Float[Array, "*dims"],
+    advantages: Float[Array, "*dims"],
+    clip_low: float = 1.0,
+    clip_high: float = 4.0,
+) -> Float[Array, "*dims"]:
+    """sg(clip(ρ, 1 - clip_low, 1 + clip_high)) A log π per token, to be maximised."""
+    weight = jax.lax.stop_gradient(jnp.clip(jnp.exp(log_ratio), 1.0 - clip_low, 1.0 + clip_high))
+    return weight * advantages * logp
+
+
+def sequence_ratio(log_ratio: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
+    """Mean of the log-ratios of each response's tokens, at every token (GSPO, equation 7)."""
+    counts = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
+    mean = jnp.sum(jnp.where(mask, log_ratio, 0.0), axis=-1, keepdims=True) / counts
+    return jnp.broadcast_to(mean, log_ratio.shape)
+
+
+def sampled_weights(logp_old: Float[Array, "*dims"], logp_sampled: Float[Array, "*dims"],
+                    cap: float) -> Float[Array, "*dims"]:
+    """min(π_old / π_sampled, cap), constant: both of the same weights, computed in two ways."""
+    return jax.lax.stop_gradient(jnp.minimum(jnp.exp(logp_old - logp_sampled), cap))
+
+
+def overlong_penalty(lengths: Float[Array, "*dims"] | Any, max_tokens: int, margin: int
+                     ) -> Float[Array, "*dims"]:
+    """0 up to ``max_tokens - margin`` tokens, from there linearly down to -1 at ``max_tokens``.
+
+    DAPO's soft overlong punishment (equation 13), added to rewards.
+    """
+    return -jnp.clip((lengths - (max_tokens - margin)) / margin, 0.0, 1.0)
 
 
 def group_advantages(
@@ -147,6 +216,21 @@ def latent_log_probs(
     return -jnp.sum(gap * gap, axis=-1) / (2.0 * sigma**2)
 
 
+def vmf_log_probs(
+    latents: Float[Array, "*batch D"], predicted: Float[Array, "*batch D"], kappa: float
+) -> Float[Array, "*batch"]:
+    """Von Mises-Fisher log-likelihood of replayed latents' directions, up to a constant.
+
+    κ (cos(latent, predicted) - 1): 0 where they agree, -2 κ where they are opposite. The latent is
+    constant; lengths do not count.
+    """
+    def unit(x: Any) -> Any:
+        x = x.astype(jnp.float32)
+        return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
+
+    return kappa * (jnp.sum(jax.lax.stop_gradient(unit(latents)) * unit(predicted), axis=-1) - 1.0)
+
+
 def policy_loss(
     logp: Float[Array, "B T"],
     logp_old: Float[Array, "B T"],
@@ -155,8 +239,11 @@ def policy_loss(
     spec: PolicySpec,
     logp_ref: Float[Array, "B T"] | None = None,
     keep: Bool[Array, "B"] | None = None,
+    *,
+    logp_sampled: Float[Array, "B T"] | None = None,
+    entropy: Float[Array, "B T"] | None = None,
 ) -> tuple[Mean, dict[str, Mean]]:
-    """The loss to minimise, -(surrogate - β k3), and what to log.
+    """The loss to minimise, -(surrogate - β k3 + entropy bonus), and what to log.
 
     Args:
       logp: of the recorded tokens under the weights being trained.
@@ -165,6 +252,8 @@ def policy_loss(
       mask: text positions with a gradient; latents are not among them.
       logp_ref: under the frozen reference; needed when ``spec.beta`` is not 0.
       keep: responses that count (not truncated, of informative groups, no filler rows).
+      logp_sampled: as decoding computed them; needed with ``spec.sampled_cap``.
+      entropy: of the distribution of each token; needed with ``spec.entropy``.
 
     Returns:
       The loss, and ``policy_surrogate``, ``ratio``, ``clipped_low``, ``clipped_high`` (shares of
@@ -173,16 +262,31 @@ def policy_loss(
     if spec.beta and logp_ref is None:
         raise InputError("policy_loss", f"beta is {spec.beta} but no reference log-probabilities",
                          "Give logp_ref, or set beta to 0")
+    if spec.sampled_cap and logp_sampled is None:
+        raise InputError("policy_loss", "sampled_cap without sampled log-probabilities",
+                         "Give logp_sampled, or set sampled_cap to 0")
+    if spec.entropy and entropy is None:
+        raise InputError("policy_loss", "an entropy bonus without entropies",
+                         "Give entropy, or set its weight to 0")
     # Outside the mask log-probabilities may be anything; the ratio must not overflow there.
     logp_old = jax.lax.stop_gradient(jnp.where(mask, logp_old, 0.0))
     logp = jnp.where(mask, logp, 0.0)
     a_BT = jax.lax.stop_gradient(jnp.broadcast_to(advantages[:, None], logp.shape))
-    surrogate = clipped_surrogate(logp, logp_old, a_BT, spec.clip_low, spec.clip_high)
+    moved = logp
+    if spec.ratio == "sequence":
+        moved = sequence_ratio(logp - logp_old, mask) + logp_old
+    if spec.surrogate == "cispo":
+        surrogate = cispo_surrogate(logp, moved - logp_old, a_BT, spec.clip_low, spec.clip_high)
+    else:
+        surrogate = clipped_surrogate(moved, logp_old, a_BT, spec.clip_low, spec.clip_high)
 
     def mean(values: Any) -> Mean:
         return response_mean(values, mask, keep, spec.normalisation, spec.max_tokens)
 
-    ratio = jax.lax.stop_gradient(jnp.exp(logp - logp_old))
+    if spec.sampled_cap and logp_sampled is not None:
+        sampled = jnp.where(mask, logp_sampled, logp_old)
+        surrogate = surrogate * sampled_weights(logp_old, sampled, spec.sampled_cap)
+    ratio = jax.lax.stop_gradient(jnp.exp(moved - logp_old))
     tokens = mask if keep is None else mask & keep[:, None]
     share = tokens.astype(jnp.float32)
     metrics = {
@@ -193,6 +297,8 @@ def policy_loss(
         "kl_old": Mean.of(jax.lax.stop_gradient(k3(logp, logp_old)), share),
     }
     objective = surrogate
+    if spec.entropy and entropy is not None:
+        objective = objective + spec.entropy * jnp.where(mask, entropy, 0.0)
     if logp_ref is not None:
         kl = k3(logp, jax.lax.stop_gradient(jnp.where(mask, logp_ref, 0.0)))
         metrics["kl_ref"] = Mean.of(jax.lax.stop_gradient(kl), share)

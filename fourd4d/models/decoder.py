@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fourd4d.core.kv_cache import KVCache
+from fourd4d.core.kv_cache import KVCache, SlotCache
 from fourd4d.models.attention import attend
 from fourd4d.models.config import ModelConfig
 from fourd4d.models.layers import Linear, RMSNorm, residual, rotate, text_angles
-from fourd4d.models.prefix_attention import Part, attend_parts
+from fourd4d.models.prefix_attention import Part, SlotPart, attend_parts
 from fourd4d.models.scan import scan_blocks
 from fourd4d.parallel import constrain
 
@@ -53,14 +53,15 @@ class DecoderBlock(nnx.Module):
     def __call__(self, x: Float[Array, "B L D"], layer: Int[Array, ""],
                  past: tuple[tuple[Array, Array], ...],
                  cos: Float[Array, "B L half"], sin: Float[Array, "B L half"],
-                 segments: Int[Array, "B L"], past_segments: tuple[Int[Array, "..."], ...],
+                 segments: Int[Array, "B L"], about: tuple[tuple[Any, ...], ...],
                  levels: Float[Array, "_ B L D"] | None, keep: bool
                  ) -> tuple[Array, tuple[Array, Array] | None]:
         """Returns x and, to ``keep``, this block's new keys and values.
 
         Args:
           layer: its number.
-          past: keys and values of earlier tokens; see ``prefix_attention.Part``.
+          past: keys and values of earlier tokens.
+          about: the remaining fields of each ``prefix_attention.Part`` or ``SlotPart``.
           levels: what is added to x after the first layers, one each.
         """
         normed = self.norm1(x)
@@ -71,7 +72,8 @@ class DecoderBlock(nnx.Module):
         k = constrain(rotate(k, cos, sin), "batch", "length", "kv_heads", "head_dim")
         v = constrain(self.v(normed), "batch", "length", "kv_heads", "head_dim")
         if past:
-            parts = [Part(*kv, ids) for kv, ids in zip(past, past_segments, strict=True)]
+            parts = [(Part if len(rest) == 1 else SlotPart)(*kv, *rest)
+                     for kv, rest in zip(past, about, strict=True)]
             mixed = attend_parts(q, k, v, segments, parts)
         else:
             mixed = attend(q, k, v, segments, segments, 0, self.attention)
@@ -98,9 +100,9 @@ class Decoder(nnx.Module):
                             param_dtype=jnp.dtype(config.param_dtype))
 
     def __call__(self, x: Float[Array, "B L E"], positions: Int[Array, "3 B L"],
-                 segments: Int[Array, "B L"], cache: KVCache | None = None,
-                 prefix: KVCache | None = None, fill: bool = False
-                 ) -> tuple[Float[Array, "B L D"], KVCache | None]:
+                 segments: Int[Array, "B L"], cache: KVCache | SlotCache | None = None,
+                 prefix: KVCache | SlotCache | None = None, fill: bool = False
+                 ) -> tuple[Float[Array, "B L D"], Any]:
         config, d = self.config, self.config.decoder
         angles = text_angles(positions, d.head_dim, d.rope_theta, d.mrope_sections,
                              interleaved=d.mrope == "interleaved")
@@ -113,8 +115,7 @@ class Decoder(nnx.Module):
             self.blocks, x,
             (jnp.arange(d.layers), tuple((part.keys, part.values) for part in past)),
             (jnp.cos(angles), jnp.sin(angles), segments,
-             tuple(part.segment_ids for part in past), jnp.stack(levels) if levels else None,
-             keep),
+             tuple(_about(part) for part in past), jnp.stack(levels) if levels else None, keep),
             remat=config.remat, unroll=config.unroll, outputs=True)
         x = self.norm(x)
         if not keep:
@@ -122,6 +123,8 @@ class Decoder(nnx.Module):
         keys, values = new
         if cache is None:
             return x, KVCache(keys, values, segments, jnp.asarray(segments.shape[1], jnp.int32))
+        if isinstance(cache, SlotCache):
+            return x, _written(cache, keys, values, segments)
         write = jax.lax.dynamic_update_slice_in_dim
         return x, KVCache(
             keys=write(cache.keys, keys.astype(cache.keys.dtype), cache.used, 2),
@@ -129,3 +132,21 @@ class Decoder(nnx.Module):
             segment_ids=write(cache.segment_ids, segments, cache.used, 1),
             used=cache.used + segments.shape[1],
         )
+
+
+def _about(cache: KVCache | SlotCache) -> tuple[Any, ...]:
+    """What all layers share of a cache."""
+    if isinstance(cache, SlotCache):
+        return cache.segment_ids, cache.rows, cache.place
+    return (cache.segment_ids,)
+
+
+def _written(ring: SlotCache, keys: Float[Array, "layers B 1 K H"],
+             values: Float[Array, "layers B 1 K H"], segments: Int[Array, "B 1"]) -> SlotCache:
+    write = jax.lax.dynamic_update_slice_in_dim
+    return SlotCache(
+        keys=write(ring.keys, jnp.moveaxis(keys, 2, 4).astype(ring.keys.dtype), ring.used, 4),
+        values=write(ring.values, jnp.moveaxis(values, 2, 3).astype(ring.values.dtype),
+                     ring.used, 3),
+        segment_ids=write(ring.segment_ids, segments, ring.used, 1),
+        used=(ring.used + 1) % ring.segment_ids.shape[1])

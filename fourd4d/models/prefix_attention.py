@@ -32,10 +32,23 @@ class Part:
     segment_ids: Int[Array, "R S"]
 
 
+@pytree
+class SlotPart:
+    """One layer of a ``core.kv_cache.SlotCache``, for one query a row."""
+
+    keys: Float[Array, "R K H S"]
+    values: Float[Array, "R K S H"]
+    segment_ids: Int[Array, "R S"]
+    rows: Int[Array, "D R_D C"] | None = None
+    place: Int[Array, "D B_D"] | None = None
+
+
 def attend_parts(q_BTNH: Float[Array, "B T N H"], k_BTKH: Float[Array, "B T K H"],
                  v_BTKH: Float[Array, "B T K H"], segments_BT: Int[Array, "B T"],
-                 past: Sequence[Part]) -> Float[Array, "B T N H"]:
-    """Each query sees the tokens up to itself and all of ``past``, within its own segment.
+                 past: Sequence[Part | SlotPart]) -> Float[Array, "B T N H"]:
+    """Each query sees its own segment's tokens up to itself, and all of ``past``.
+
+    Segment 0 is padding, in ``past`` too; several segments of a row may share it.
 
     What comes back for a query that sees nothing is finite and otherwise unspecified.
     """
@@ -43,6 +56,8 @@ def attend_parts(q_BTNH: Float[Array, "B T N H"], k_BTKH: Float[Array, "B T K H"
     own = Part(k_BTKH, v_BTKH, segments_BT)
     if t == 1:
         return _attend(q_BTNH, segments_BT, own, 0, past)
+    if any(isinstance(part, SlotPart) for part in past):
+        raise ValueError(f"a SlotPart answers one query a row, not {t}")
     rows = min(part.keys.shape[0] for part in (*past, own))
     if platform() == "cpu" and math.prod(jax.sharding.get_abstract_mesh().axis_sizes) <= 1:
         keys = t + sum(part.keys.shape[1] for part in past)
@@ -85,10 +100,12 @@ def _by_queries(q: Array, segments: Array, own: Part, past: Sequence[Part]) -> A
     return jnp.moveaxis(jax.lax.scan(some, None, inputs)[1], 0, 1).reshape(q.shape)
 
 
-def _attend(q: Array, segments: Array, own: Part, first: Array | int, past: Sequence[Part]
-            ) -> Array:
+def _attend(q: Array, segments: Array, own: Part, first: Array | int,
+            past: Sequence[Part | SlotPart]) -> Array:
     """Queries standing at ``own``'s places ``first`` …"""
-    found = [_one(q, segments, own, first), *(_one(q, segments, part, None) for part in past)]
+    found = [_one(q, segments, own, first), *(
+        _slots(q, segments, part) if isinstance(part, SlotPart) else
+        _one(q, segments, part, None) for part in past)]
     top = jnp.stack([most for _, _, most in found]).max(0)
     total = jnp.zeros_like(top)
     mixed = jnp.zeros((*top.shape, q.shape[-1]))
@@ -111,7 +128,10 @@ def _one(q_BTNH: Array, segments_BT: Array, part: Part, first: Array | int | Non
     q_RXKGH = q_BTNH.reshape(r, shared * t, kv, g, h)
     scores_RKXGS = jnp.einsum("RXKGH,RSKH->RKXGS", q_RXKGH, part.keys.astype(q_BTNH.dtype),
                               preferred_element_type=jnp.float32)
-    mask_RXS = visible(segments_BT.reshape(r, shared * t), part.segment_ids, first)
+    asking, kept = segments_BT.reshape(r, shared * t), part.segment_ids
+    if first is None:
+        asking, kept = (asking != 0).astype(jnp.int32), (kept != 0).astype(jnp.int32)
+    mask_RXS = visible(asking, kept, first)
     scores_RKXGS = jnp.where(mask_RXS[:, None, :, None], scores_RKXGS * h**-0.5, -1e30)
     most_RKXG = jax.lax.stop_gradient(jnp.max(scores_RKXGS, -1))
     weights_RKXGS = jnp.exp(scores_RKXGS - most_RKXG[..., None])
@@ -122,3 +142,47 @@ def _one(q_BTNH: Array, segments_BT: Array, part: Part, first: Array | int | Non
         return jnp.moveaxis(x_RKX, 1, 2).reshape(b, t, kv, *x_RKX.shape[3:])
 
     return rows(out_RKXGH), rows(jnp.sum(weights_RKXGS, -1)), rows(most_RKXG)
+
+
+def _slots(q_BTNH: Array, segments_BT: Array, part: SlotPart
+           ) -> tuple[Float[Array, "B T K G H"], Float[Array, "B T K G"], Float[Array, "B T K G"]]:
+    """``_one`` for a ``SlotPart`` and one query a row; rows go to their prompts and come back.
+
+    X lists the rows that look into the part's row.
+    """
+    b, _, n, h = q_BTNH.shape
+    r, kv, _, s = part.keys.shape
+    q_XNH, live_X, c = q_BTNH[:, 0], segments_BT[:, 0] != 0, 1
+    if part.rows is not None:
+        groups, _, c = part.rows.shape
+        asked = part.rows.reshape(groups, -1)
+        q_XNH = dealt(q_XNH, asked).reshape(-1, n, h)
+        live_X = dealt(live_X, asked).reshape(-1)
+    q_RKYH = jnp.swapaxes(q_XNH.reshape(r, c, kv, n // kv, h), 1, 2).reshape(r, kv, -1, h)
+    scores = jnp.einsum("RKYH,RKHS->RKYS", q_RKYH, part.keys.astype(q_BTNH.dtype),
+                        preferred_element_type=jnp.float32).reshape(r, kv, c, n // kv, s)
+    seen_RCS = live_X.reshape(r, c, 1) & (part.segment_ids != 0)[:, None]
+    scores = jnp.where(seen_RCS[:, None, :, None], scores * h**-0.5, -1e30)
+    most_RKCG = jnp.max(scores, -1)
+    weights = jnp.exp(scores - most_RKCG[..., None])
+    out_RKYH = jnp.einsum("RKYS,RKSH->RKYH", weights.reshape(r, kv, -1, s).astype(q_BTNH.dtype),
+                          part.values.astype(q_BTNH.dtype), preferred_element_type=jnp.float32)
+
+    def back(x_RKC: Array) -> Array:
+        x_XK = jnp.swapaxes(x_RKC, 1, 2).reshape(r * c, kv, *x_RKC.shape[3:])
+        if part.place is not None:
+            x_XK = dealt(x_XK, part.place).reshape(b, kv, *x_RKC.shape[3:])
+        return x_XK[:, None]
+
+    return (back(out_RKYH.reshape(r, kv, c, n // kv, h)), back(jnp.sum(weights, -1)),
+            back(most_RKCG))
+
+
+def dealt(x: Array, index: Int[Array, "D X"]) -> Array:
+    """x[d][index[d]] for each of the D groups that x's first axis falls into.
+
+    An index past the end takes the last entry.
+    """
+    groups = index.shape[0]
+    own = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+    return jax.vmap(lambda x, i: jnp.take(x, i, axis=0, mode="clip"))(own, index)

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from fourd4d.core.batch import Batch, OverlayInput, VisionInput
-from fourd4d.core.kv_cache import KVCache
+from fourd4d.core.kv_cache import KVCache, SlotCache
 from fourd4d.models.config import ModelConfig
 from fourd4d.models.decoder import Decoder
 from fourd4d.models.imagery_head import ImageryHead, pool_overlays
@@ -79,13 +79,14 @@ class Thinker(nnx.Module):
         return constrain(x, "batch", "length", "embed")
 
     def decode(self, embeds: Float[AnyArray, "B L E"], positions: Int[AnyArray, "3 B L"],
-               segment_ids: Int[AnyArray, "B L"], cache: KVCache | None = None,
-               prefix: KVCache | None = None, fill: bool = False
-               ) -> tuple[Float[Array, "B L D"], KVCache | None]:
+               segment_ids: Int[AnyArray, "B L"], cache: KVCache | SlotCache | None = None,
+               prefix: KVCache | SlotCache | None = None, fill: bool = False
+               ) -> tuple[Float[Array, "B L D"], Any]:
         """Hidden states after the final norm.
 
         A token sees its own segment's tokens up to itself. With a cache, the L tokens are written
         at slots ``cache.used`` … and see what was written before; the grown cache comes back.
+        A ``SlotCache`` takes one token at a time.
 
         Args:
           prefix: earlier tokens of P rows, each shared by B / P consecutive rows, only read.

@@ -2,11 +2,19 @@
 
 from fourd4d.parallel.hosts import batch_axes, host_to_global, is_main, start, to_host
 from fourd4d.parallel.mesh import make_mesh
-from fourd4d.parallel.rules import DEFAULT_RULES, Rules, constrain, partition, platform, use
+from fourd4d.parallel.rules import (
+    DEFAULT_RULES,
+    Rules,
+    constrain,
+    partition,
+    platform,
+    row_split,
+    use,
+)
 from fourd4d.parallel.sharding import abstract_for, born_sharded, shardings_for
 
 __all__ = [
     "DEFAULT_RULES", "Rules", "abstract_for", "batch_axes", "born_sharded", "constrain",
-    "host_to_global", "is_main", "make_mesh", "partition", "platform", "shardings_for", "start",
-    "to_host", "use",
+    "host_to_global", "is_main", "make_mesh", "partition", "platform", "row_split",
+    "shardings_for", "start", "to_host", "use",
 ]

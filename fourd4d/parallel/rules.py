@@ -127,6 +127,11 @@ def use(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[Mesh]:
         _platform.reset(tokens[1])
 
 
+def row_split(mesh: Mesh) -> int:
+    """Devices over which ``mesh`` splits the rows of a batch, by the default rules."""
+    return math.prod(mesh.shape[axis] for axis in DEFAULT_RULES.mesh_axes("batch", True))
+
+
 def platform() -> str:
     """``tpu``, ``gpu`` or ``cpu``: of the current mesh, which may be another machine's."""
     return _platform.get() or jax.default_backend()

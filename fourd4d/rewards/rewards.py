@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from fourd4d.core.sample import Sample
 from fourd4d.processing.answers import parse_answer, well_formed
@@ -14,7 +14,8 @@ from fourd4d.processing.answers import parse_answer, well_formed
 class Reward(Protocol):
     """One part of the total: a name for logs, a weight, and a value of a whole response."""
 
-    name: ClassVar[str]
+    @property
+    def name(self) -> str: ...
 
     @property
     def weight(self) -> float: ...
@@ -49,7 +50,16 @@ class FormatReward:
 DEFAULT: tuple[Reward, ...] = (AnswerReward(), FormatReward())
 
 
-def score(sample: Sample, text: str, rewards: Sequence[Reward] = DEFAULT) -> dict[str, float]:
-    """Each part's unweighted value under its name, and their weighted sum under ``reward``."""
-    parts = {reward.name: reward(sample, text) for reward in rewards}
+def score(sample: Sample, text: str, rewards: Sequence[Reward] = DEFAULT,
+          latents: Any = None) -> dict[str, float]:
+    """Each part's unweighted value under its name, and their weighted sum under ``reward``.
+
+    ``latents``: the (n, D) vectors that the response was fed, for rewards that want them.
+    """
+    def value(reward: Any) -> float:
+        if getattr(reward, "wants_latents", False):
+            return reward(sample, text, latents)
+        return reward(sample, text)
+
+    parts = {reward.name: value(reward) for reward in rewards}
     return {**parts, "reward": sum(r.weight * parts[r.name] for r in rewards)}

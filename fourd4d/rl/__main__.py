@@ -20,7 +20,7 @@ from fourd4d.data import FailureLimit, Reading, Shard, open_source, prompt_pipel
 from fourd4d.losses import PolicySpec
 from fourd4d.models import ModelConfig
 from fourd4d.pretrained.open import specs, training
-from fourd4d.rewards import AnswerReward, FormatReward
+from fourd4d.rewards import named_rewards
 from fourd4d.rl.grpo import RLSpec
 from fourd4d.rl.setup import policy_spec, prompt_shape, trains_vision
 from fourd4d.rl.trainer import Setting, Step, copied
@@ -74,8 +74,7 @@ def train(config: Any) -> Outcome:
                     sampling=SamplingSpec.of(processor.tokenizer, processor.protocol,
                                              imagery=config.imagery, **config.sampling),
                     processor=processor, mesh=mesh, seed=config.seed, writer=writer, shape=shape,
-                    rewards=(AnswerReward(config.rewards.answer),
-                             FormatReward(config.rewards.format)),
+                    rewards=rewards_of(config.rewards),
                     cache_features=not trains_vision(state.params),
                     show_every=config.show_every))
                 return run(
@@ -83,6 +82,12 @@ def train(config: Any) -> Outcome:
                     place=step.place, tokens=lambda _: 0, save_every=config.save_every,
                     save=lambda at, now: checkpoints.save(at, now, batches, about, force=True),
                     log_every=config.log_every, name="rl")
+
+
+def rewards_of(section: Any) -> Any:
+    """Weights by name, and ``functions``."""
+    weights = {name: value for name, value in section.items() if name != "functions"}
+    return named_rewards(weights, tuple(section.get("functions", ())))
 
 
 HELP: Final = Help(fields.RL, {

@@ -25,9 +25,15 @@ from fourd4d.core.metrics import Mean
 from fourd4d.core.rollout import Rollout
 from fourd4d.core.struct import pytree
 from fourd4d.losses import PolicySpec, group_advantages, informative_groups, policy_loss
-from fourd4d.losses.policy import latent_log_probs, response_mean
+from fourd4d.losses.policy import (
+    latent_log_probs,
+    overlong_penalty,
+    response_mean,
+    vmf_log_probs,
+)
 from fourd4d.sampling.replay import response_hidden, score_hidden
 from fourd4d.sampling.spec import SamplingSpec
+from fourd4d.sampling.tails import Tails, score_packed
 from fourd4d.train import TrainState, apply_gradients, gradients
 from fourd4d.train.state import microbatches
 
@@ -40,6 +46,9 @@ class RLSpec:
       group: responses to each prompt (G).
       epochs: passes over the responses of one step.
       minibatches: updates in one pass.
+      pack: responses are packed into rows for old, reference and policy log-probs.
+      slots: responses decoded at once, on all devices; one that ends gives its place to the next.
+        0 decodes all at once, until the longest has ended.
       accumulate: microbatches of one update, and parts in which old and reference log-probs are
         computed.
       old: log-probs of the weights that sampled: as ``sampled``, or ``recomputed`` by the forward
@@ -47,6 +56,9 @@ class RLSpec:
       train_start: also move ``<|latent_start|>``: when to imagine.
       latent_sigma: above 0, latents get a Gaussian likelihood of this width and a policy gradient
         (VLPO, where it is 10); the paper's method gives them none.
+      latent_kappa: the same with a von Mises-Fisher likelihood of their directions, of this
+        concentration.
+      overlong: above 0, the reward falls by up to 1 over the last so many tokens of the budget.
     """
 
     group: int = 8
@@ -56,6 +68,10 @@ class RLSpec:
     old: str = "sampled"
     train_start: bool = False
     latent_sigma: float = 0.0
+    latent_kappa: float = 0.0
+    overlong: int = 0
+    slots: int = 0
+    pack: bool = False
 
     def __post_init__(self) -> None:
         for field in ("epochs", "minibatches", "accumulate"):
@@ -68,6 +84,15 @@ class RLSpec:
         if self.old not in ("sampled", "recomputed"):
             raise InputError("RLSpec.old", f"unknown value {self.old!r}",
                              "Use 'sampled' or 'recomputed'")
+        if self.slots < 0:
+            raise InputError("RLSpec.slots", f"bad value {self.slots}",
+                             "Use 0 to decode all responses at once, else a number of them")
+        if self.latent_kappa < 0 or (self.latent_kappa and self.latent_sigma):
+            raise InputError("RLSpec.latent_kappa", f"{self.latent_kappa} with latent_sigma "
+                             f"{self.latent_sigma}", "Use one of the two, above 0")
+        if self.overlong < 0:
+            raise InputError("RLSpec.overlong", f"bad value {self.overlong}",
+                             "Use 0 for no penalty, else a number of tokens")
         if self.latent_sigma < 0:
             raise InputError("RLSpec.latent_sigma", f"bad value {self.latent_sigma}",
                              "Use 0 for no gradient on latents, else a positive width")
@@ -84,6 +109,7 @@ class Experience:
       advantages: one per response.
       keep: responses that count.
       logp_old, logp_ref: under the weights that sampled, and under the reference (None without).
+      tails: how the responses are packed; None where they are not.
     """
 
     prompts: Batch
@@ -93,6 +119,7 @@ class Experience:
     keep: Bool[Array, "P G"]
     logp_old: Float[Array, "P G T"]
     logp_ref: Float[Array, "P G T"] | None
+    tails: Tails | None = None
 
 
 def grouped(tree: Any, group: int) -> Any:
@@ -110,39 +137,47 @@ def policy_mask(rollout: Rollout, spec: RLSpec, sampling: SamplingSpec) -> Bool[
     mask = jnp.asarray(rollout.sampled)
     if not spec.train_start:
         mask &= rollout.tokens != sampling.latent_start
-    if spec.latent_sigma:
+    if spec.latent_sigma or spec.latent_kappa:
         mask |= jnp.asarray(rollout.latent_index) >= 0
     return mask
 
 
 def score(model: Any, prompts: Batch, features: Any, rollout: Rollout, spec: RLSpec,
-          sampling: SamplingSpec) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+          sampling: SamplingSpec, tails: Tails | None = None
+          ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Log-probs and entropies of a rollout's tokens, latents replayed.
 
-    With ``latent_sigma``, latents have their log-likelihood too, up to a constant; it is 0 under
-    the weights that imagined them.
+    With ``latent_sigma`` or ``latent_kappa``, latents have their log-likelihood too, up to a
+    constant; it is 0 under the weights that imagined them.
     """
-    hidden = response_hidden(model, prompts, rollout, spec.group, features)
-    log_probs, entropy = score_hidden(model, hidden, rollout, sampling)
-    if spec.latent_sigma:
+    if tails is not None:
+        log_probs, entropy, hidden = score_packed(model, prompts, rollout, tails, sampling,
+                                                  features)
+    else:
+        hidden = response_hidden(model, prompts, rollout, spec.group, features)
+        log_probs, entropy = score_hidden(model, hidden, rollout, sampling)
+    if spec.latent_sigma or spec.latent_kappa:
         index = jnp.asarray(rollout.latent_index)
         fed = jnp.take_along_axis(rollout.latents, jnp.maximum(index, 0)[..., None], axis=1)
-        likelihood = latent_log_probs(fed, model.imagine(hidden), spec.latent_sigma)
+        predicted = model.imagine(hidden)
+        likelihood = (vmf_log_probs(fed, predicted, spec.latent_kappa) if spec.latent_kappa else
+                      latent_log_probs(fed, predicted, spec.latent_sigma))
         log_probs = jnp.where(index >= 0, likelihood, log_probs)
     return log_probs, entropy
 
 
 def rescore(params: Any, frozen: Any, prompts: Batch, features: Any, rollout: Rollout, *,
-            graphdef: Any, spec: RLSpec, sampling: SamplingSpec) -> Float[Array, "P G T"]:
+            graphdef: Any, spec: RLSpec, sampling: SamplingSpec, tails: Tails | None = None
+            ) -> Float[Array, "P G T"]:
     """``score``'s log-probs without a gradient, ``spec.accumulate`` parts one after the other."""
 
     def part(inputs: Any) -> Any:
-        prompts, features, rollout = inputs
+        prompts, features, rollout, tails = inputs
         model = nnx.merge(graphdef, params, frozen)
-        scored = score(model, prompts, features, flat(rollout), spec, sampling)[0]
+        scored = score(model, prompts, features, flat(rollout), spec, sampling, tails)[0]
         return grouped(scored, spec.group)
 
-    inputs = prompts, features, grouped(rollout, spec.group)
+    inputs = prompts, features, grouped(rollout, spec.group), tails
     if spec.accumulate == 1:
         return part(inputs)
     dealt = jax.lax.map(part, microbatches(inputs, spec.accumulate))
@@ -151,9 +186,10 @@ def rescore(params: Any, frozen: Any, prompts: Batch, features: Any, rollout: Ro
 
 def gather(params: Any, frozen: Any, reference: Any, prompts: Batch, features: Any,
            rollout: Rollout, rewards: Float[Array, "P G"], *, graphdef: Any, spec: RLSpec,
-           policy: PolicySpec, sampling: SamplingSpec) -> tuple[Experience, dict[str, Mean]]:
+           policy: PolicySpec, sampling: SamplingSpec, tails: Tails | None = None
+           ) -> tuple[Experience, dict[str, Mean]]:
     """Advantages and log-probs of a rollout, and what to log of it."""
-    fixed = dict(graphdef=graphdef, spec=spec, sampling=sampling)
+    fixed: dict[str, Any] = dict(graphdef=graphdef, spec=spec, sampling=sampling, tails=tails)
     logp_old = grouped(jnp.asarray(rollout.log_probs), spec.group)
     metrics = rollout_metrics(rollout, sampling)
     if spec.old == "recomputed":
@@ -163,6 +199,9 @@ def gather(params: Any, frozen: Any, reference: Any, prompts: Batch, features: A
     logp_ref = None
     if policy.beta:
         logp_ref = rescore(reference, frozen, prompts, features, rollout, **fixed)
+    if spec.overlong:
+        lengths = grouped(jnp.sum(jnp.asarray(rollout.mask), axis=1), spec.group)
+        rewards = rewards + overlong_penalty(lengths, sampling.max_tokens, spec.overlong)
     real = jnp.any(jnp.asarray(prompts.segment_ids) != 0, axis=1)
     useful = informative_groups(rewards)
     keep = jnp.broadcast_to(real[:, None], rewards.shape)
@@ -180,6 +219,7 @@ def gather(params: Any, frozen: Any, reference: Any, prompts: Batch, features: A
         keep=keep,
         logp_old=logp_old,
         logp_ref=logp_ref,
+        tails=tails,
     ), metrics
 
 
@@ -210,11 +250,16 @@ def loss(model: Any, part: Experience, weight: Float[Array, ""], spec: RLSpec, p
     ``weight`` is that of the whole update, so that shares of microbatches add up.
     """
     rollout: Rollout = flat(part.rollout)
-    log_probs, entropy = score(model, part.prompts, part.features, rollout, spec, sampling)
+    log_probs, entropy = score(model, part.prompts, part.features, rollout, spec, sampling,
+                               part.tails)
     mean, metrics = policy_loss(
         log_probs, flat(part.logp_old), flat(part.advantages),
         policy_mask(rollout, spec, sampling), policy,
-        None if part.logp_ref is None else flat(part.logp_ref), flat(part.keep))
+        None if part.logp_ref is None else flat(part.logp_ref), flat(part.keep),
+        # Latents were not drawn: their weight is 1.
+        logp_sampled=jnp.where(jnp.asarray(rollout.sampled), rollout.log_probs,
+                               flat(part.logp_old)) if policy.sampled_cap else None,
+        entropy=entropy if policy.entropy else None)
     sampled = jnp.asarray(rollout.sampled)
     metrics["entropy"] = Mean.of(jax.lax.stop_gradient(entropy), sampled)
     return mean.total / weight, (metrics, jax.lax.stop_gradient(log_probs))

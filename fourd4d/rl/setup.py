@@ -21,7 +21,7 @@ def policy_spec(variant: str, max_tokens: int, changes: Mapping[str, Any]) -> Po
     """The loss of a named variant, with some fields changed.
 
     Args:
-      variant: ``grpo`` (the paper's), ``dr_grpo`` or ``dapo``.
+      variant: ``grpo`` (the paper's), ``dr_grpo``, ``dapo``, ``gspo`` or ``cispo``.
       max_tokens: the response budget.
       changes: fields by name; None leaves the variant's value.
 
@@ -32,6 +32,8 @@ def policy_spec(variant: str, max_tokens: int, changes: Mapping[str, Any]) -> Po
         "grpo": PolicySpec,
         "dr_grpo": lambda **fields: PolicySpec.dr_grpo(max_tokens, **fields),
         "dapo": PolicySpec.dapo,
+        "gspo": PolicySpec.gspo,
+        "cispo": PolicySpec.cispo,
     }
     if variant not in makers:
         raise InputError("config.variant", f"unknown value {variant!r}",

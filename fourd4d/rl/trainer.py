@@ -23,11 +23,12 @@ from fourd4d.core.rollout import Rollout
 from fourd4d.core.sample import Sample
 from fourd4d.data import Prompt, collate
 from fourd4d.losses import PolicySpec
-from fourd4d.parallel import host_to_global, to_host
+from fourd4d.parallel import host_to_global, row_split, to_host
 from fourd4d.processing import Processor
 from fourd4d.rewards import DEFAULT, Reward, score
 from fourd4d.rl.grpo import RLSpec, gather, update
-from fourd4d.sampling import SamplingSpec, generate, texts
+from fourd4d.sampling import SamplingSpec, generate, rollout, texts
+from fourd4d.sampling.tails import pack_tails, padding_share
 from fourd4d.train import MetricWriter, TrainState
 
 
@@ -80,6 +81,9 @@ class Setting:
             raise InputError("RLSpec.minibatches", f"{prompts} prompts a step do not divide into "
                              f"{self.spec.minibatches} minibatches of {self.spec.accumulate} parts",
                              "Change one of the three")
+        if self.spec.slots % row_split(self.mesh):
+            raise InputError("RLSpec.slots", f"{self.spec.slots} do not divide over "
+                             f"{row_split(self.mesh)} devices", "Use a multiple")
 
 
 class Step:
@@ -106,20 +110,30 @@ class Step:
         key = jax.random.fold_in(jax.random.key(s.seed), int(state.step))
         states = state.params, state.frozen
         features = encode(s.graphdef, states, batch) if s.cache_features else None
-        rollout = generate(s.graphdef, states, batch, key, s.sampling, s.spec.group,
-                           features=features)
-        return features, rollout
+        if not s.spec.slots:
+            return features, generate(s.graphdef, states, batch, key, s.sampling, s.spec.group,
+                                      features=features)
+        return features, rollout(s.graphdef, states, batch, key, s.sampling, s.spec.group,
+                                 slots=s.spec.slots, shards=row_split(s.mesh), features=features)
 
     def score(self, questions: Questions, rollout: Rollout) -> tuple[np.ndarray, dict[str, Mean],
                                                                      list[str]]:
         """(rewards of all hosts' responses (P, G), means of the parts, this host's texts)."""
         s, group = self.setting, self.setting.spec.group
-        said = dataclasses.replace(rollout, latents=np.zeros((rollout.tokens.shape[0], 0, 0)))
+        curious = any(getattr(reward, "wants_latents", False) for reward in s.rewards)
+        said = rollout if curious else dataclasses.replace(
+            rollout, latents=np.zeros((rollout.tokens.shape[0], 0, 0)))
         said = own_rows(to_host(said), jax.process_index(), jax.process_count())
         responses = texts(said, s.processor.tokenizer, s.sampling)
         filler = [{r.name: 0.0 for r in s.rewards} | {"reward": 0.0}] * group
-        parts = [score(sample, text, s.rewards) for i, sample in enumerate(questions.samples)
-                 for text in responses[i * group : (i + 1) * group]]
+        fed = said.latent_index.max(axis=1) + 1
+
+        def value(sample: Sample, row: int) -> dict[str, float]:
+            own = (said.latents[row, : fed[row]],) if curious else ()
+            return score(sample, responses[row], s.rewards, *own)
+
+        parts = [value(sample, i * group + k) for i, sample in enumerate(questions.samples)
+                 for k in range(group)]
         real = np.arange(s.shape.rows * group) < len(parts)
         parts += filler * (s.shape.rows - len(questions.samples))
         table = {name: np.array([p[name] for p in parts], np.float32) for name in parts[0]}
@@ -137,8 +151,13 @@ class Step:
         rewards, metrics, responses = self.score(questions, rollout)
         sampled = time.perf_counter()
         tokens = float(np.sum(to_host(rollout.mask)))
+        tails = None
+        if s.spec.pack:
+            lengths = to_host(rollout.mask).sum(axis=1).reshape(-1, s.spec.group)
+            tails = pack_tails(lengths, s.sampling.max_tokens)
+            metrics["update_padding"] = Mean(padding_share(tails), 1.0)
         experience, found = self._gather(state.params, state.frozen, s.reference, questions.batch,
-                                         features, rollout, rewards)
+                                         features, rollout, rewards, tails=tails)
         metrics |= found
         seen: dict[str, Mean] = {}
         for at in range(s.spec.epochs * s.spec.minibatches):

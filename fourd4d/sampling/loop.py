@@ -25,7 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from fourd4d.core.batch import Batch
-from fourd4d.core.kv_cache import KVCache
+from fourd4d.core.kv_cache import KVCache, SlotCache
 from fourd4d.core.rollout import Rollout
 from fourd4d.core.struct import AnyArray, pytree
 from fourd4d.sampling.distribution import draw
@@ -63,7 +63,7 @@ class Reader:
     """
 
     hidden: Float[Array, "B D"]
-    cache: KVCache
+    cache: KVCache | SlotCache
     rows: Bool[Array, "B"]
 
 
@@ -148,7 +148,7 @@ def reader_rows(batch: Batch, group: int) -> Bool[Array, "B"]:
     return jnp.repeat(jnp.any(jnp.asarray(batch.reader.segment_ids) != 0, axis=1), group)
 
 
-def choose(state: State, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec: SamplingSpec
+def choose(state: Any, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec: SamplingSpec
            ) -> tuple[Int[Array, "B"], Bool[Array, "B"], Bool[Array, "B"], Float[Array, "B"]]:
     """The next token of each row.
 
@@ -167,23 +167,38 @@ def choose(state: State, logits: Float[Array, "B V"], keys: Key[Array, "B"], spe
     return tokens, sampled, imagined, jnp.where(sampled, log_probs, 0.0)
 
 
+def decide(model: Any, state: Any, keys: Key[Array, "B"], fed: Float[Array, "_ Q D"],
+           spec: SamplingSpec, intervene: Intervention | None, data: Any
+           ) -> tuple[Int[Array, "B"], Bool[Array, "B"], Bool[Array, "B"], Float[Array, "B"],
+                      Float[Array, "B D"]]:
+    """What ``choose`` gives, and the latent that a row imagines now, if it does.
+
+    Args:
+      state: a ``State``, or its fields ``hidden``, ``block``, ``count``, ``live`` and ``reader``.
+      keys: of this token.
+      fed: see ``Imagined``; without ``intervene`` only its type counts.
+    """
+    spoken, reader = state.hidden, state.reader
+    if reader is not None:
+        speaks = reader.rows & (state.count > 0)  # Inside a block nothing is drawn.
+        spoken = jnp.where(speaks[:, None], reader.hidden, spoken)
+    tokens, sampled, imagined, log_probs = choose(state, model.logits(spoken), keys, spec)
+    latent = model.imagine(state.hidden).astype(fed.dtype)
+    if intervene is not None:
+        place = spec.latent_size + 1 - state.block
+        seen = Imagined(latent, state.count, place, fed, keys)
+        latent = intervene(seen, data).astype(latent.dtype)
+    return tokens, sampled, imagined, log_probs, latent
+
+
 def step(model: Any, state: State, prefix: KVCache, reader_prefix: KVCache | None,
          start: Int[Array, "B"], keys: Key[Array, "B"], spec: SamplingSpec,
          intervene: Intervention | None, data: Any) -> State:
     """Chooses a token for every row, records it and feeds it (a latent instead, in imagery)."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
-    reader, spoken = state.reader, state.hidden
-    if reader is not None:
-        speaks = reader.rows & (state.count > 0)  # Inside a block nothing is drawn.
-        spoken = jnp.where(speaks[:, None], reader.hidden, spoken)
-    tokens, sampled, imagined, log_probs = choose(state, model.logits(spoken), keys, spec)
-
-    out = state.rollout
-    latent = model.imagine(state.hidden).astype(out.latents.dtype)
-    if intervene is not None:
-        place = spec.latent_size + 1 - state.block
-        seen = Imagined(latent, state.count, place, out.latents, keys)
-        latent = intervene(seen, data).astype(latent.dtype)
+    reader, out = state.reader, state.rollout
+    tokens, sampled, imagined, log_probs, latent = decide(
+        model, state, keys, out.latents, spec, intervene, data)
     slot = jnp.where(imagined, state.count, out.latents.shape[1])
     rows = jnp.arange(len(tokens))
 

@@ -105,6 +105,13 @@ def _shifted(first: Float[Array, "B D"], hidden: Float[Array, "B T D"]) -> Float
     return jnp.concatenate([first[:, None], hidden[:, :-1]], axis=1)
 
 
+def check_replayable(spec: SamplingSpec) -> None:
+    """Raises InputError where log-probs cannot be recomputed."""
+    if spec.top_p < 1 and spec.temperature > 0:
+        raise InputError("SamplingSpec.top_p", f"cannot replay top_p={spec.top_p}",
+                         "Sample with top_p=1 what is to be trained on")
+
+
 def score_hidden(model: Any, hidden: Float[Array, "B T D"], rollout: Rollout, spec: SamplingSpec
                  ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Log-prob of each sampled token and entropy of the distribution it came from; 0 elsewhere.
@@ -112,9 +119,7 @@ def score_hidden(model: Any, hidden: Float[Array, "B T D"], rollout: Rollout, sp
     Raises:
       InputError: ``spec.top_p`` below 1; the truncated distribution is not recomputed.
     """
-    if spec.top_p < 1 and spec.temperature > 0:
-        raise InputError("SamplingSpec.top_p", f"cannot replay top_p={spec.top_p}",
-                         "Sample with top_p=1 what is to be trained on")
+    check_replayable(spec)
     head = model.head()
     blocked = jnp.where(full_at(jnp.asarray(rollout.tokens), spec), spec.latent_start, -1)
     log_probs, entropy = token_log_probs_and_entropy(

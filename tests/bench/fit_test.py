@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 
 import jax
@@ -87,16 +88,46 @@ def test_a_small_step_is_measured(measured):
     assert metrics["estimated_step_seconds"] == pytest.approx(metrics["flops"] / (2 * 1e12 * 0.4))
 
 
-def test_what_the_compiler_refuses_is_reported(monkeypatch, devices):
+@pytest.mark.parametrize("message", [
+    "Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.",
+    "Ran out of memory on HBM, the total memory required for HLO temporaries (20.50G) exceeds "
+    "available HBM (15.75G).",
+])
+def test_what_the_compiler_refuses_is_reported(monkeypatch, devices, message):
     def refuse(*_, **__):
-        raise jax.errors.JaxRuntimeError(
-            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.")
+        raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {message}")
 
     monkeypatch.setattr(fit, "compile_step", refuse)
     got = fit.measure(preset("tiny"), preset_protocol("tiny"), BatchShape(1, 8, 1, 1, 0),
                       make_mesh("single", devices), accelerators.CHIPS["v5e"])
     assert got == {"hbm_used_bytes": int(20.5 * 2**30), "hbm_limit_bytes": int(15.75 * 2**30),
                    "fits": 0}
+
+
+def test_other_errors_of_the_compiler_are_not_taken_for_it(monkeypatch, devices):
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(fit, "compile_step", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        fit.measure(preset("tiny"), preset_protocol("tiny"), BatchShape(1, 8, 1, 1, 0),
+                    make_mesh("single", devices), accelerators.CHIPS["v5e"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.parametrize(("topology", "count"), [
+    ("v5e:1x1", 1), ("v5p:1x1x1", 1), ("v4:1x1x1", 1), ("v4:2x2x1", 4), ("tpu7x:1x1x1", 2)])
+def test_small_shapes_and_two_core_chips(topology, count):
+    """And the compiler refuses what is too large in words that are understood."""
+    found = fit.devices_of(topology)
+    assert len(found) == count
+    x = jax.ShapeDtypeStruct((200_000, 200_000), jnp.float32,
+                             sharding=jax.sharding.SingleDeviceSharding(found[0]))
+    with pytest.raises(jax.errors.JaxRuntimeError) as refused:
+        jax.jit(lambda x: jnp.sum(jnp.sin(x @ x) @ x)).lower(x).compile()
+    numbers = fit.overflow(str(refused.value))
+    assert numbers is not None and numbers["hbm_used_bytes"] > numbers["hbm_limit_bytes"]
+    assert numbers["hbm_limit_bytes"] == accelerators.CHIPS[topology.partition(":")[0]].hbm_bytes
 
 
 def test_unknown_topologies_are_input_errors():

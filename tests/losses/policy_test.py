@@ -16,6 +16,11 @@ from fourd4d.losses import (
     policy_loss,
     response_mean,
 )
+from fourd4d.losses.policy import (
+    overlong_penalty,
+    sequence_ratio,
+    vmf_log_probs,
+)
 
 
 def test_k3_by_hand():
@@ -155,3 +160,92 @@ def test_variants():
         PolicySpec(normalisation="constant")
     with pytest.raises(InputError, match="reference"):
         _loss(PolicySpec(), jnp.zeros((2, 3)), logp_ref=None)
+
+
+def test_sequence_ratio_by_hand():
+    """Two of three tokens count: the mean log-ratio is (0.2 - 0.6) / 2, at every token."""
+    log_ratio = jnp.array([[0.2, -0.6, 9.0], [0.1, 0.1, 0.1]])
+    mask = jnp.array([[True, True, False], [False, False, False]])
+    np.testing.assert_allclose(sequence_ratio(log_ratio, mask)[0], [-0.2] * 3, atol=1e-6)
+    assert not sequence_ratio(log_ratio, mask)[1].any()
+
+
+def test_gspo_by_hand():
+    """ρ = exp(0.1) within 1 ± 0.2 counts with its gradient, spread evenly; outside it has none."""
+    mask, old = jnp.ones((1, 2), bool), jnp.array([[-1.0, -2.0]])
+    spec = PolicySpec.gspo(clip_low=0.2, clip_high=0.2)
+
+    def loss(logp, advantage):
+        return policy_loss(logp, old, jnp.array([advantage]), mask, spec)[0].value()
+
+    near = old + jnp.array([[0.5, -0.3]])
+    np.testing.assert_allclose(loss(near, 2.0), -2 * np.exp(0.1), rtol=1e-6)
+    slope = jax.grad(loss)(near, 2.0)
+    np.testing.assert_allclose(slope, [[-np.exp(0.1)] * 2], rtol=1e-5)
+    far = old + jnp.array([[0.5, 0.3]])  # Mean 0.4: a ratio of 1.49.
+    np.testing.assert_allclose(loss(far, 2.0), -2 * 1.2, rtol=1e-6)
+    assert not jax.grad(loss)(far, 2.0).any()
+    assert jax.grad(loss)(far, -2.0).all()
+
+
+def test_cispo_by_hand():
+    """The weight is cut, its token keeps a gradient: -min(ρ, 1.5) A."""
+    mask, old = jnp.ones((1, 2), bool), jnp.log(jnp.array([[0.25, 0.5]]))
+    spec = PolicySpec.cispo(clip_high=0.5)
+
+    def loss(logp):
+        return policy_loss(logp, old, jnp.array([2.0]), mask, spec)[0].value()
+
+    logp = jnp.log(jnp.array([[0.5, 0.6]]))  # Ratios 2 and 1.2.
+    want = -(1.5 * 2 * np.log(0.5) + 1.2 * 2 * np.log(0.6)) / 2
+    np.testing.assert_allclose(loss(logp), want, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(loss)(logp), [[-1.5, -1.2]], rtol=1e-5)
+
+
+def test_truncated_importance_sampling_by_hand():
+    """Old over sampled: 1.1 as it is, 3 cut to 2; both constant."""
+    old, mask = jnp.log(jnp.array([[0.55, 0.6]])), jnp.ones((1, 2), bool)
+    sampled = jnp.log(jnp.array([[0.5, 0.2]]))
+    spec = PolicySpec(beta=0.0, sampled_cap=2.0)
+
+    def loss(logp, sampled):
+        return policy_loss(logp, old, jnp.array([1.0]), mask, spec,
+                           logp_sampled=sampled)[0].value()
+
+    np.testing.assert_allclose(loss(old, sampled), -(1.1 + 2.0) / 2, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(loss)(old, sampled), [[-0.55, -1.0]], rtol=1e-5)
+    assert not jax.grad(loss, 1)(old, sampled).any()
+    with pytest.raises(InputError, match="sampled_cap"):
+        policy_loss(old, old, jnp.array([1.0]), mask, spec)
+
+
+def test_entropy_bonus_by_hand():
+    old, mask = jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([[True, False]])
+    spec = PolicySpec(beta=0.0, entropy=0.1)
+    entropy = jnp.array([[0.7, 99.0]])
+    loss = policy_loss(old, old, jnp.array([3.0]), mask, spec, entropy=entropy)[0].value()
+    np.testing.assert_allclose(loss, -(3.0 + 0.07), rtol=1e-6)
+    with pytest.raises(InputError, match="entrop"):
+        policy_loss(old, old, jnp.array([3.0]), mask, spec)
+
+
+def test_overlong_penalty_by_hand():
+    """A budget of 100 with a margin of 20."""
+    lengths = jnp.array([0.0, 80.0, 85.0, 90.0, 100.0])
+    np.testing.assert_allclose(overlong_penalty(lengths, 100, 20), [0, 0, -0.25, -0.5, -1])
+
+
+def test_direction_likelihood_by_hand():
+    """Cosines 1, 0 and -1 at κ = 3; no gradient along the prediction or into the latent."""
+    latents = jnp.array([[2.0, 0.0], [0.0, 5.0], [-1.0, 0.0]])
+    predicted = jnp.array([[3.0, 0.0]] * 3)
+    np.testing.assert_allclose(vmf_log_probs(latents, predicted, 3.0), [0, -3, -6], atol=1e-6)
+    total = lambda a, b: vmf_log_probs(a, b, 3.0).sum()
+    slope = jax.grad(total, 1)(latents, predicted)
+    np.testing.assert_allclose(slope, [[0, 0], [0, 1.0], [0, 0]], atol=1e-6)
+    assert not jax.grad(total)(latents, predicted).any()
+
+
+def test_a_bad_cap_names_its_field():
+    with pytest.raises(InputError, match="sampled_cap"):
+        PolicySpec(sampled_cap=-1.0)

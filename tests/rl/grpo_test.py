@@ -21,6 +21,7 @@ from fourd4d.parallel import host_to_global, make_mesh, use
 from fourd4d.rl.grpo import Experience, RLSpec, flat, gather, loss, policy_mask, rescore, update
 from fourd4d.rl.setup import policy_spec, trains_vision
 from fourd4d.sampling import generate, replay
+from fourd4d.sampling.tails import pack_tails, padding_share, score_packed
 from fourd4d.train import TrainState, state_from
 
 GROUP = 4
@@ -223,6 +224,53 @@ def test_vlpo_latents_move(rollout: Rollout) -> None:
     assert (np.asarray(other)[fed] < -1e-4).all()
 
 
+def test_long_responses_lose_reward(rollout: Rollout) -> None:
+    """Equal rewards differ once some responses come near the budget."""
+    spec = dataclasses.replace(RL, overlong=12)
+    rewards = np.ones((4, GROUP), np.float32)
+    assert not np.asarray(gathered(rollout, rewards=rewards)[0].advantages).any()
+    advantages = np.asarray(gathered(rollout, spec, rewards=rewards)[0].advantages)
+    lengths = np.asarray(rollout.mask).sum(1).reshape(4, GROUP)
+    loss = np.clip((lengths - 12) / 12, 0, 1)
+    assert (loss > 0).any() and (loss < 1).any()
+    for row in range(4):
+        order = np.argsort(loss[row], kind="stable")
+        assert (np.diff(advantages[row][order]) <= 1e-6).all()
+        assert advantages[row].any() == (loss[row].max() > loss[row].min())
+
+
+def test_directions_of_latents_move(rollout: Rollout) -> None:
+    spec = dataclasses.replace(RL, latent_kappa=1.0)
+    scored = functools.partial(rescore, graphdef=GRAPHDEF, spec=spec, sampling=SPEC)
+    same = flat(jax.jit(scored)(PARAMS, FROZEN, prompts(), None, rollout))
+    fed = np.asarray(rollout.latent_index) >= 0
+    np.testing.assert_allclose(np.asarray(same)[fed], 0, atol=1e-5)
+    mask = np.asarray(policy_mask(rollout, spec, SPEC))
+    assert mask[fed].all()
+
+
+def test_packed_responses_give_the_same_update(rollout: Rollout) -> None:
+    """Same weights after a step, whole and in parts, with a reader too; few places are empty."""
+    lengths = np.asarray(rollout.mask).sum(1).reshape(4, GROUP)
+    tails = pack_tails(lengths, SPEC.max_tokens)
+    assert (tails.source >= 0).sum() == lengths.sum() and padding_share(tails) < 0.5
+    assert tails.source.shape[1] < GROUP
+    packed, read = jax.jit(score_packed, static_argnums=4), prompts(reader="blind")
+    for batch in (prompts(), read):
+        wanted = jax.jit(replay, static_argnums=(3, 4))(MODEL, batch, rollout, SPEC, GROUP)
+        got, entropy, _ = packed(MODEL, batch, rollout, tails, SPEC)
+        np.testing.assert_allclose(got, wanted, atol=2e-5)
+        assert entropy[np.asarray(rollout.sampled)].all()
+    experience = gathered(rollout, PARTS)[0]
+    whole, learnt = updater(PARTS)(start_state(), experience, 0)
+    parts, again = updater(PARTS)(
+        start_state(), dataclasses.replace(experience, tails=tails), 0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole.params,
+                 parts.params)
+    for key in learnt:
+        np.testing.assert_allclose(learnt[key].value(), again[key].value(), atol=3e-5, err_msg=key)
+
+
 def test_minibatches_are_other_prompts(rollout: Rollout) -> None:
     spec = dataclasses.replace(RL, minibatches=2)
     experience, _ = gathered(rollout)
@@ -262,7 +310,9 @@ def test_variants_and_their_changes() -> None:
 
 
 @pytest.mark.parametrize("changes", [dict(group=1), dict(epochs=0), dict(minibatches=0),
-                                     dict(accumulate=0), dict(old="x"), dict(latent_sigma=-1.0)])
+                                     dict(accumulate=0), dict(old="x"), dict(latent_sigma=-1.0),
+                                     dict(slots=-1), dict(overlong=-1),
+                                     dict(latent_kappa=1.0, latent_sigma=1.0)])
 def test_bad_spec_names_its_field(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
         RLSpec(**changes)

@@ -84,6 +84,20 @@ def test_two_then_four_is_four(data: Path, straight: Any, tmp_path: Path, monkey
             train(tiny(data, tmp_path, steps=6, **changes))
 
 
+def test_fewer_slots_than_responses_draw_the_same(straight: Any, data: Path, tmp_path: Path,
+                                                  monkeypatch: Any) -> None:
+    """Four slots on two devices for eight responses: the first step is that of all at once."""
+    monkeypatch.setattr("fourd4d.rl.trainer.score", reward_by_length)
+    train(tiny(data, tmp_path, steps=1, **{"rl.slots": 4}))
+    (mine, *_), (whole, *_) = ([line for line in lines(folder) if "reward" in line]
+                               for folder in (tmp_path, straight[0]))
+    for name in ("reward", "response_length", "blocks", "truncated", "equal_groups"):
+        assert mine[name] == whole[name], name
+    assert mine["loss"] == pytest.approx(whole["loss"], abs=1e-4)
+    with pytest.raises(InputError, match="RLSpec.slots: 3 do not divide over 2 devices"):
+        train(tiny(data, tmp_path / "odd", steps=1, **{"rl.slots": 3}))
+
+
 def test_every_step_is_logged(straight: Any) -> None:
     rows = [line for line in lines(straight[0]) if "reward" in line]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]

@@ -19,10 +19,11 @@ class Chip:
 
 # Memory as the compiler grants it; operations as published.
 CHIPS: Final[Mapping[str, Chip]] = {
-    "v4": Chip(int(30.75 * GIB) // 2, 275e12 / 2),  # Its topology lists the two cores of a chip.
+    "v4": Chip(int(30.75 * GIB), 275e12),
     "v5e": Chip(int(15.75 * GIB), 197e12),
     "v5p": Chip(int(95.74 * GIB), 459e12),
     "v6e": Chip(int(31.25 * GIB), 918e12),
+    "tpu7x": Chip(int(94.75 * GIB), 2307e12 / 2),  # Its topology lists the two cores of a chip.
 }
 
 # By what a device calls itself; "TPU v4" is a whole chip.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 
 from fourd4d.core.batch import Batch, BatchShape
-from fourd4d.models import Thinker, preset, preset_protocol
+from fourd4d.core.errors import InputError
+from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.parallel import batch_axes
 from fourd4d.sampling import SamplingSpec
 
@@ -32,6 +33,9 @@ class Toy:
 
 def arguments(parser: argparse.ArgumentParser, prompts: int, tokens: int) -> None:
     parser.add_argument("--preset", default="tiny", help="tiny, 3b, 7b, 32b or 72b")
+    parser.add_argument("--layers", type=int, default=0, help="of the decoder; 0: the preset's")
+    parser.add_argument("--width", type=int, default=0,
+                        help="of the decoder, with heads and MLP in proportion; 0: the preset's")
     parser.add_argument("--param_dtype", default="float32", help="of stored parameters")
     parser.add_argument("--prompts", type=int, default=prompts, help="in a batch")
     parser.add_argument("--group", type=int, default=8, help="responses to each prompt")
@@ -51,9 +55,42 @@ def make(args: argparse.Namespace, endless: bool = False) -> Toy:
         max_tokens=args.tokens, vocab=_VOCAB, latent_start=_START, latent_pad=_PAD,
         latent_end=_STOP, ends=(_VOCAB,) if endless else (_END,), forbidden=(_PAD, _STOP),
         latent_size=protocol.latent_size, max_latents=args.tokens)
-    config = preset(args.preset).changed(param_dtype=args.param_dtype)
+    config = resized(preset(args.preset), args.layers, args.width).changed(
+        param_dtype=args.param_dtype)
     return Toy(Thinker(config, nnx.Rngs(args.seed)),
                Batch.fake(shape, protocol, vocab=_END, seed=args.seed), spec)
+
+
+def resized(config: ModelConfig, layers: int, width: int) -> ModelConfig:
+    """Another depth and width of the decoder, heads as wide as before; 0 changes nothing."""
+    d = config.decoder
+    width = width or d.width
+    if width % d.width:
+        raise InputError("--width", f"{width} is no multiple of the preset's {d.width}",
+                         "Use a multiple")
+    times = width // d.width
+    return dataclasses.replace(config, decoder=dataclasses.replace(
+        d, layers=layers or d.layers, width=width, heads=d.heads * times,
+        kv_heads=d.kv_heads * times, mlp=d.mlp * times))
+
+
+def tail_lengths(rows: int, budget: int, mean: float, seed: int) -> np.ndarray:
+    """Lengths with many short ones and a long tail: exponential, cut at the budget.
+
+    The scale is the one whose cut mean is ``mean``.
+
+    Raises:
+      InputError: a mean that is not between 1 and half the budget.
+    """
+    if not 1 < mean <= budget / 2:
+        raise InputError("--mean", f"{mean} of {budget} tokens", "Use 1 to half the budget")
+    low, high = 0.5, float(100 * budget)
+    for _ in range(100):
+        scale = (low + high) / 2
+        cut = scale * (1 - np.exp(-budget / scale))
+        low, high = (scale, high) if cut < mean else (low, scale)
+    drawn = np.random.default_rng(seed).exponential(scale, rows)
+    return np.clip(np.rint(drawn), 1, budget).astype(np.int32)
 
 
 def left_padded(batch: Batch) -> Batch:
@@ -73,8 +110,31 @@ def left_padded(batch: Batch) -> Batch:
 
 def row(batch: Batch, number: int) -> Batch:
     """One row of a batch."""
+    return rows(batch, np.array([number]))
+
+
+def rows(batch: Batch, numbers: np.ndarray) -> Batch:
+    """Some rows of a batch."""
     return jax.tree.map_with_path(
-        lambda path, x: np.take(x, [number], batch_axes(path, np.ndim(x)).index("batch")), batch)
+        lambda path, x: np.take(x, numbers, batch_axes(path, np.ndim(x)).index("batch")), batch)
+
+
+def alternating(calls: Sequence[Callable[[], Any]], repeats: int
+                ) -> tuple[list[float], list[float]]:
+    """Best wall and best processor time of each call, taken in turn after one that compiles.
+
+    Other work on the machine stretches the first, hardly the second.
+    """
+    best, busy = [float("inf")] * len(calls), [float("inf")] * len(calls)
+    for call in calls:
+        jax.block_until_ready(call())
+    for _ in range(repeats):
+        for number, call in enumerate(calls):
+            began, used = time.perf_counter(), time.process_time()
+            jax.block_until_ready(call())
+            best[number] = min(best[number], time.perf_counter() - began)
+            busy[number] = min(busy[number], time.process_time() - used)
+    return best, busy
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:

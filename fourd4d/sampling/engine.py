@@ -1,0 +1,655 @@
+"""Decoding without waiting: a response that ends gives its slot to the next one.
+
+The device holds *slots* (rows being decoded), *lanes* (prompts whose keys and values are held) and
+*tickets* (responses asked for: waiting, running or finished). One jitted loop, ``segment``, decodes
+a token in every slot a turn and refills slots from the queue of tickets by itself. It comes back
+when its turns are over, or when a lane is free for a prompt that the host has waiting; then the
+host admits prompts (``admit``, one prefill), collects finished tickets, cancels others.
+
+A response has the tokens, latents and log-probs of ``loop.generate``: its draws depend on its own
+key and the number of its token, and attention sums over the same keys in another order.
+
+Rows are dealt into ``shards`` groups of slots, lanes and tickets that never look at each other, so
+that a mesh that splits rows over its devices needs no exchange for any of this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from fourd4d.core.batch import Batch
+from fourd4d.core.errors import InputError
+from fourd4d.core.kv_cache import KVCache, SlotCache
+from fourd4d.core.rollout import Rollout
+from fourd4d.core.struct import AnyArray, pytree
+from fourd4d.models.prefix_attention import dealt
+from fourd4d.parallel import batch_axes, constrain, to_host
+from fourd4d.sampling.loop import (
+    Intervention,
+    Reader,
+    decide,
+    next_positions,
+    prefill,
+    prefill_reader,
+    reader_rows,
+    row_keys,
+)
+from fourd4d.sampling.spec import SamplingSpec
+
+# A recorded token and what it was, in one number: one scatter instead of three.
+_SAMPLED, _IMAGINED, _RECORDED = 1 << 28, 1 << 29, 1 << 30
+_TOKEN = _SAMPLED - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineShape:
+    """Static sizes, over all shards.
+
+    Attributes:
+      slots: responses decoded at once.
+      lanes: prompts held. Prompts whose last responses run long keep their lanes: a few times
+        ``slots / group`` keeps the slots busy.
+      group: most responses of one prompt.
+      tickets: responses waiting, running or not yet collected.
+      length: longest prompt, tokens.
+      reader: prompts may have a reader.
+      shards: groups of rows, see the module's text; divides the others.
+    """
+
+    slots: int
+    lanes: int
+    group: int
+    tickets: int
+    length: int
+    reader: bool = False
+    shards: int = 1
+
+    def __post_init__(self) -> None:
+        for field in ("slots", "lanes", "group", "tickets", "length", "shards"):
+            if getattr(self, field) < 1:
+                raise InputError(f"EngineShape.{field}", f"bad value {getattr(self, field)}",
+                                 "Use 1 or more")
+        for field in ("slots", "lanes", "tickets"):
+            if getattr(self, field) % self.shards:
+                raise InputError(f"EngineShape.{field}", f"{getattr(self, field)} do not divide "
+                                 f"over {self.shards} shards", "Use a multiple")
+
+    @property
+    def width(self) -> int:
+        """Slots that may look into one lane."""
+        return min(self.group, self.slots // self.shards)
+
+
+@pytree
+class Lanes:
+    """N prompts.
+
+    Attributes:
+      prefix: their keys and values.
+      hidden: of their last tokens.
+      start: M-RoPE id of the first token after them.
+      left: responses to each that have not ended; a lane with none is free.
+      reader_prefix, reads: the reader's keys and values, and which prompts have one.
+    """
+
+    prefix: SlotCache
+    hidden: Float[Array, "N D"]
+    start: Int[Array, "N"]
+    left: Int[Array, "N"]
+    reader_prefix: SlotCache | None
+    reads: Bool[Array, "N"] | None
+
+
+@pytree
+class Slots:
+    """B rows; see ``loop.State`` for the fields it shares. ``age``: tokens chosen so far."""
+
+    hidden: Float[Array, "B D"]
+    cache: SlotCache
+    block: Int[Array, "B"]
+    count: Int[Array, "B"]
+    age: Int[Array, "B"]
+    live: Bool[Array, "B"]
+    ticket: Int[Array, "B"]
+    lane: Int[Array, "B"]
+    reader: Reader | None
+
+
+@pytree
+class Tickets:
+    """R responses, numbered within their shard; so are their lanes.
+
+    Attributes:
+      limit: most tokens; 0 of none.
+      code: each token and what it was.
+      length: tokens recorded.
+      ended: by its end-of-turn token.
+      running: asked for and not finished.
+      queue: tickets in the order they were asked for, a ring; ``head`` is the next to start,
+        ``tail`` the next free place, both counted without end.
+    """
+
+    keys: Key[Array, "R"]
+    lane: Int[Array, "R"]
+    limit: Int[Array, "R"]
+    code: Int[Array, "R T"]
+    log_probs: Float[Array, "R T"]
+    latents: Float[Array, "R Q D"]
+    length: Int[Array, "R"]
+    ended: Bool[Array, "R"]
+    running: Bool[Array, "R"]
+    queue: Int[Array, "R"]
+    head: Int[Array, "shards"]
+    tail: Int[Array, "shards"]
+
+
+@pytree
+class EngineState:
+    """Everything on the device. ``turns``: tokens decoded in every slot so far; ``busy``: in how
+    many slots a turn decoded one, summed over turns."""
+
+    lanes: Lanes
+    slots: Slots
+    tickets: Tickets
+    turns: Int[Array, ""]
+    busy: Int[Array, ""]
+
+
+def _split(x: Array, shards: int) -> Array:
+    return x.reshape(shards, x.shape[0] // shards, *x.shape[1:])
+
+
+def _each(function: Callable[..., Any], shards: int, *trees: Any) -> Any:
+    """``function`` of every shard's part; what it gives is joined again."""
+    parts = jax.tree.map(lambda x: _split(x, shards), trees)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(function)(*parts))
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "shape", "spec"))
+def empty(graphdef: Any, states: tuple[Any, ...], shape: EngineShape, spec: SamplingSpec
+          ) -> EngineState:
+    """Nothing held, nothing asked for."""
+    model = nnx.merge(graphdef, *states)
+    like = jax.eval_shape(lambda: model.empty_cache(1, 1))
+    width, dtype = model.config.decoder.width, jnp.dtype(model.config.dtype)
+    b, n, r, t = shape.slots, shape.lanes, shape.tickets, spec.max_tokens
+
+    def zeros(rows: int, kind: Any = jnp.int32) -> Array:
+        return jnp.zeros(rows, kind)
+
+    def prompts() -> SlotCache:
+        return SlotCache.empty(like, n, shape.length)
+
+    def ring() -> SlotCache:
+        return SlotCache.empty(like, b, t)
+
+    reads = shape.reader and spec.max_blocks > 0
+    lanes = Lanes(prompts(), jnp.zeros((n, width), dtype), zeros(n), zeros(n),
+                  prompts() if reads else None, zeros(n, bool) if reads else None)
+    hidden = jnp.zeros((b, width), dtype)
+    slots = Slots(hidden, ring(), zeros(b), zeros(b), zeros(b), zeros(b, bool), zeros(b), zeros(b),
+                  Reader(hidden, ring(), zeros(b, bool)) if reads else None)
+    latents = max(spec.max_blocks, 1) * spec.latent_size
+    tickets = Tickets(
+        keys=row_keys(jax.random.key(0), r), lane=zeros(r), limit=zeros(r),
+        code=jnp.zeros((r, t), jnp.int32), log_probs=jnp.zeros((r, t)),
+        latents=jnp.zeros((r, latents, width), dtype), length=zeros(r), ended=zeros(r, bool),
+        running=zeros(r, bool), queue=zeros(r), head=zeros(shape.shards), tail=zeros(shape.shards))
+    return _laid_out(EngineState(lanes, slots, tickets, jnp.zeros((), jnp.int32),
+                                 jnp.zeros((), jnp.int32)))
+
+
+def _laid_out(state: EngineState) -> EngineState:
+    """Rows over the devices that split batches."""
+
+    def place(path: Any, x: Array) -> Array:
+        if not x.ndim or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return x
+        layers = getattr(path[-1], "name", "") in ("keys", "values")
+        return constrain(x, *((None,) if layers else ()), "batch",
+                         *(None,) * (x.ndim - 1 - layers))
+
+    return jax.tree.map_with_path(place, state)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "shape", "spec"), donate_argnames="state")
+def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Batch,
+          features: Any, where: Admission, shape: EngineShape, spec: SamplingSpec) -> EngineState:
+    """Reads prompts into free lanes and queues responses to them; one prompt of each shard."""
+    model = nnx.merge(graphdef, *states)
+    shards = shape.shards
+    hidden, prefix = prefill(model, batch, features)
+    lanes, lane = state.lanes, _split(where.lane, shards)
+
+    def store(into: Array, rows: Array, axis: int = 0) -> Array:
+        """One row into each shard's lane; no row where the lane is past the end."""
+        moved = jnp.moveaxis(into, axis, 0)
+        put = jax.vmap(lambda x, i, row: x.at[i].set(row.astype(x.dtype), mode="drop"))
+        new = put(_split(moved, shards), lane, _split(jnp.moveaxis(rows, axis, 0), shards))
+        return jnp.moveaxis(new.reshape(moved.shape), 0, axis)
+
+    def hold(into: SlotCache, read: KVCache) -> SlotCache:
+        spare = shape.length - read.keys.shape[2]
+        wide = ((0, 0), (0, 0), (0, spare), (0, 0), (0, 0))
+        return dataclasses.replace(
+            into,
+            keys=store(into.keys, jnp.pad(jnp.moveaxis(read.keys, 2, 4), [
+                (0, 0), (0, 0), (0, 0), (0, 0), (0, spare)]), 1),
+            values=store(into.values, jnp.moveaxis(jnp.pad(read.values, wide), 2, 3), 1),
+            segment_ids=store(into.segment_ids, jnp.pad(read.segment_ids, ((0, 0), (0, spare)))))
+
+    reader_prefix, reads = lanes.reader_prefix, lanes.reads
+    if reader_prefix is not None:
+        own = prefill_reader(model, batch)
+        if own is None:
+            reads = store(reads, jnp.zeros(shards, bool))
+        else:
+            reader_prefix = hold(reader_prefix, own)
+            reads = store(reads, reader_rows(batch, 1))
+    real = jnp.any(jnp.asarray(batch.segment_ids) != 0, axis=1)
+    limit = jnp.where(real[:, None], where.limit, 0)
+    count = jnp.sum(where.ticket < shape.tickets // shards, axis=1)
+    lanes = Lanes(hold(lanes.prefix, prefix), store(lanes.hidden, hidden),
+                  store(lanes.start, next_positions(batch)), store(lanes.left, count),
+                  reader_prefix, reads)
+    return _laid_out(dataclasses.replace(
+        state, lanes=lanes, tickets=_asked(state.tickets, where, limit, count, shape)))
+
+
+def _asked(tickets: Tickets, where: Admission, limit: Array, count: Array, shape: EngineShape
+           ) -> Tickets:
+    """The tickets of ``where`` as new, at the end of the queue."""
+    shards, r = shape.shards, shape.tickets // shape.shards
+
+    def write(into: Array, values: Any) -> Array:
+        put = jax.vmap(lambda x, i, v: x.at[i].set(v, mode="drop"))
+        values = jnp.broadcast_to(jnp.asarray(values), (*where.ticket.shape, *into.shape[1:]))
+        return put(_split(into, shards), where.ticket, values).reshape(into.shape)
+
+    place = tickets.tail[:, None] + jnp.arange(where.ticket.shape[1])
+    queue = jax.vmap(lambda q, i, v: q.at[jnp.where(v < r, i % r, r)].set(v, mode="drop"))(
+        _split(tickets.queue, shards), place, where.ticket).reshape(-1)
+    keys = jax.random.wrap_key_data(write(jax.random.key_data(tickets.keys),
+                                          jax.random.key_data(where.keys)))
+    return dataclasses.replace(
+        tickets, keys=keys, lane=write(tickets.lane, where.lane[:, None]),
+        limit=write(tickets.limit, limit), code=write(tickets.code, 0),
+        log_probs=write(tickets.log_probs, 0.0), latents=write(tickets.latents, 0),
+        length=write(tickets.length, 0), ended=write(tickets.ended, False),
+        running=write(tickets.running, True), queue=queue, tail=tickets.tail + count)
+
+
+@pytree
+class Admission:
+    """Where one prompt of each shard goes. D shards, G responses.
+
+    Attributes:
+      lane: within the shard; past the end where this shard admits nothing.
+      ticket: of each response, within the shard; past the end for none. Those asked for come
+        first.
+      keys: of the responses.
+      limit: most tokens of each.
+    """
+
+    lane: Int[AnyArray, "shards"]
+    ticket: Int[AnyArray, "shards G"]
+    keys: Key[AnyArray, "shards G"]
+    limit: Int[AnyArray, "shards G"]
+
+
+def _refilled(state: EngineState, shape: EngineShape) -> EngineState:
+    """Free slots take the next tickets of their shard's queue."""
+    s, t, shards = state.slots, state.tickets, shape.shards
+    r = shape.tickets // shards
+    free = _split(~s.live, shards)
+    rank = jnp.cumsum(free, axis=1) - free
+    take = free & (rank < (t.tail - t.head)[:, None])
+    place = jnp.where(take, (t.head[:, None] + rank) % r, 0)
+    ticket = jnp.where(take, dealt(t.queue, place), _split(s.ticket, shards))
+    lane = jnp.where(take, dealt(t.lane, ticket), _split(s.lane, shards))
+    limit = dealt(t.limit, ticket).reshape(-1)
+    hidden = dealt(state.lanes.hidden, lane).reshape(s.hidden.shape)
+    took, lane_B, ticket_B = (x.reshape(-1) for x in (take, lane, ticket))
+
+    def fresh(new: Any, old: Array) -> Array:
+        return jnp.where(took.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
+
+    def emptied(cache: SlotCache) -> SlotCache:
+        return dataclasses.replace(cache, segment_ids=fresh(0, cache.segment_ids))
+
+    reader = s.reader
+    if reader is not None:
+        assert state.lanes.reads is not None
+        reader = Reader(fresh(hidden, reader.hidden), emptied(reader.cache),
+                        fresh(dealt(state.lanes.reads, lane).reshape(-1), reader.rows))
+    slots = Slots(
+        hidden=fresh(hidden, s.hidden), cache=emptied(s.cache), block=fresh(0, s.block),
+        count=fresh(0, s.count), age=fresh(0, s.age), live=fresh(limit > 0, s.live),
+        ticket=ticket_B, lane=lane_B, reader=reader)
+    stillborn = took & (limit == 0)
+    return _released(dataclasses.replace(
+        state, slots=slots,
+        tickets=dataclasses.replace(t, head=t.head + jnp.sum(take, axis=1))), stillborn, shape)
+
+
+def _released(state: EngineState, gone: Bool[Array, "B"], shape: EngineShape) -> EngineState:
+    """The tickets of these slots are finished, and their lanes have one response less."""
+
+    def one(left: Array, running: Array, lane: Array, ticket: Array, gone: Array) -> Any:
+        return (left.at[jnp.where(gone, lane, left.shape[0])].add(-1, mode="drop"),
+                running.at[jnp.where(gone, ticket, running.shape[0])].set(False, mode="drop"))
+
+    left, running = _each(one, shape.shards, state.lanes.left, state.tickets.running,
+                          state.slots.lane, state.slots.ticket, gone)
+    return dataclasses.replace(
+        state, lanes=dataclasses.replace(state.lanes, left=left),
+        tickets=dataclasses.replace(state.tickets, running=running))
+
+
+def _lookups(slots: Slots, shape: EngineShape) -> tuple[Array, Array]:
+    """``rows`` and ``place`` of ``SlotCache``: live slots beside the others of their lane."""
+    b, n = shape.slots // shape.shards, shape.lanes // shape.shards
+
+    def one(lane: Array, live: Array) -> tuple[Array, Array]:
+        before = jnp.tril((lane[:, None] == lane) & live, -1)
+        place = jnp.where(live, lane * shape.width + jnp.sum(before, axis=1), n * shape.width)
+        rows = jnp.full(n * shape.width, b, jnp.int32).at[place].set(jnp.arange(b), mode="drop")
+        return rows.reshape(n, shape.width), place
+
+    return jax.vmap(one)(_split(slots.lane, shape.shards), _split(slots.live, shape.shards))
+
+
+def _turn(model: Any, state: EngineState, shape: EngineShape, spec: SamplingSpec,
+          intervene: Intervention | None, data: Any) -> EngineState:
+    """A token in every slot: chosen, recorded, fed."""
+    state = _refilled(state, shape)
+    s, t, lanes, shards = state.slots, state.tickets, state.lanes, shape.shards
+    ticket, lane = _split(s.ticket, shards), _split(s.lane, shards)
+
+    def of_ticket(x: Array) -> Array:
+        return dealt(x, ticket).reshape(-1, *x.shape[1:])
+
+    keys = jax.random.wrap_key_data(of_ticket(jax.random.key_data(t.keys)))
+    keys = jax.vmap(jax.random.fold_in)(keys, s.age)
+    # Only an intervention looks at what was fed before.
+    fed = t.latents[:1] if intervene is None else of_ticket(t.latents)
+    tokens, sampled, imagined, log_probs, latent = decide(
+        model, s, keys, fed, spec, intervene,
+        None if intervene is None else jax.tree.map(of_ticket, data))
+    ended = sampled & jnp.isin(tokens, jnp.asarray(spec.ends))
+
+    def record(code: Array, kept: Array, latents: Array, length: Array, finished: Array,
+               row: Array, live: Array, age: Array, count: Array, token: Array, log_prob: Array,
+               imagined: Array, latent: Array, ended: Array) -> Any:
+        row = jnp.where(live, row, len(code))
+        return (code.at[row, age].set(token, mode="drop"),
+                kept.at[row, age].set(log_prob, mode="drop"),
+                latents.at[row, jnp.where(imagined, count, latents.shape[1])].set(
+                    latent, mode="drop"),
+                length.at[row].set(age + 1, mode="drop"),
+                finished.at[row].set(ended, mode="drop"))
+
+    coded = tokens | _RECORDED | jnp.where(sampled, _SAMPLED, 0) | jnp.where(imagined, _IMAGINED, 0)
+    code, kept, latents, length, finished = _each(
+        record, shards, t.code, t.log_probs, t.latents, t.length, t.ended, s.ticket, s.live, s.age,
+        s.count, coded, log_probs, imagined, latent, ended)
+    embeds = model.embed(tokens[:, None], None, None, jnp.where(imagined, 0, -1)[:, None],
+                         latent[:, None])
+    start = dealt(lanes.start, lane).reshape(-1)
+    positions = jnp.broadcast_to((start + s.age)[None, :, None], (3, len(tokens), 1))
+    segments = s.live.astype(jnp.int32)[:, None]
+    rows, place = _lookups(s, shape)
+
+    def prompts(held: SlotCache) -> SlotCache:
+        return dataclasses.replace(held, rows=rows, place=place)
+
+    hidden, cache = model.decode(embeds, positions, segments, s.cache, prompts(lanes.prefix))
+    reader = s.reader
+    if reader is not None:
+        assert lanes.reader_prefix is not None
+        read, own = model.decode(embeds, positions, segments, reader.cache,
+                                 prompts(lanes.reader_prefix))
+        reader = Reader(read[:, 0], own, reader.rows)
+    starts = sampled & (tokens == spec.latent_start)
+    over = s.live & (ended | (s.age + 1 >= of_ticket(t.limit)))
+    slots = Slots(
+        hidden=hidden[:, 0], cache=cache,
+        block=jnp.where(starts, spec.latent_size + 1, jnp.maximum(s.block - 1, 0)),
+        count=s.count + imagined, age=s.age + 1, live=s.live & ~over, ticket=s.ticket, lane=s.lane,
+        reader=reader)
+    tickets = dataclasses.replace(t, code=code, log_probs=kept, latents=latents, length=length,
+                                  ended=finished)
+    return _released(EngineState(lanes, slots, tickets, state.turns + 1,
+                                 state.busy + jnp.sum(s.live)), over, shape)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "shape", "spec", "intervene"),
+                   donate_argnames="state")
+def segment(graphdef: Any, states: tuple[Any, ...], state: EngineState, turns: Int[AnyArray, ""],
+            waiting: Bool[AnyArray, "shards"], shape: EngineShape, spec: SamplingSpec,
+            intervene: Intervention | None = None, data: Any = None) -> EngineState:
+    """Decodes until nothing is left, ``turns`` are over, or a waiting prompt can have a lane.
+
+    Args:
+      waiting: shards for which the host has prompts.
+      data: for ``intervene``; every leaf has a first axis of tickets.
+    """
+    last = state.turns + turns
+
+    def goes_on(s: EngineState) -> Array:
+        room = jnp.any(_split(s.lanes.left == 0, shape.shards), axis=1) & waiting
+        work = jnp.any(s.slots.live) | jnp.any(s.tickets.head < s.tickets.tail)
+        return work & ~jnp.any(room) & (s.turns < last)
+
+    return jax.lax.while_loop(
+        goes_on,
+        lambda s: _turn(nnx.merge(graphdef, *states), s, shape, spec, intervene, data), state)
+
+
+@jax.jit
+def responses(tickets: Tickets) -> Rollout:
+    """All tickets as rows of a rollout; those never used are empty."""
+    code = tickets.code
+    mask, imagined = (code & _RECORDED) != 0, (code & _IMAGINED) != 0
+    return Rollout(
+        tokens=code & _TOKEN, mask=mask, sampled=(code & _SAMPLED) != 0,
+        log_probs=tickets.log_probs, latents=tickets.latents,
+        latent_index=jnp.where(imagined, jnp.cumsum(imagined, axis=1) - 1, -1),
+        truncated=(tickets.length > 0) & ~tickets.ended)
+
+
+@functools.partial(jax.jit, static_argnames="shape", donate_argnames="state")
+def stopped(state: EngineState, chosen: Bool[AnyArray, "R"], shape: EngineShape) -> EngineState:
+    """The chosen tickets decode no further; those that wait never start."""
+    mine = dealt(jnp.asarray(chosen), _split(state.slots.ticket, shape.shards)).reshape(-1)
+    gone = state.slots.live & mine
+    state = dataclasses.replace(
+        state, slots=dataclasses.replace(state.slots, live=state.slots.live & ~gone),
+        tickets=dataclasses.replace(
+            state.tickets, limit=jnp.where(chosen, 0, state.tickets.limit)))
+    return _released(state, gone, shape)
+
+
+class Engine:
+    """Decodes for a caller that brings prompts one by one and takes responses as they end.
+
+        engine = Engine(graphdef, states, shape, spec)
+        while True:
+            while requests and engine.room():
+                tickets = engine.add(prompt, keys)     # One prefill.
+            engine.run(turns=32, waiting=bool(requests))
+            for ticket, rollout in engine.collect():
+                ...
+
+    One compilation serves all of it, for prompts of one shape; another shape of prompt (at most
+    ``shape.length`` tokens) compiles another prefill only.
+
+    Args:
+      graphdef, states: ``graphdef, *states = nnx.split(model, …)``.
+      intervene, data: as in ``loop.sample``, every leaf of ``data`` with a first axis of tickets.
+    """
+
+    def __init__(self, graphdef: Any, states: tuple[Any, ...], shape: EngineShape,
+                 spec: SamplingSpec, *, intervene: Intervention | None = None, data: Any = None):
+        self.shape, self.spec = shape, spec
+        self._model = graphdef, states
+        self._intervene, self._data = intervene, data
+        self.state = empty(graphdef, states, shape, spec)
+        self._left = np.zeros((shape.shards, shape.lanes // shape.shards), np.int64)
+        # Tickets that nobody has asked for, or whose responses were collected.
+        self._unused = [list(range(shape.tickets // shape.shards)) for _ in range(shape.shards)]
+        self._open: set[int] = set()
+
+    def room(self, shard: int = 0) -> bool:
+        """Whether a lane and enough tickets for a whole group are free."""
+        return bool((self._left[shard] == 0).any()) and (
+            len(self._unused[shard]) >= self.shape.group)
+
+    def add(self, batch: Batch, keys: Key[AnyArray, "shards G"], *,
+            limits: Int[AnyArray, "shards G"] | None = None, features: Any = None,
+            present: Sequence[bool] | np.ndarray | None = None) -> list[list[int]]:
+        """Asks for responses to one prompt of each shard; their tickets, by shard.
+
+        Args:
+          batch: as many prompts as shards, a prompt a row; padding on either side.
+          keys: one of each response, at most ``shape.group`` of them.
+          limits: most tokens of each response; ``spec.max_tokens`` by default.
+          features: what ``model.encode`` gave for the prompts, if it ran already.
+          present: shards that really have one; by default all.
+
+        Raises:
+          InputError: no room, or too many responses or tokens.
+        """
+        shape, responses_each = self.shape, keys.shape[1]
+        present = [True] * shape.shards if present is None else present
+        full = [shard for shard in range(shape.shards) if present[shard] and not self.room(shard)]
+        if full:
+            raise InputError("Engine.add", f"no lane is free in shards {full}",
+                             "Run it until room() is true")
+        if responses_each > shape.group or batch.tokens.shape[1] > shape.length:
+            raise InputError("Engine.add", f"{responses_each} responses to {batch.tokens.shape[1]} "
+                             f"tokens; it was made for {shape.group} to {shape.length}",
+                             "Make it larger, or bring less")
+        if limits is None:
+            limits = np.full(keys.shape, self.spec.max_tokens)
+        limits = np.minimum(np.asarray(limits, np.int32), self.spec.max_tokens)
+        lane = np.full(shape.shards, self._left.shape[1], np.int32)
+        ticket = np.full(keys.shape, shape.tickets // shape.shards, np.int32)
+        for shard in np.flatnonzero(present):
+            lane[shard] = int(np.flatnonzero(self._left[shard] == 0)[0])
+            ticket[shard] = [self._unused[shard].pop(0) for _ in range(responses_each)]
+            self._left[shard, lane[shard]] = responses_each
+        where = Admission(lane, ticket, keys, limits)
+        self.state = admit(*self._model, self.state, batch, features, where, shape, self.spec)
+        each = shape.tickets // shape.shards
+        names = [[shard * each + int(t) for t in ticket[shard] if t < each]
+                 for shard in range(shape.shards)]
+        self._open.update(name for row in names for name in row)
+        return names
+
+    def run(self, turns: int | None = None,
+            waiting: bool | Bool[np.ndarray, "shards"] = False) -> bool:
+        """Decodes for some turns, or until all is done; whether anything is left to decode.
+
+        Args:
+          turns: most tokens of a slot; None for no bound.
+          waiting: come back as soon as a lane is free (of one of these shards).
+        """
+        shape = self.shape
+        most = np.iinfo(np.int32).max // 2 if turns is None else turns
+        self.state = segment(*self._model, self.state, np.int32(most),
+                             np.broadcast_to(np.asarray(waiting), shape.shards), shape, self.spec,
+                             self._intervene, self._data)
+        self._left = to_host(self.state.lanes.left).reshape(self._left.shape).astype(np.int64)
+        return bool(self._left.any())
+
+    def cancel(self, tickets: Sequence[int]) -> None:
+        """Stops responses; ``collect`` hands out what they had said by then, as truncated.
+
+        One that had not begun counts as finished at the next ``run``.
+        """
+        chosen = np.zeros(self.shape.tickets, bool)
+        chosen[list(tickets)] = True
+        self.state = stopped(self.state, chosen, self.shape)
+
+    def collect(self) -> list[tuple[int, Rollout]]:
+        """(ticket, its rollout of one row) of every finished response; its ticket is free again."""
+        running = to_host(self.state.tickets.running)
+        done = sorted(ticket for ticket in self._open if not running[ticket])
+        if not done:
+            return []
+        rollout = to_host(responses(self.state.tickets))
+        each = self.shape.tickets // self.shape.shards
+        for ticket in done:
+            self._open.remove(ticket)
+            self._unused[ticket // each].append(ticket % each)
+        return [(ticket, jax.tree.map(lambda x, t=ticket: x[t : t + 1], rollout))
+                for ticket in done]
+
+
+@functools.partial(jax.jit, static_argnames="shards")
+def _picked(tree: Any, index: Int[AnyArray, "shards"], shards: int) -> Any:
+    """Row ``index`` of every shard's rows of a batch or its features."""
+
+    def pick(path: Any, x: Any) -> Array:
+        x = jnp.asarray(x)
+        axis = batch_axes(path, x.ndim).index("batch")
+        rows = dealt(jnp.moveaxis(x, axis, 0), index[:, None])
+        return jnp.moveaxis(rows.reshape(shards, *rows.shape[2:]), 0, axis)
+
+    return jax.tree.map_with_path(pick, tree)
+
+
+def rollout(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec: SamplingSpec,
+            group: int = 1, *, slots: int, lanes: int = 0, shards: int = 1, features: Any = None,
+            limits: Int[AnyArray, "R"] | None = None, intervene: Intervention | None = None,
+            data: Any = None, on_segment: Callable[[Engine], None] | None = None) -> Rollout:
+    """``loop.generate`` with no more than ``slots`` rows at once, none of which waits for others.
+
+    Args:
+      slots: responses decoded at once, over all shards.
+      lanes: prompts held at once; 0 for four times as many as fill the slots.
+      shards: devices that the prompts' rows are split over.
+      limits: most tokens of each response.
+      data: for ``intervene``; every leaf has a first axis of responses.
+      on_segment: called after every segment, to show progress.
+    """
+    prompts = batch.tokens.shape[0]
+    own, rows = prompts // shards, prompts * group
+    slots = min(slots, rows)
+    width = min(group, slots // shards)
+    lanes = min(lanes or 4 * -(-slots // width), prompts)
+    lanes = -(-lanes // shards) * shards
+    shape = EngineShape(slots=slots, lanes=lanes, group=group, tickets=rows,
+                        length=batch.tokens.shape[1], reader=batch.reader is not None,
+                        shards=shards)
+    engine = Engine(graphdef, states, shape, spec, intervene=intervene, data=data)
+    keys = row_keys(rng, rows).reshape(shards, own, group)
+    most = np.full(rows, spec.max_tokens) if limits is None else np.asarray(limits)
+    most = most.reshape(shards, own, group)
+    everyone = range(shards)
+    following = np.zeros(shards, np.int32)
+    while True:
+        while True:
+            present = np.array([following[d] < own and engine.room(d) for d in everyone])
+            if not present.any():
+                break
+            at = np.minimum(following, own - 1)
+            one, seen = _picked((batch, features), at, shards)
+            mine = np.arange(shards), at
+            engine.add(one, keys[mine], limits=most[mine], features=seen, present=present)
+            following += present
+        left = engine.run(waiting=following < own)
+        if on_segment is not None:
+            on_segment(engine)
+        if not left and (following == own).all():
+            return responses(engine.state.tickets)

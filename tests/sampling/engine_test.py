@@ -1,0 +1,202 @@
+"""Slots refilled as rows end: every response is the static loop's, whatever its company."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers.sampling import PROTOCOL, SPEC, START, prompts, take_rows, thinker
+
+from fourd4d.core.errors import InputError
+from fourd4d.core.rollout import Rollout
+from fourd4d.parallel import host_to_global, make_mesh, to_host, use
+from fourd4d.sampling import Engine, EngineShape, SamplingSpec, generate, rollout, row_keys
+from fourd4d.sampling.engine import segment
+from fourd4d.sampling.interventions import swap
+
+RNG = jax.random.key(6)
+GRAPHDEF, STATE = nnx.split(thinker())
+MODEL = GRAPHDEF, (STATE,)
+
+
+def check_same(got: Rollout, want: Rollout, rows: Any = slice(None)) -> None:
+    for name in ("tokens", "mask", "sampled", "latent_index", "truncated"):
+        np.testing.assert_array_equal(getattr(got, name), np.asarray(getattr(want, name))[rows],
+                                      err_msg=name)
+    for name in ("latents", "log_probs"):
+        np.testing.assert_allclose(getattr(got, name), np.asarray(getattr(want, name))[rows],
+                                   atol=1e-4, err_msg=name)
+
+
+def padded(**kwargs: Any) -> Any:
+    """Six prompts, the third of padding only."""
+    batch = prompts(6, **kwargs)
+    segments = batch.segment_ids.copy()
+    segments[2] = 0
+    batch = dataclasses.replace(batch, segment_ids=segments)
+    if batch.reader is not None:
+        read = batch.reader.segment_ids.copy()
+        read[1:3] = 0  # The second prompt's imaginer says everything.
+        batch = dataclasses.replace(
+            batch, reader=dataclasses.replace(batch.reader, segment_ids=read))
+    return batch
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"temperature": 0.0}, {"imagery": False}, {"max_latents": 3}, {"top_p": 0.8},
+], ids=["plain", "greedy", "text_only", "full_buffer", "top_p"])
+def test_every_response_is_the_static_loops(changes: dict[str, Any]) -> None:
+    spec, batch = dataclasses.replace(SPEC, **changes), padded()
+    want = generate(*MODEL, batch, RNG, spec, 4)
+    got = rollout(*MODEL, batch, RNG, spec, 4, slots=5, lanes=3)
+    check_same(got, want)
+    if not changes:
+        starts = np.sum(np.asarray(want.tokens) == START, axis=1)
+        assert {0, 1, 3} <= set(starts.tolist()) and want.truncated.any()
+        assert len(set(np.asarray(want.mask).sum(1).tolist())) > 4
+
+
+@pytest.mark.parametrize(("slots", "lanes", "group"), [(1, 1, 4), (3, 6, 4), (24, 6, 4), (4, 2, 1)])
+def test_slots_lanes_and_groups_do_not_matter(slots: int, lanes: int, group: int) -> None:
+    batch = padded(left=True)
+    check_same(rollout(*MODEL, batch, RNG, SPEC, group, slots=slots, lanes=lanes),
+               generate(*MODEL, batch, RNG, SPEC, group))
+
+
+def test_with_readers() -> None:
+    batch = padded(reader="blind")
+    want = generate(*MODEL, batch, RNG, SPEC, 4)
+    check_same(rollout(*MODEL, batch, RNG, SPEC, 4, slots=5, lanes=3), want)
+    plain = generate(*MODEL, padded(), RNG, SPEC, 4)
+    assert (np.asarray(plain.tokens) != np.asarray(want.tokens)).any()
+
+
+def test_interventions_see_their_own_rows() -> None:
+    """Each response is fed the latents recorded for it, and sees what it was fed."""
+    batch, natural = padded(), generate(*MODEL, padded(), RNG, SPEC, 4)
+    other = jnp.asarray(natural.latents)[::-1] + 0.1
+
+    def both(imagined: Any, data: Any) -> Any:
+        return swap(imagined, data) + 0.5 * imagined.fed.sum(1)
+
+    want = generate(*MODEL, batch, RNG, SPEC, 4, both, other)
+    got = rollout(*MODEL, batch, RNG, SPEC, 4, slots=5, lanes=3, intervene=both, data=other)
+    check_same(got, want)
+    assert np.abs(np.asarray(want.latents - natural.latents)).max() > 0.1
+
+
+def test_on_four_devices(devices: Any) -> None:
+    """Rows, lanes and responses stay on their devices; nothing else changes."""
+    batch = prompts(8)
+    want = generate(*MODEL, batch, RNG, SPEC, 4)
+    mesh = make_mesh("data=2,fsdp=2", devices[:4])
+    with use(mesh):
+        got = rollout(*MODEL, host_to_global(batch, mesh), RNG, SPEC, 4, slots=8, lanes=8,
+                      shards=4)
+    assert len(got.tokens.sharding.device_set) == 4 and not got.tokens.is_fully_replicated
+    check_same(to_host(got), want)
+
+
+def test_limits_end_a_response_alone() -> None:
+    batch, limits = prompts(), np.arange(16) % 9
+    want = generate(*MODEL, batch, RNG, SPEC, 4)
+    got = to_host(rollout(*MODEL, batch, RNG, SPEC, 4, slots=3, lanes=2, limits=limits))
+    kept = np.asarray(want.mask) & (np.arange(SPEC.max_tokens) < limits[:, None])
+    np.testing.assert_array_equal(got.mask, kept)
+    np.testing.assert_array_equal(got.tokens, np.where(kept, want.tokens, 0))
+    np.testing.assert_array_equal(
+        got.truncated, (limits > 0) & ((want.mask.sum(1) > limits) | want.truncated))
+
+
+def test_slots_never_wait() -> None:
+    """Turns are what the longest schedule of full slots needs, far from the static loop's."""
+    batch, seen = prompts(6), []
+    limits = np.tile([2, 3, 4, SPEC.max_tokens], 6)
+    got = rollout(*MODEL, batch, RNG, dataclasses.replace(SPEC, ends=(99,)), 4, slots=4, lanes=6,
+                  limits=limits, on_segment=lambda engine: seen.append(engine.state))
+    turns, busy, total = int(seen[-1].turns), int(seen[-1].busy), int(limits.sum())
+    assert int(got.mask.sum()) == total == busy
+    assert total / 4 <= turns < total / 4 + SPEC.max_tokens < 0.6 * 6 * SPEC.max_tokens
+
+
+def shape_of(batch: Any, **changes: Any) -> EngineShape:
+    return EngineShape(**{"slots": 2, "lanes": 2, "group": 4, "tickets": 8,
+                          "length": batch.tokens.shape[1] + 3, **changes})
+
+
+def test_requests_come_and_go_between_segments() -> None:
+    """As a server would: prompts of two lengths, one at a time, some of them cancelled."""
+    batch, short = prompts(6), prompts(2, length=9, seed=3)
+    keys = row_keys(RNG, 32).reshape(8, 1, 4)
+    want = generate(*MODEL, batch, keys[:6].reshape(-1), SPEC, 4)
+    small = generate(*MODEL, short, keys[6:].reshape(-1), SPEC, 4)
+    requests = [(take_rows(batch, slice(i, i + 1)), keys[i]) for i in range(6)] + [
+        (take_rows(short, slice(i, i + 1)), keys[6 + i]) for i in range(2)]
+    engine = Engine(*MODEL, shape_of(batch), SPEC)
+    origin: dict[int, tuple[int, int]] = {}
+    answers: dict[tuple[int, int], Rollout] = {}
+    number, compiled = 0, None
+    while number < len(requests) or origin:
+        while number < len(requests) and engine.room():
+            (tickets,) = engine.add(*requests[number])
+            origin |= {ticket: (number, i) for i, ticket in enumerate(tickets)}
+            if number == 1:  # One of its responses runs, another one still waits.
+                engine.run(turns=3)
+                engine.cancel([t for t, (n, i) in origin.items() if n == 0 and i == 0])
+                engine.cancel(tickets[-1:])
+            number += 1
+        engine.run(turns=5, waiting=number < len(requests))
+        compiled = compiled or segment._cache_size()  # type: ignore[attr-defined]
+        for ticket, answer in engine.collect():
+            answers[origin.pop(ticket)] = answer
+    assert segment._cache_size() == compiled  # type: ignore[attr-defined]
+    assert len(answers) == 32
+    for (n, i), answer in answers.items():
+        if (n, i) == (1, 3):
+            assert not answer.mask.any() and not answer.truncated.any()
+        elif (n, i) == (0, 0):
+            length = answer.mask.sum()
+            assert 0 < length <= 3
+            np.testing.assert_array_equal(answer.tokens[0, :length], want.tokens[0, :length])
+        else:
+            whole, row = (want, 4 * n + i) if n < 6 else (small, 4 * (n - 6) + i)
+            check_same(answer, whole, slice(row, row + 1))
+
+
+def test_what_has_no_room_is_refused() -> None:
+    batch = prompts(2)
+    one, keys = take_rows(batch, slice(0, 1)), row_keys(RNG, 4).reshape(1, 4)
+    engine = Engine(*MODEL, shape_of(batch, tickets=4, lanes=1), SPEC)
+    with pytest.raises(InputError, match="responses"):
+        engine.add(one, row_keys(RNG, 5).reshape(1, 5))
+    with pytest.raises(InputError, match="16 tokens"):
+        engine.add(prompts(1, length=16), keys)
+    engine.add(one, keys)
+    assert not engine.room()
+    with pytest.raises(InputError, match="no lane is free"):
+        engine.add(one, keys)
+    engine.run()
+    assert not engine.room(), "finished tickets are not handed out before they are collected"
+    assert len(engine.collect()) == 4 and engine.room()
+
+
+@pytest.mark.parametrize("changes", [
+    dict(slots=0), dict(lanes=0), dict(tickets=6, slots=4, lanes=4, shards=4)])
+def test_bad_shape_names_its_field(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(changes))):
+        shape_of(prompts(1), **changes)
+
+
+def test_spec_of_protocol_keeps_codes_apart() -> None:
+    """Token ids share an integer with three flags."""
+    from fourd4d.sampling import engine
+
+    assert isinstance(SPEC, SamplingSpec) and PROTOCOL.latent_size
+    flags = engine._SAMPLED, engine._IMAGINED, engine._RECORDED
+    assert len({flag.bit_length() for flag in flags}) == 3 and max(flags) < 2**31
+    assert all(flag > engine._TOKEN for flag in flags) and engine._TOKEN > 2**24
