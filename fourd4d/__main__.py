@@ -12,6 +12,7 @@ COMMANDS = {
     "dift": "fine-tuning: text and imagery supervised together",
     "rl": "4DRL: outcome rewards, policy gradient on text tokens",
     "eval": "scores a checkpoint on multiple-choice questions about videos",
+    "eval probe": "asks whether a checkpoint's answers depend on what it imagines",
     "convert": "checkpoints to and from Hugging Face safetensors",
     "bench": "measurements: speed, parity, replay, memory",
 }

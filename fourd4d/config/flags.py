@@ -72,7 +72,7 @@ def configs_of(module: str, folder: Path = SHIPPED) -> list[str]:
     found = []
     for path in sorted(folder.glob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        if re.search(rf"python -m {re.escape(module)}(?![\w.])", text):
+        if re.search(rf"python -m {re.escape(module)}(?![\w.]| [a-z])", text):
             found.append(f"configs/{path.name}")
     return found
 

@@ -16,7 +16,7 @@ from fourd4d.train import NonFiniteError
 
 
 def launch(run: Callable[[Any], Any], default: str | None = None,
-           sections: Mapping[str, type] | None = None) -> None:
+           sections: Mapping[str, type] | None = None, command: str = "") -> None:
     """The body of an entry point: reads ``--config``, runs, and says bad input in one line.
 
     So do a full disk, a file or folder that cannot be used, and a run that diverged.
@@ -25,6 +25,7 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
       run: takes the locked config.
       default: config file when the command names none.
       sections: sections of the config in which any field of a dataclass may be given.
+      command: the word after the module on the command line, if any.
     """
     flag = define(flags.FLAGS, sections)
 
@@ -40,7 +41,7 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
             sys.exit(str(error))
 
     app.run(main, flags_parser=lambda argv: read_flags(
-        argv, flags.FLAGS, default, _module()))
+        argv, flags.FLAGS, default, f"{_module()} {command}".strip()))
 
 
 def _module() -> str:

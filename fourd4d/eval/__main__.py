@@ -1,11 +1,15 @@
 """Scores a checkpoint: ``python -m fourd4d.eval --config=configs/eval_heldout.py …``.
 
+``python -m fourd4d.eval probe --config=configs/probe_heldout.py …`` asks whether its answers depend
+on what it imagines; see ``probes``.
+
 Below ``config.out`` it leaves ``items-*.jsonl`` (one log per shard; a stopped run resumes),
 ``result.json`` and ``page.html`` (both once every shard is complete).
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,4 +135,10 @@ def main(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    launch(main)
+    if sys.argv[1:2] == ["probe"]:
+        from fourd4d.eval.probes.__main__ import main as probe
+
+        del sys.argv[1]
+        launch(probe, command="probe")
+    else:
+        launch(main)

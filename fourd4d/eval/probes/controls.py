@@ -24,7 +24,7 @@ from PIL import Image
 from fourd4d.core import jsonl
 from fourd4d.core.batch import Batch
 from fourd4d.core.sample import IMAGE_MARK, LETTERS, Sample
-from fourd4d.data.collate import bucketed_shape, collate
+from fourd4d.data.collate import collate, shape_for
 from fourd4d.data.pipeline import PrepareExample
 from fourd4d.data.source import JsonlSource
 from fourd4d.eval.items import read_items
@@ -46,7 +46,9 @@ _COLOURS: Final = {"Red": (220, 40, 40), "Green": (40, 180, 60), "Blue": (40, 70
 _TASKS: Final = ("positive", "negative")
 _SPEC: Final = EvalSpec(max_tokens=48, max_latents=2, rows=32, length_step=16)
 _ARMS: Final = ("zero", "swap_other", "oracle", "donor_oracle")
-_RATE, _ROWS, _ENOUGH = 3e-3, 32, 0.01
+_RATE, _ROWS, _ENOUGH = 4e-3, 16, 0.02
+_SMALL: Final = dict(width=64, layers=2, heads=4, kv_heads=2, head_dim=16, mlp=128,
+                     mrope_sections=(1, 2, 5))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +124,7 @@ def fit(root: Path, control: ControlSpec = ControlSpec(), progress: Progress = s
     mesh = make_mesh("single", jax.local_devices()[:1])
     with use(mesh):
         bundle = fresh("tiny", mesh, control.seed, protocol=dict(
-            latent_size=1, reader="blind", suffix="none"))
+            latent_size=1, reader="blind", suffix="none"), decoder=_SMALL)
         batches = _batches(root, bundle.processor, control)
         graphdef, tree = bundle.graphdef, bundle.tree
         frozen, params = nnx.split_state(tree, lambda path, _: path[0] == "vision", ...)
@@ -167,9 +169,8 @@ def _batches(root: Path, processor: Processor, control: ControlSpec
     sources = [write_task(root / "fit", task, control.rows, control.seed + 1) for task in _TASKS]
     rows = [(prepare(source[i]), told) for i in range(control.rows)
             for told, source in enumerate(sources)]
-    shape = bucketed_shape([example for example, _ in rows])
     size = min(_ROWS, len(rows))
-    shape = dataclasses.replace(shape, rows=size)
+    shape = shape_for([example for example, _ in rows], size, round_to=8)
     return [(collate([example for example, _ in part], shape, processor.protocol),
              np.array([bool(told) for _, told in part]))
             for part in (rows[i : i + size] for i in range(0, len(rows) - size + 1, size))]
