@@ -158,7 +158,7 @@ ARMS: Final[Mapping[str, Arm]] = {
 """All interventions by name, in the order in which they run."""
 
 
-def tiled(latents: Latents, count: int) -> Latents:
+def tiled(latents: Latents, count: int) -> Float[np.ndarray, "N D"]:
     """``count`` latents: the given ones over and over; zeros for none."""
     if not len(latents):
         return np.zeros((count, latents.shape[-1]), np.float32)
