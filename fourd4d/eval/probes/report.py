@@ -55,12 +55,12 @@ def _follow(of: Mapping[str, Any]) -> str:
 def arm_rows(arms: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """A row for each intervention: title, items, effects with intervals."""
     return [[ARMS[name].title, str(of["items"]), points(of, "accuracy_delta"),
-             nats(of, "letter_logp_delta"), nats(of, "text_logp_delta"), share(of, "flip_rate"),
-             _follow(of)] for name, of in arms.items()]
+             _follow(of), share(of, "flip_rate"), nats(of, "letter_logp_delta"),
+             nats(of, "text_logp_delta")] for name, of in arms.items()]
 
 
-HEADER = ("fed instead", "items", "accuracy, points", "right letter, nats", "own words, nats",
-          "flips, %", "donor's answer, %")
+HEADER = ("fed instead", "items", "accuracy, points", "donor's answer, %", "flips, %",
+          "right letter, nats", "own words, nats")
 
 
 def likeness_rows(found: Mapping[str, Any]) -> list[list[str]]:
