@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
     # Names of interventions, such as ("zero", "swap_other"); none for all of them.
     config.probe = ConfigDict(dict(arms=(), seed=0, draws=2000, linear=True))
     with config.unlocked():
-        del config.shards, config.shard  # One process sees all items.
+        del config.shards, config.shard, config.imagery_items  # One process sees all items.
     return config

@@ -26,7 +26,8 @@ from fourd4d.data.source import Source, open_source
 from fourd4d.eval import report
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, ItemLog, Record, read_items, read_log, shard, spread
-from fourd4d.eval.runner import EvalSpec, Subject, run
+from fourd4d.eval.probes.diagnosis import add_diagnosis, diagnose, recorder, stores
+from fourd4d.eval.runner import EvalSpec, Observe, Subject, run
 from fourd4d.pages import Page
 from fourd4d.parallel import make_mesh, start, use
 from fourd4d.pretrained.open import open_checkpoint
@@ -59,32 +60,38 @@ def evaluate(config: Any) -> dict[str, Any] | None:
     index = config.shard if config.shards else jax.process_index()
     logs = [out / f"items-{i:05d}-of-{count:05d}.jsonl" for i in range(count)]
     shown = spread(items, config.page_items)
-    maps = MapStore(out / "maps")
+    maps, (latents, targets) = MapStore(out / "maps"), stores(out)
+    looked_at = spread(items, config.imagery_items)
+    watch = recorder(latents, {item.key for item in [*looked_at, *shown]}) if looked_at else None
     mine = shard(items, index, count)
     with ItemLog(logs[index], header, config.retry_failed) as log:
-        answer(subject, source, mine, spec, log, maps, shown)
+        answer(subject, source, mine, spec, log, maps, shown, watch)
     records = gather(logs, header)
     if len(records) < len(items):
         plain_console().print(f"{len(records)} of {len(items)} items are in {out}; the result is "
                               "written by the shard that finishes last", soft_wrap=True)
         return None
 
+    imagery: dict[str, Any] = {"images": 0, "warnings": []}
+    facts: dict[str, list[str]] = {}
+    if looked_at:
+        imagery, facts = diagnose(subject, source, looked_at, spec, latents, targets, records)
     result = {
         "model": config.checkpoint, **header, **report.summarise(items, records),
-        "benchmark": config.data, "config": config.to_dict(), **environment(),
+        "imagery": imagery, "benchmark": config.data, "config": config.to_dict(), **environment(),
     }
     report.write_json(out / "result.json", result)
     lead = (f"{len(items)} items of {config.data}, answered by {config.checkpoint} "
             f"{'greedily' if not spec.temperature else f'at temperature {spec.temperature:g}'}.")
-    page = report.add_summary(Page(config.title, lead), result)
+    page = add_diagnosis(report.add_summary(Page(config.title, lead), result), imagery)
     page.add_cards("Items", report.cards(source, shown, records, maps, bundle.processor.protocol,
-                                         spec.assumed_fps or None), report.CARDS_NOTE)
+                                         spec.assumed_fps or None, facts), report.CARDS_NOTE)
     page.write(out / "page.html")
     return result
 
 
 def answer(subject: Subject, source: Source, items: list[Item], spec: EvalSpec, log: ItemLog,
-           maps: MapStore, shown: list[Item]) -> None:
+           maps: MapStore, shown: list[Item], watch: Observe | None = None) -> None:
     """Runs what the log lacks, under a progress bar."""
     done = sum(item.key in log.records for item in items)
     right = sum(record["correct"] for record in log.records.values())
@@ -92,7 +99,7 @@ def answer(subject: Subject, source: Source, items: list[Item], spec: EvalSpec, 
                TimeRemainingColumn(), TextColumn("{task.fields[right]} right"))
     with Progress(*columns, console=plain_console(stderr=True)) as progress:
         task = progress.add_task("eval", total=len(items), completed=done, right=right)
-        for record in run(subject, source, items, spec, log, maps=maps,
+        for record in run(subject, source, items, spec, log, observe=watch, maps=maps,
                           keep={item.key for item in shown}):
             right += record["correct"]
             progress.update(task, advance=1, right=right)
@@ -122,6 +129,8 @@ def show(result: dict[str, Any], out: str) -> None:
             report.percent(part["lenient_accuracy"]), report.percent(part["chance_adjusted"]))
     console = plain_console()
     console.print(table)
+    for line in result["imagery"]["warnings"]:
+        console.print(line, soft_wrap=True)
     console.print(f"{out}/page.html  {out}/result.json", soft_wrap=True)
     if result["failed"]:
         console.print(f"could not be run, counted as wrong: {len(result['failed'])}; "
