@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.shards = 0  # 0: one shard per host of this job.
     config.shard = 0
     config.page_items = 24
+    config.imagery_items = 256  # Whose mental images are held against their targets; 0 is none.
     config.title = "Held-out questions"
 
     config.eval = ConfigDict(dict(

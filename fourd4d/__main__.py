@@ -13,6 +13,7 @@ COMMANDS = {
     "rl": "4DRL: outcome rewards, policy gradient on text tokens",
     "eval": "scores a checkpoint on multiple-choice questions about videos",
     "experiments": "trainings that differ in one thing, several seeds each, in one table",
+    "eval probe": "asks whether a checkpoint's answers depend on what it imagines",
     "convert": "checkpoints to and from Hugging Face safetensors",
     "bench": "measurements: speed, parity, replay, memory",
 }

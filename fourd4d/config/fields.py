@@ -49,7 +49,7 @@ DIFT: Final[Lines] = _TRAINER | {
 
 RL: Final[Lines] = _TRAINER | {
     "imagery": "false never imagines: the text-only baseline.",
-    "variant": "of the policy loss: grpo, dr_grpo, dapo, gspo or cispo; fields of policy override it.",
+    "variant": "of the loss: grpo, dr_grpo, dapo, gspo or cispo; fields of policy override it.",
     "rewards.answer": "reward of the right option.",
     "rewards.format": "reward of a well-formed response.",
     "rewards.functions": "your own, module:name or module:name=weight each.",
@@ -81,7 +81,38 @@ EVAL: Final[Lines] = {
     "shards": "parts of the work that run apart; 0 makes one of each host of this job.",
     "shard": "which of them this run is, from 0 on.",
     "page_items": "items shown on the page.",
+    "imagery_items": "items whose mental images are held against their targets; 0 for none.",
     "title": "of the page.",
+}
+
+PROBE: Final[Lines] = EVAL | {
+    "text_only": "checkpoint that answers without mental images, measured beside; or empty.",
+    "text_only_step": "of that checkpoint; 0 takes the newest.",
+    "controls": "check the probe itself on planted tasks.",
+    "probe.arms": "names of interventions; none for all.",
+    "probe.seed": "of donors, noise and the bootstrap.",
+    "probe.draws": "of the bootstrap.",
+    "probe.linear": "fit linear probes of what latents say.",
+}
+
+EXPERIMENTS: Final[Lines] = {
+    "workdir": "folder of every run, the table and the page; the same command goes on from there.",
+    "base": "checkpoint that every arm starts from.",
+    "recipe": "DIFT config, by name or path, that takes the arm after a colon.",
+    "latent_size": "latents of a mental image in the recipe.",
+    "arms": "what stands where a mental image would stand.",
+    "seeds": "one run of every arm each.",
+    "synth": "config of the questions, by name or path.",
+    "train_clips": "simulated clips to train on.",
+    "test_clips": "simulated clips that are asked about.",
+    "start": "number of the first clip that is asked about.",
+    "phases": "kind of rows and updates, one after the other, as aloud:660.",
+    "training.mesh": "cpu, single, gpu-node, pod, or sizes such as data=2,fsdp=-1.",
+    "training.batch": "examples of an update.",
+    "evaluation": "config of the evaluation, by name or path.",
+    "budget.max_tokens": "most tokens of a response, latents included.",
+    "budget.max_latents": "most latents of a response.",
+    "probe": "config of the probe for the arms that imagine; empty for none.",
 }
 
 SYNTH: Final[Lines] = {

@@ -75,7 +75,7 @@ def configs_of(module: str, folder: Path = SHIPPED) -> list[str]:
     for path in sorted(folder.glob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         given = "" if module == f"fourd4d.{path.stem}" else rf" .*--config=configs/{path.name}"
-        if re.search(rf"python -m {re.escape(module)}(?![\w.]){given}", text):
+        if re.search(rf"python -m {re.escape(module)}(?![\w.]| [a-z]){given}", text):
             found.append(f"configs/{path.name}")
     return found
 

@@ -22,7 +22,8 @@ _NOTHING: Final = Help()
 
 
 def launch(run: Callable[[Any], Any], default: str | None = None,
-           sections: Mapping[str, type] | None = None, about: Help = _NOTHING) -> None:
+           sections: Mapping[str, type] | None = None, about: Help = _NOTHING,
+           command: str = "") -> None:
     """The body of an entry point: reads ``--config``, runs, and says bad input in one line.
 
     So do a full disk, a file or folder that cannot be used, and a run that diverged.
@@ -32,6 +33,7 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
       default: config file when the command names none.
       sections: sections of the config in which any field of a dataclass may be given.
       about: what ``--help`` says of the fields.
+      command: the word after the module on the command line, if any.
     """
     if help.asked(sys.argv[1:]):
         tell(default, sections or {}, about)
@@ -50,7 +52,7 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
             sys.exit(str(error))
 
     app.run(main, flags_parser=lambda argv: read_flags(
-        argv, flags.FLAGS, default, _module()))
+        argv, flags.FLAGS, default, f"{_module()} {command}".strip()))
 
 
 def tell(default: str | None, sections: Mapping[str, type], about: Help) -> None:

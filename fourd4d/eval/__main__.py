@@ -3,6 +3,10 @@
 ``python -m fourd4d.eval compare A B`` compares two result folders, item by item.
 
 A benchmark in its own files: ``--config.benchmark=NAME --config.root=DIR`` (``eval.benchmarks``).
+
+``python -m fourd4d.eval probe --config=configs/probe_heldout.py …`` asks whether its answers depend
+on what it imagines; see ``probes``.
+
 Below ``config.out`` it leaves ``items-*.jsonl`` (one log per shard; a stopped run resumes),
 ``result.json`` and ``page.html`` (both once every shard is complete); several protocols, modes or
 runs of a benchmark lie in folders of their own beside ``table.json`` and ``table.html``.
@@ -37,7 +41,8 @@ from fourd4d.eval.benchmarks.grid import summary as benchmark_summary
 from fourd4d.eval.benchmarks.overlap import overlap, sentence, training_data
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, ItemLog, Record, read_items, read_log, shard, spread
-from fourd4d.eval.runner import EvalSpec, Subject, run
+from fourd4d.eval.probes.diagnosis import add_diagnosis, diagnose, recorder, stores
+from fourd4d.eval.runner import EvalSpec, Observe, Subject, run
 from fourd4d.models import ModelConfig
 from fourd4d.pages import Page
 from fourd4d.parallel import make_mesh, start, use
@@ -128,16 +133,22 @@ def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: 
     index = config.shard if config.shards else jax.process_index()
     logs = [out / f"items-{i:05d}-of-{count:05d}.jsonl" for i in range(count)]
     shown = spread(items, config.page_items)
-    maps = MapStore(out / "maps")
+    maps, (latents, targets) = MapStore(out / "maps"), stores(out)
+    looked_at = spread(items, config.imagery_items)
+    watch = recorder(latents, {item.key for item in [*looked_at, *shown]}) if looked_at else None
     mine = shard(items, index, count)
     with ItemLog(logs[index], header, config.retry_failed) as log:
-        answer(subject, source, mine, spec, log, maps, shown)
+        answer(subject, source, mine, spec, log, maps, shown, watch)
     records = gather(logs, header)
     if len(records) < len(items):
         plain_console().print(f"{len(records)} of {len(items)} items are in {out}; the result is "
                               "written by the shard that finishes last", soft_wrap=True)
         return None
 
+    imagery: dict[str, Any] = {"images": 0, "warnings": []}
+    facts: dict[str, list[str]] = {}
+    if looked_at:
+        imagery, facts = diagnose(subject, source, looked_at, spec, latents, targets, records)
     name = config.data if asked is None else f"{asked.benchmark.title}, protocol {asked.protocol}, "
     name += "" if asked is None else f"mode {asked.mode}"
     scored = items if asked is None else [
@@ -147,6 +158,7 @@ def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: 
         **({} if asked is None else benchmark_summary(asked, items, records)),
         **({} if asked is None else {"overlap": overlap(
             asked, training_data(config.checkpoint, config.step or None))}),
+        "imagery": imagery,
         "benchmark": config.data if asked is None else asked.benchmark.name,
         "config": config.to_dict(), **environment(),
     }
@@ -155,16 +167,16 @@ def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: 
         kits.write(asked, items, records, out / "kits", Path(config.checkpoint).name)
     lead = (f"{len(items)} items of {name}, answered by {config.checkpoint} "
             f"{'greedily' if not spec.temperature else f'at temperature {spec.temperature:g}'}.")
-    page = report.add_summary(Page(config.title if asked is None else asked.benchmark.title, lead),
-                              result)
+    page = add_diagnosis(report.add_summary(
+        Page(config.title if asked is None else asked.benchmark.title, lead), result), imagery)
     page.add_cards("Items", report.cards(source, shown, records, maps, bundle.processor.protocol,
-                                         spec.assumed_fps or None), report.CARDS_NOTE)
+                                         spec.assumed_fps or None, facts), report.CARDS_NOTE)
     page.write(out / "page.html")
     return result
 
 
 def answer(subject: Subject, source: Source, items: list[Item], spec: EvalSpec, log: ItemLog,
-           maps: MapStore, shown: list[Item]) -> None:
+           maps: MapStore, shown: list[Item], watch: Observe | None = None) -> None:
     """Runs what the log lacks, under a progress bar."""
     done = sum(item.key in log.records for item in items)
     right = sum(record["correct"] for record in log.records.values())
@@ -172,7 +184,7 @@ def answer(subject: Subject, source: Source, items: list[Item], spec: EvalSpec, 
                TimeRemainingColumn(), TextColumn("{task.fields[right]} right"))
     with Progress(*columns, console=plain_console(stderr=True)) as progress:
         task = progress.add_task("eval", total=len(items), completed=done, right=right)
-        for record in run(subject, source, items, spec, log, maps=maps,
+        for record in run(subject, source, items, spec, log, observe=watch, maps=maps,
                           keep={item.key for item in shown}):
             right += record["correct"]
             progress.update(task, advance=1, right=right)
@@ -212,6 +224,8 @@ def show(result: dict[str, Any], out: str) -> None:
                           f"{result['asked']['mode']}, {reading}: {told}", soft_wrap=True)
         show_published(result["published"])
         console.print(sentence(result["overlap"]), soft_wrap=True)
+    for line in result["imagery"]["warnings"]:
+        console.print(line, soft_wrap=True)
     console.print(f"{out}/page.html  {out}/result.json", soft_wrap=True)
     if result["failed"]:
         console.print(f"could not be run, counted as wrong: {len(result['failed'])}; "
@@ -258,4 +272,10 @@ COMMANDS = {"compare": compare.main}
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         sys.exit(COMMANDS[sys.argv[1]](sys.argv[2:]))
-    launch(main, about=HELP)
+    if sys.argv[1:2] == ["probe"]:
+        from fourd4d.eval.probes import __main__ as probe
+
+        del sys.argv[1]
+        launch(probe.main, about=probe.HELP, command="probe")
+    else:
+        launch(main, about=HELP)

@@ -100,10 +100,12 @@ def cards(
     maps: MapStore,
     protocol: ProtocolSpec,
     assumed_fps: float | None = None,
+    more: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Card]:
     """A card for each of the items that was run, with its frames read again.
 
-    Where that fails, the answer stands, and the card says why it has no pictures.
+    ``more`` holds further facts by item. Where reading fails, the answer stands, and the card says
+    why it has no pictures.
     """
     found = []
     for item in items:
@@ -126,7 +128,8 @@ def cards(
             card = _card(sample, record, (_blank(),), (), (), protocol)
             card = dataclasses.replace(
                 card, facts=(*card.facts, f"cannot be shown: {one_line(error)}"))
-        found.append(card)
+        found.append(dataclasses.replace(
+            card, facts=(*card.facts, *(more or {}).get(item.key, ()))))
     return found
 
 

@@ -43,6 +43,12 @@ _HOW_ONLY = ("rows", "length_step", "slot_step", "lookahead", "workers", "batch_
              "max_length")
 _FINE = 128  # Steps up to which lengths are rounded to single ones.
 
+Observe = Callable[[Sequence[str], Batch, Any, Rollout], Sequence[Record]]
+"""(keys, batch, the model's vision features, rollout on the host) → fields for each key's record.
+
+Batch and rollout may have more rows than there are keys.
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class EvalSpec:
@@ -206,6 +212,7 @@ def run(
     *,
     intervene: Intervention | None = None,
     data: Callable[[Sequence[str]], Any] | None = None,
+    observe: Observe | None = None,
     maps: MapStore | None = None,
     keep: Collection[str] = (),
 ) -> Iterator[Record]:
@@ -213,11 +220,13 @@ def run(
 
     Args:
       intervene: what is fed in place of imagined latents, see ``sampling.interventions``.
-      data: gives ``intervene`` its arrays for a batch, from the keys of its rows.
+      data: gives ``intervene`` its arrays for a batch, one row for each of the keys.
+      observe: sees every answered batch, and adds fields to its items' records. What it raises
+        counts as the batch's failure.
       maps, keep: cosine maps of these items' mental images are stored here.
     """
     todo = [item for item in items if item.key not in log.records]
-    answering = _Answering(subject, spec, intervene, data, maps, keep)
+    answering = _Answering(subject, spec, intervene, data, observe, maps, keep)
     for group in _batches(_ahead(lambda item: prepare(source, item, subject, spec), todo, spec),
                           spec):
         records = ([_failed(one, one.reason) for one in group] if group[0].reason
@@ -251,10 +260,11 @@ class _Answering:
     """
 
     def __init__(self, subject: Subject, spec: EvalSpec, intervene: Intervention | None,
-                 data: Callable[[Sequence[str]], Any] | None, maps: MapStore | None,
-                 keep: Collection[str]):
+                 data: Callable[[Sequence[str]], Any] | None, observe: Observe | None,
+                 maps: MapStore | None, keep: Collection[str]):
         self._subject, self._spec, self._sampling = subject, spec, subject.sampling(spec)
         self._intervene, self._data, self._maps, self._keep = intervene, data, maps, keep
+        self._observe = observe
         self._devices = (jax.local_devices()[:1] if subject.mesh is None
                          else list(subject.mesh.devices.flat))
         self._split = _row_split(subject)
@@ -272,6 +282,8 @@ class _Answering:
         try:
             batch = self._batch(group, shape)
             features, rollout = self._generate(batch, shape, group)
+            more = [{} for _ in group] if self._observe is None else self._observe(
+                [one.item.key for one in group], batch, features, rollout)
         except Exception as error:
             reason = _reason("decoding", error)
             fewer = _fewer(shape, self._split) if is_out_of_memory(error) else shape
@@ -280,7 +292,8 @@ class _Answering:
                     self._check_plain_prompt(error)
                 return [_failed(group[0], reason)]
         else:
-            return [self._record(one, row, features, rollout) for row, one in enumerate(group)]
+            return [self._record(one, row, features, rollout) | more[row]
+                    for row, one in enumerate(group)]
         # Out of the handler: what it holds of the failed try is freed.
         size = -(-len(group) // 2) if fewer == shape else fewer.rows
         return [record for start in range(0, len(group), size)
@@ -301,7 +314,8 @@ class _Answering:
             features = encode(subject.graphdef, subject.states, batch.vision)
             rest = (subject.graphdef, subject.states, batch,
                     _keys(names, self._spec, shape.rows), self._sampling, 1, self._intervene,
-                    None if self._data is None else self._data(names), features)
+                    None if self._data is None else _padded(self._data(names), shape.rows),
+                    features)
             self._check_memory(shape, generate, *rest)
             return features, jax.device_get(generate(*rest))
 
@@ -419,6 +433,12 @@ def _batches(prepared: Iterator[Prepared], spec: EvalSpec) -> Iterator[list[Prep
             held -= len(group)
             yield group
     yield from waiting.values()
+
+
+def _padded(data: Any, rows: int) -> Any:
+    """The arrays with rows of zeros at their end, as many rows as the batch."""
+    return jax.tree.map(
+        lambda x: np.pad(x, [(0, rows - len(x)), *[(0, 0)] * (np.ndim(x) - 1)]), data)
 
 
 def _keys(keys: Sequence[str], spec: EvalSpec, rows: int) -> Any:

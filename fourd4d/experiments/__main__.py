@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from fourd4d.config import fields
 from fourd4d.config.commands import CONFIGS
+from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.errors import InputError
 from fourd4d.core.terminal import plain_console
@@ -33,9 +35,11 @@ def main(config: Any) -> None:
                          "Fix the cause; the same command goes on from here")
 
 
+HELP: Final = Help(fields.EXPERIMENTS)
+
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in NAMES:
-        launch(main, str(CONFIGS / f"{NAMES[sys.argv.pop(1)]}.py"))
+        launch(main, str(CONFIGS / f"{NAMES[sys.argv.pop(1)]}.py"), about=HELP)
     else:
         sys.exit(f"python -m fourd4d.experiments: give the experiment's name first: "
                  f"{', '.join(NAMES)}")

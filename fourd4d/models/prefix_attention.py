@@ -68,7 +68,8 @@ def attend_parts(q_BTNH: Float[Array, "B T N H"], k_BTKH: Float[Array, "B T K H"
     return _attend(q_BTNH, segments_BT, own, 0, past)
 
 
-def _by_rows(q: Array, segments: Array, own: Part, past: Sequence[Part], rows: int) -> Array:
+def _by_rows(q: Array, segments: Array, own: Part, past: Sequence[Part | SlotPart], rows: int
+             ) -> Array:
     """One row of the most widely shared part at a time; its scores fit a CPU's cache."""
 
     def split(x: Array) -> Array:
@@ -83,7 +84,7 @@ def _by_rows(q: Array, segments: Array, own: Part, past: Sequence[Part], rows: i
     return jax.lax.scan(some, None, parts)[1].reshape(q.shape)
 
 
-def _by_queries(q: Array, segments: Array, own: Part, past: Sequence[Part]) -> Array:
+def _by_queries(q: Array, segments: Array, own: Part, past: Sequence[Part | SlotPart]) -> Array:
     """Some queries of every row at a time, which leaves rows where their devices are."""
     b, t = segments.shape
     count = t // _QUERIES

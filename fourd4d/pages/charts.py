@@ -51,6 +51,7 @@ class Bars:
       percent: values are shares, printed as percentages; else counts.
       low, high: ends of the axis.
       colour: series number of all bars; None gives each its own.
+      base: where bars begin; None is the low end of the axis.
     """
 
     bars: Sequence[Bar]
@@ -59,6 +60,7 @@ class Bars:
     low: Real = 0.0
     high: Real = 1.0
     colour: int | None = None
+    base: Real | None = None
 
     def svg(self, width: int = 640) -> str:
         """The chart as an ``<svg>`` element."""
@@ -88,8 +90,10 @@ class Bars:
             end = place(bar.value)
             parts.append(f'<text class="label" x="{left - 12}" y="{middle + 4:.1f}" '
                          f'text-anchor="end">{escape(_short(bar.label, left - 16))}</text>')
-            parts.append(f'<rect class="fill s{hue}" x="{left:.1f}" y="{middle - 9:.1f}" rx="2" '
-                         f'width="{max(end - left, 0):.1f}" height="18"/>')
+            begin = left if self.base is None else place(self.base)
+            parts.append(f'<rect class="fill s{hue}" x="{min(begin, end):.1f}" '
+                         f'y="{middle - 9:.1f}" rx="2" width="{abs(end - begin):.1f}" '
+                         'height="18"/>')
             note = ""
             if bar.low is not None and bar.high is not None:
                 a, b = place(bar.low), place(bar.high)

@@ -212,6 +212,9 @@ def export_hf(bundle: ModelBundle, directory: str | os.PathLike[str], *,
     dtype = dtype or bundle.config.param_dtype
     if dtype not in DTYPES:
         raise InputError("dtype", f"unknown value {dtype!r}", f"Use one of {sorted(DTYPES)}")
+    if bundle.config.imagery.head == "constant":
+        raise InputError(directory, "transformers has no place for a constant imagery head",
+                         "Keep the trainer's checkpoint")
     config, tree = merge_lora(bundle.config, bundle.tree)
     kin, words = family(config.family, directory), bundle.processor.tokenizer
     written = {

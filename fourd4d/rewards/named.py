@@ -27,7 +27,7 @@ class FunctionReward:
       wants_latents: it is called with ``latents``, the (n, D) vectors that the response was fed.
     """
 
-    function: Callable[..., float]
+    function: Callable[..., Any]
     where: str
     weight: float = 1.0
     wants_latents: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from fourd4d.core.sample import Sample
 from fourd4d.processing.answers import parse_answer, well_formed
@@ -28,7 +28,10 @@ class AnswerReward:
     """1 where the strictly parsed answer is the key; 0 for a wrong, malformed or absent one."""
 
     weight: float = 1.0
-    name: ClassVar[str] = "answer"
+
+    @property
+    def name(self) -> str:
+        return "answer"
 
     def __call__(self, sample: Sample, text: str) -> float:
         letter = parse_answer(text, sample.options)
@@ -40,7 +43,10 @@ class FormatReward:
     """1 where the whole response, latents stripped, is well-formed."""
 
     weight: float = 0.2
-    name: ClassVar[str] = "format"
+
+    @property
+    def name(self) -> str:
+        return "format"
 
     def __call__(self, sample: Sample, text: str) -> float:
         del sample

@@ -249,6 +249,7 @@ def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Bat
 
     reader_prefix, reads = lanes.reader_prefix, lanes.reads
     if reader_prefix is not None:
+        assert reads is not None
         own = prefill_reader(model, batch)
         if own is None:
             reads = store(reads, jnp.zeros(shards, bool))
@@ -323,7 +324,7 @@ def _refilled(state: EngineState, shape: EngineShape) -> EngineState:
     def fresh(new: Any, old: Array) -> Array:
         return jnp.where(took.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
-    def emptied(cache: SlotCache) -> SlotCache:
+    def emptied(cache: Any) -> Any:
         return dataclasses.replace(cache, segment_ids=fresh(0, cache.segment_ids))
 
     reader = s.reader

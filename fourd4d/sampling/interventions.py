@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from fourd4d.sampling.loop import Imagined
 
@@ -40,3 +40,14 @@ def freeze(imagined: Imagined, data: Any = None) -> Float[Array, "B D"]:
     del data
     first = imagined.fed[:, 0].astype(imagined.latent.dtype)
     return jnp.where(imagined.number[:, None] == 0, imagined.latent, first)
+
+
+def replace(imagined: Imagined, data: tuple[Float[Array, "B Q D"], Bool[Array, "B"]]
+            ) -> Float[Array, "B D"]:
+    """``swap`` with the table ``data[0]`` in the rows where ``data[1]``; the others stay.
+
+    Every probe that knows beforehand what it feeds is this one program, and so is the plain run.
+    """
+    table, changed = data
+    return jnp.where(changed[:, None], swap(imagined, table).astype(imagined.latent.dtype),
+                     imagined.latent)

@@ -21,6 +21,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.data import Reading
 from fourd4d.dift.step import DiftSpec
+from fourd4d.eval.probes import ProbeSpec
 from fourd4d.eval.runner import EvalSpec
 from fourd4d.models import preset
 from fourd4d.models.config import LoraConfig
@@ -36,7 +37,7 @@ NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 GOLDEN = ROOT / "tests" / "config_golden"
 SECTIONS = {
     "dift": DiftSpec, "rl": RLSpec, "optimizer": OptimizerSpec, "eval": EvalSpec,
-    "reading": Reading,
+    "reading": Reading, "probe": ProbeSpec,
 }
 
 
