@@ -6,7 +6,6 @@ Reads source, runs none of it. Imports under ``TYPE_CHECKING`` and inside functi
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,19 +173,3 @@ def test_light_packages_run_without_jax():
     env = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-
-
-def test_every_required_distribution_is_imported():
-    """Required by ``setup.py`` and imported by no module: gone, or an extra."""
-    tree = ast.parse((ROOT.parent / "setup.py").read_text(encoding="utf-8"))
-    (required,) = [node.value.elts for node in ast.walk(tree)
-                   if isinstance(node, ast.keyword) and node.arg == "install_requires"]
-    modules_of = {"orbax-checkpoint": "orbax", "opencv-python-headless": "cv2", "pillow": "PIL",
-                  "importlib_resources": "tensorflow_datasets"}  # Which imports it unrequired.
-    known = {name for _, name in modules(ROOT)}
-    used = {module.split(".")[0] for path, name in modules(ROOT)
-            for _, module in imports(path, name, known)}
-    names = [re.split(r"[<>=]", node.value)[0] for node in required]
-    assert "jax" in names
-    assert [name for name in names
-            if modules_of.get(name, name.replace("-", "_")) not in used] == []

@@ -88,8 +88,9 @@ class Tally:
         self.epoch_failed += 1
         self.name(failed)
         self._limit.check(self.epoch_failed, self._epoch, failed)
-        if self.failed == self.passed > max(self._limit.rows, self._batch):  # A wrong root.
-            FailureLimit(0, 0.0).check(self.failed, self.passed, failed)
+        none_yet = self.failed == self.passed > max(self._limit.rows, self._batch)  # A wrong root.
+        if none_yet or self.epoch_failed == self._epoch:
+            FailureLimit(0, 0.0).check(self.epoch_failed, self._epoch, failed)
 
     def name(self, failed: Failed) -> None:
         """Name a row in the log, once."""

@@ -115,7 +115,7 @@ def wilson(right: float | int, items: float | int, z: float = Z95) -> tuple[floa
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def clustered(values: Sequence[float | int] | np.ndarray, groups: Sequence[object],
+def clustered(values: Sequence[float | int] | np.ndarray, groups: Sequence[object] | np.ndarray,
               z: float = Z95) -> tuple[float, float]:
     """Interval of a mean share whose items come in groups (questions on one video).
 
@@ -132,7 +132,8 @@ def clustered(values: Sequence[float | int] | np.ndarray, groups: Sequence[objec
     return wilson(mean * size / design_effect(x, groups), size / design_effect(x, groups), z)
 
 
-def design_effect(values: Sequence[float | int] | np.ndarray, groups: Sequence[object]) -> float:
+def design_effect(values: Sequence[float | int] | np.ndarray,
+                  groups: Sequence[object] | np.ndarray) -> float:
     """How many times the variance of independent items the groups' variance is; at least 1 item
     of each group is left."""
     x = np.asarray(values, np.float64)
@@ -149,7 +150,7 @@ def design_effect(values: Sequence[float | int] | np.ndarray, groups: Sequence[o
 
 
 def detectable_difference(a: Sequence[Any] | np.ndarray, b: Sequence[Any] | np.ndarray,
-                          groups: Sequence[object], power: float = 0.8) -> float:
+                          groups: Sequence[object] | np.ndarray, power: float = 0.8) -> float:
     """The smallest true difference that a paired comparison of these items would likely show.
 
     With a two-sided test at 5 %, from the variance of the differences between groups.
@@ -217,7 +218,7 @@ class Difference:
 def paired_bootstrap(
     a: Sequence[Any] | np.ndarray,
     b: Sequence[Any] | np.ndarray,
-    groups: Sequence[object] | None = None,
+    groups: Sequence[object] | np.ndarray | None = None,
     draws: int = 10_000,
     seed: int = 0,
 ) -> Difference:

@@ -14,7 +14,7 @@ from fourd4d.core.kv_cache import KVCache, SlotCache
 from fourd4d.models.attention import attend
 from fourd4d.models.config import ModelConfig
 from fourd4d.models.layers import Linear, RMSNorm, residual, rotate, text_angles
-from fourd4d.models.prefix_attention import Part, SlotPart, attend_parts
+from fourd4d.models.prefix_attention import Part, PrefixPart, SlotPart, attend_parts
 from fourd4d.models.scan import scan_blocks
 from fourd4d.parallel import constrain
 
@@ -61,7 +61,7 @@ class DecoderBlock(nnx.Module):
         Args:
           layer: its number.
           past: keys and values of earlier tokens.
-          about: the remaining fields of each ``prefix_attention.Part`` or ``SlotPart``.
+          about: what each of them is, one of ``prefix_attention``'s parts, and its other fields.
           levels: what is added to x after the first layers, one each.
         """
         normed = self.norm1(x)
@@ -72,8 +72,7 @@ class DecoderBlock(nnx.Module):
         k = constrain(rotate(k, cos, sin), "batch", "length", "kv_heads", "head_dim")
         v = constrain(self.v(normed), "batch", "length", "kv_heads", "head_dim")
         if past:
-            parts = [(Part if len(rest) == 1 else SlotPart)(*kv, *rest)
-                     for kv, rest in zip(past, about, strict=True)]
+            parts = [kind(*kv, *rest) for kv, (kind, *rest) in zip(past, about, strict=True)]
             mixed = attend_parts(q, k, v, segments, parts)
         else:
             mixed = attend(q, k, v, segments, segments, 0, self.attention)
@@ -115,7 +114,8 @@ class Decoder(nnx.Module):
             self.blocks, x,
             (jnp.arange(d.layers), tuple((part.keys, part.values) for part in past)),
             (jnp.cos(angles), jnp.sin(angles), segments,
-             tuple(_about(part) for part in past), jnp.stack(levels) if levels else None, keep),
+             tuple(_about(part, part is prefix) for part in past),
+             jnp.stack(levels) if levels else None, keep),
             remat=config.remat, unroll=config.unroll, outputs=True)
         x = self.norm(x)
         if not keep:
@@ -134,11 +134,11 @@ class Decoder(nnx.Module):
         )
 
 
-def _about(cache: KVCache | SlotCache) -> tuple[Any, ...]:
-    """What all layers share of a cache."""
+def _about(cache: KVCache | SlotCache, prefix: bool) -> tuple[Any, ...]:
+    """What all layers share of a cache: the kind of part that it is, and the part's fields."""
     if isinstance(cache, SlotCache):
-        return cache.segment_ids, cache.rows, cache.place
-    return (cache.segment_ids,)
+        return SlotPart, cache.segment_ids, cache.rows, cache.place
+    return PrefixPart if prefix else Part, cache.segment_ids
 
 
 def _written(ring: SlotCache, keys: Float[Array, "layers B 1 K H"],

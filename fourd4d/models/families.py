@@ -17,9 +17,11 @@ class Family(Protocol):
 
     Attributes:
       CLASSES: transformers' classes that open its processor.
+      CUSTOM_GENERATE: an export's ``custom_generate`` can decode it with mental images.
     """
 
     CLASSES: ProcessorClasses
+    CUSTOM_GENERATE: bool
 
     def from_hf(self, value: dict[str, Any], where: object = ..., **fields: Any) -> ModelConfig: ...
 

@@ -33,6 +33,11 @@ class Part:
 
 
 @pytree
+class PrefixPart(Part):
+    """Keys that every real token sees, whatever its segment: packed responses share a prompt."""
+
+
+@pytree
 class SlotPart:
     """One layer of a ``core.kv_cache.SlotCache``, for one query a row."""
 
@@ -46,9 +51,9 @@ class SlotPart:
 def attend_parts(q_BTNH: Float[Array, "B T N H"], k_BTKH: Float[Array, "B T K H"],
                  v_BTKH: Float[Array, "B T K H"], segments_BT: Int[Array, "B T"],
                  past: Sequence[Part | SlotPart]) -> Float[Array, "B T N H"]:
-    """Each query sees its own segment's tokens up to itself, and all of ``past``.
+    """Each query sees the tokens up to itself, and of ``past``, that are of its own segment.
 
-    Segment 0 is padding, in ``past`` too; several segments of a row may share it.
+    Of a ``PrefixPart`` or ``SlotPart`` it sees all. Segment 0 is padding everywhere.
 
     What comes back for a query that sees nothing is finite and otherwise unspecified.
     """
@@ -130,7 +135,7 @@ def _one(q_BTNH: Array, segments_BT: Array, part: Part, first: Array | int | Non
     scores_RKXGS = jnp.einsum("RXKGH,RSKH->RKXGS", q_RXKGH, part.keys.astype(q_BTNH.dtype),
                               preferred_element_type=jnp.float32)
     asking, kept = segments_BT.reshape(r, shared * t), part.segment_ids
-    if first is None:
+    if isinstance(part, PrefixPart):
         asking, kept = (asking != 0).astype(jnp.int32), (kept != 0).astype(jnp.int32)
     mask_RXS = visible(asking, kept, first)
     scores_RKXGS = jnp.where(mask_RXS[:, None, :, None], scores_RKXGS * h**-0.5, -1e30)

@@ -22,6 +22,7 @@ from fourd4d.synth.tools import cli
 
 ROOT = Path(__file__).parents[2]
 WITH_CONFIG = ("quickstart", "synth", "dift", "rl", "eval")
+WITH_VERB = {"eval probe": "eval.probes", "experiments imagery": "experiments"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,9 @@ def test_fields_have_values_and_lines():
 
 def listed():
     return [(command, config) for command in WITH_CONFIG
-            for config in configs_of(f"fourd4d.{command}")]
+            for config in configs_of(f"fourd4d.{command}")] + [
+        (package, config) for command, package in WITH_VERB.items()
+        for config in configs_of(f"fourd4d.{command}")]
 
 
 def test_every_config_is_of_a_command():
@@ -165,7 +168,8 @@ def test_the_list_of_commands_is_complete(capfd, monkeypatch):
     entries = {path.parent.name for path in (ROOT / "fourd4d").glob("*/__main__.py")}
     scripts = {path.stem for path in (ROOT / "fourd4d").glob("*.py")
                if '__name__ == "__main__"' in path.read_text() and path.stem != "__main__"}
-    assert set(COMMANDS) == entries | scripts and entries - {"bench"} == set(WITH_CONFIG)
+    assert {name.split()[0] for name in COMMANDS} == entries | scripts
+    assert entries - {"bench", "experiments"} == set(WITH_CONFIG)
     monkeypatch.setenv("COLUMNS", "200")
     main()
     text = capfd.readouterr().out

@@ -166,8 +166,8 @@ class Commands:
             return
         right = {"imagery": 4, "text": 2, "blind": 1}[stage.name.split("-")[1]]
         log = [{"evaluation": {"seed": 0}}] + [{
-            "key": f"q{i}", "correct": i < right, "video_id": f"clip{i}", "kind": "direction",
-            "tokens": 10, "blocks": 2} for i in range(4)]
+            "key": f"q{i}", "status": "answered", "correct": i < right, "video_id": f"clip{i}",
+            "kind": "direction", "tokens": 10, "blocks": 2} for i in range(4)]
         (out / "items-00000-of-00001.jsonl").write_text(
             "".join(json.dumps(row) + "\n" for row in log))
         (out / "result.json").write_text("{}")

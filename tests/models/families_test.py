@@ -20,7 +20,7 @@ def test_no_family_is_named_outside_models():
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0] != "models"
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if name.search(line)]
+        if name.search(line) and "Published(" not in line]  # Others' results, by their names.
     assert not found, "\n".join(found)
 
 

@@ -60,6 +60,7 @@ def test_who_opens_goes_by_the_rule(tmp_path, monkeypatch, kind, capfd):
         monkeypatch.setattr(module, "open_hf", lambda *_, **__: calls.append("hf") or bundle)
     monkeypatch.setattr(
         opening, "open_trained", lambda *_, **__: calls.append("trained") or bundle)
+    monkeypatch.setattr(convert, "read_specs", lambda *_: {})
     for name in ("export_hf", "export_orbax"):
         monkeypatch.setattr(convert, name, lambda *_, name=name, **__: calls.append(name))
     open_checkpoint(tmp_path, make_mesh("data=1"))

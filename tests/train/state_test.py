@@ -354,6 +354,9 @@ OWN = {
          "policy.clip_low": 0.1, "policy.clip_high": 0.1, "policy.normalisation": "x",
          "policy.divide_by_std": True, "policy.drop_equal_groups": True,
          "policy.mask_truncated": True, "rewards.format": 0.5, "rewards.answer": 0.5,
+         "rl.latent_kappa": 1.0, "rl.overlong": 5, "rl.slots": 4, "rl.pack": True,
+         "policy.ratio": "x", "policy.surrogate": "x", "policy.sampled_cap": 2.0,
+         "policy.entropy": 0.5, "rewards.functions": ("a:b",),
          "sampling.max_tokens": 8, "sampling.temperature": 0.5, "sampling.max_latents": 4},
         {"imagery": False, "data.assumed_fps": 2.0}),
 }

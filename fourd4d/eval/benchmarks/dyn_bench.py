@@ -25,7 +25,7 @@ from fourd4d.eval.benchmarks.frames import EveryFrame, Shown
 from fourd4d.eval.benchmarks.scoring import first_token
 
 CATEGORIES: Final = {"cameraqa": "Camera-Object", "qa": "Inter-Object", "sceneqa": "Object-Scene"}
-RATE: Final = 2.0  # Frames a second that Qwen's tools take lists of frames for; none are stated.
+RATE: Final = 2.0  # Frames a second that the kits take lists of frames for; none are stated.
 AFTER: Final = "Answer with the option's letter from the given choices directly."
 
 
