@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -107,8 +106,7 @@ class _Iterator:
             raise InputError("data position", "it is one of packed rows",
                              "Resume with the config.data.pack that saved it")
         self._rows.set_state(state)
-        # With other batches, alone: as many as those rows fill.
-        self._places = math.ceil(state["places"] / state["size"]) * self._batches.rows.size
+        self._places = int(state["places"])
 
     def close(self) -> None:
         self._rows.close()

@@ -88,9 +88,10 @@ class Tally:
         self.epoch_failed += 1
         self.name(failed)
         self._limit.check(self.epoch_failed, self._epoch, failed)
-        none_yet = self.failed == self.passed > max(self._limit.rows, self._batch)  # A wrong root.
-        if none_yet or self.epoch_failed == self._epoch:
-            FailureLimit(0, 0.0).check(self.epoch_failed, self._epoch, failed)
+        # None that can be used: a wrong root, or nothing but bad rows.
+        if self.failed == self.passed >= min(self._epoch, max(self._limit.rows, self._batch) + 1):
+            raise InputError(failed.where, f"all {self.passed} rows so far failed, this one last: "
+                             f"{failed.reason}", "Fix the data or its root")
 
     def name(self, failed: Failed) -> None:
         """Name a row in the log, once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import queue
 import threading
@@ -9,9 +10,10 @@ from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
+from grain._src.python.dataset.transformations import process_prefetch
+
 _POLL: Final = 1.0  # Seconds between looks at the processes.
 _GRACE: Final = 5.0  # Seconds in which items of a process that has ended may still come.
-_CLOSING: Final = 30.0  # Seconds after which nobody waits for processes to close.
 
 
 class WorkerLost(RuntimeError):
@@ -61,20 +63,27 @@ class Watched:
                 lost = next((p.exitcode for p in self._own if p.exitcode), None)
                 continue
             if error is not None:
+                self._lost = any(p.exitcode for p in self._own)
                 raise error
             if not self._own:
                 self._own = set(multiprocessing.active_children()) - self._others
             return item
 
     def close(self) -> None:
-        """Ends the processes, by force those that do not end by themselves."""
+        """Ends the processes, by force where one was lost: it may have taken locks with it."""
         self._asked.put(False)
-        close = getattr(self._reader, "close", None)
-        if close is None:
+        if self._lost:
+            self._forget()
             return
-        thread = threading.Thread(target=close, name="close", daemon=True)
-        thread.start()
-        thread.join(_POLL if self._lost else _CLOSING)
-        if thread.is_alive():
-            for process in self._own:
-                process.kill()
+        close = getattr(self._reader, "close", None)
+        if close is not None:
+            close()
+
+    def _forget(self) -> None:
+        """Ends all processes, and lets Grain know of none: it would wait for those locks."""
+        for process in self._own:
+            process.kill()
+        for value in gc.get_objects():
+            if isinstance(value, process_prefetch.ProcessPrefetchDatasetIterator) and (
+                    value._prefetch_process in self._own):
+                value._prefetch_process = None

@@ -336,8 +336,11 @@ def test_more_bad_rows_than_allowed_end_the_run(broken, source, processor, shape
         with pytest.raises(InputError, match=field):
             FailureLimit(*bad)
     monkeypatch.setattr(media, "row_media", lambda row, *_, **__: 1 / 0)  # As a wrong root.
-    with pytest.raises(InputError, match="5 rows of 5 failed.*ZeroDivisionError"):
+    with pytest.raises(InputError, match="all 5 rows so far failed.*ZeroDivisionError"):
         next(batches(source, processor, shape, limit=FailureLimit(4, 0.9)))
+    for epochs in (1, None):  # More may fail than there are.
+        with pytest.raises(InputError, match="all 12 rows so far failed"):
+            next(batches(source, processor, shape, limit=FailureLimit(99), epochs=epochs))
 
 
 def test_rows_that_cannot_be_measured_are_left_out(broken, processor, shape, caplog):
