@@ -458,7 +458,8 @@ def _store_maps(subject: Subject, features: Any, one: Prepared, row: int, rollou
                 maps: MapStore) -> None:
     protocol, example = subject.processor.protocol, one.example
     assert example is not None
-    own = np.asarray(features[row], np.float32)
+    merged = features[row][..., : rollout.latents.shape[-1]]  # Without what DeepStack adds.
+    own = np.asarray(merged, np.float32)
     grids = {heatmaps.slot_grid(example, slot, protocol.merge)
              for slot in heatmaps.media_slots(example)}
     fed = int(rollout.latent_index[row].max()) + 1

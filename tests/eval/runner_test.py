@@ -182,6 +182,19 @@ def test_stored_maps_are_the_cosines_with_the_videos_own_features(tmp_path, righ
     np.testing.assert_allclose(maps[0][1, 0], cosine, atol=2e-3)
 
 
+def test_maps_leave_out_what_deepstack_adds(tmp_path, right, monkeypatch):
+    source = benchmark(tmp_path, count=1)
+    items, keys = read_items(source), {read_items(source)[0].key}
+    plain, store = MapStore(tmp_path / "plain"), runner._store_maps
+    answers(right, source, items, maps=plain, keep=keys)
+    monkeypatch.setattr(runner, "_store_maps", lambda subject, features, *rest: store(
+        subject, np.concatenate([features, 1 + features], -1), *rest))
+    wide = MapStore(tmp_path / "wide")
+    answers(right, source, items, maps=wide, keep=keys)
+    for a, b in zip(plain.load(items[0].key), wide.load(items[0].key), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_interventions_reach_the_latents(tmp_path, right):
     source = benchmark(tmp_path, count=2)
     items = read_items(source)

@@ -29,7 +29,7 @@ _LETTER = re.compile(rf"<answer>\s*[(\[]?([{LETTERS}])(?![A-Za-z])")
 @functools.partial(jax.jit, static_argnames=("graphdef", "spec"))
 def forced(
     graphdef: Any, states: tuple[Any, ...], batch: Batch, rollout: Rollout, spec: SamplingSpec,
-    features: Float[Array, "B F U D"], at: Int[Array, "B"], letters: Int[Array, "B N"],
+    features: Float[Array, "B F U E"], at: Int[Array, "B"], letters: Int[Array, "B N"],
     places: Int[Array, "B P"],
 ) -> tuple[Float[Array, "B T"], Float[Array, "B N"], Float[Array, "B P D"]]:
     """Log-probs of the rollout's own tokens and of N others at one place, with its latents fed.
