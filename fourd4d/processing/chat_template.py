@@ -7,12 +7,12 @@ writes the same text without Jinja.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from fourd4d.core.protocol import ProtocolSpec
-from fourd4d.processing.media import Image, Video
+from fourd4d.processing.media import Image, MediumShape, Video
 from fourd4d.processing.mrope import slot_seconds
 from fourd4d.processing.tokenizer import (
     IMAGE_PAD,
@@ -35,7 +35,6 @@ RELEASED_SUFFIX: Final = (
 )
 _SUFFIXES: Final = {"fourd4d": "\n" + SUFFIX, "released": "\n" + RELEASED_SUFFIX, "none": ""}
 
-MediaKind = Literal["image", "video"]
 _PADS: Final = {"image": IMAGE_PAD, "video": VIDEO_PAD}
 
 _SYSTEM_TEXT: Final = "You are a helpful assistant."
@@ -75,33 +74,26 @@ def user_text(question: str, protocol: ProtocolSpec) -> str:
     return question + _SUFFIXES[protocol.suffix]
 
 
-def medium_text(kind: MediaKind, timestamps: Sequence[float] | np.ndarray,
-                protocol: ProtocolSpec) -> str:
+def _medium_text(medium: Video | Image | MediumShape, protocol: ProtocolSpec) -> str:
     """A medium's place in the user turn, with one pad for each run of its tokens.
 
     That is one for the medium, or, where times are text, one for each frame slot of a video.
-
-    Args:
-      timestamps: of a video's frames, seconds.
     """
-    place = f"{VISION_START}{_PADS[kind]}{VISION_END}"
-    if kind == "image" or protocol.times is None:
+    place = f"{VISION_START}{_PADS[medium.kind]}{VISION_END}"
+    if isinstance(medium, Image) or medium.kind == "image" or protocol.times is None:
         return place
-    return "".join(f"<{second:.1f} seconds>{place}"
-                   for second in slot_seconds(np.asarray(timestamps, np.float64), protocol))
+    seconds = slot_seconds(np.asarray(medium.timestamps, np.float64), protocol)
+    return "".join(f"<{second:.1f} seconds>{place}" for second in seconds)
 
 
-def chat(question: str, media: Sequence[str], protocol: ProtocolSpec) -> str:
+def chat(question: str, media: Sequence[Video | Image | MediumShape], protocol: ProtocolSpec
+         ) -> str:
     """System turn, user turn (media, question, suffix) and the assistant turn's head.
 
-    ``Processor`` repeats each pad once per merged token.
-
-    Args:
-      media: see ``medium_text``.
+    A pad stands for each run of a medium's tokens: one for the medium, or, where times are text,
+    one for each frame slot of a video. ``Processor`` repeats it once per merged token.
     """
-    system = f"{TURN_START}system\n{protocol.system}{TURN_END}\n" if protocol.system else ""
-    text = user_text(question, protocol)
-    return f"{system}{TURN_START}user\n{''.join(media)}{text}{TURN_END}\n{TURN_START}assistant\n"
+    return "".join(part.text for part in turns((*media, question), protocol, suffix=True))
 
 
 class Part(NamedTuple):
@@ -115,9 +107,9 @@ class Part(NamedTuple):
     given: bool = False
 
 
-def turns(parts: Sequence[str | Video | Image], protocol: ProtocolSpec, *,
+def turns(parts: Sequence[str | Video | Image | MediumShape], protocol: ProtocolSpec, *,
           suffix: bool = False) -> Iterator[Part]:
-    """As ``chat``, of texts and media in any order.
+    """Yield what ``chat`` joins, of texts and media in any order.
 
     Args:
       suffix: end the user turn with the protocol's wording.
@@ -126,7 +118,7 @@ def turns(parts: Sequence[str | Video | Image], protocol: ProtocolSpec, *,
         yield Part(f"{TURN_START}system\n{protocol.system}{TURN_END}\n")
     yield Part(f"{TURN_START}user\n")
     for part in parts:
-        yield Part(part, True) if isinstance(part, str) else Part(medium_text(
-            part.kind, part.timestamps if isinstance(part, Video) else (), protocol))
+        yield (Part(part, True) if isinstance(part, str) else
+               Part(_medium_text(part, protocol)))
     yield Part(user_text("", protocol) if suffix else "")
     yield Part(f"{TURN_END}\n{TURN_START}assistant\n")

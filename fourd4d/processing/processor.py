@@ -57,11 +57,8 @@ class Processor:
         self._latent_pad = tokenizer.id(LATENT_PAD)
 
     def prompt_text(self, question: str, media: Sequence[Video | Image]) -> str:
-        """The prompt as text; see ``chat_template.medium_text`` for its pads."""
-        places = [chat_template.medium_text(
-            medium.kind, medium.timestamps if isinstance(medium, Video) else (), self.protocol)
-            for medium in media]
-        return chat_template.chat(question, places, self.protocol)
+        """The prompt as text; see ``chat_template.chat`` for its pads."""
+        return chat_template.chat(question, media, self.protocol)
 
     def prompt(self, question: str, media: Sequence[Video | Image]) -> Example:
         """User turn (media, question, suffix) and the assistant turn's head.
@@ -146,8 +143,7 @@ class Processor:
         """
         protocol = self.protocol
         overlays = overlays if imagery else ()
-        ids = self.tokenizer.encode(chat_template.chat(question, [chat_template.medium_text(
-            medium.kind, medium.timestamps, protocol) for medium in media], protocol))
+        ids = self.tokenizer.encode(chat_template.chat(question, media, protocol))
         pads = sum(ids.count(pad) for pad in self._pads.values())
         length, slots, windows = len(ids) - pads, 0, 0
         if response is not None:
