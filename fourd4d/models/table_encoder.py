@@ -16,28 +16,15 @@ from fourd4d.models.attention import attend
 from fourd4d.models.config import ModelConfig
 from fourd4d.models.layers import LayerNorm, Linear, normal, param, patch_angles, residual, rotate
 from fourd4d.models.scan import scan_blocks
+from fourd4d.models.vision_encoder import AttentionBlock
 from fourd4d.parallel import constrain
 
 
-class TableVisionBlock(nnx.Module):
+class TableVisionBlock(AttentionBlock):
     """Pre-norm attention over a whole slot and a plain MLP."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, stack: int | None = None):
-        v = config.vision
-        shared: dict[str, Any] = dict(rngs=rngs, param_dtype=jnp.dtype(config.param_dtype),
-                                      stack=stack)
-        embed, mlp = {"vision_embed": v.width}, {"vision_mlp": v.mlp}
-        heads = {"vision_heads": v.heads, "head_dim": v.head_dim}
-        out = 1 / math.sqrt(2 * v.layers)
-        self.attention = config.attention
-        self.norm1 = LayerNorm(v.width, "vision_embed", v.eps, **shared)
-        self.q = Linear(embed, heads, bias=True, **shared)
-        self.k = Linear(embed, heads, bias=True, **shared)
-        self.v = Linear(embed, heads, bias=True, **shared)
-        self.o = Linear(heads, embed, bias=True, scale=out, **shared)
-        self.norm2 = LayerNorm(v.width, "vision_embed", v.eps, **shared)
-        self.up = Linear(embed, mlp, bias=True, **shared)
-        self.down = Linear(mlp, embed, bias=True, scale=out, **shared)
+        super().__init__(config, LayerNorm, rngs=rngs, gated=False, stack=stack)
 
     def __call__(self, carried: tuple[Array, Array], level: Int[Array, ""],
                  cos: Float[Array, "S X half"], sin: Float[Array, "S X half"],

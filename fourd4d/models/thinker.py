@@ -71,7 +71,6 @@ class Thinker(nnx.Module):
         x = jnp.take(self.embedding[...], tokens, axis=0).astype(dtype)
         if vision_index is not None and features is not None:
             x = widened(x, features.shape[-1])
-        if vision_index is not None and features is not None:
             flat = features.reshape(features.shape[0], -1, features.shape[-1])
             x = _replace(x, jnp.asarray(vision_index), jnp.asarray(flat))
         if latent_index is not None and latents is not None:

@@ -14,15 +14,21 @@ from jaxtyping import Array, Bool, Float
 from fourd4d.core.batch import VisionInput
 from fourd4d.models.attention import attend
 from fourd4d.models.config import ModelConfig
-from fourd4d.models.layers import Linear, RMSNorm, patch_angles, residual, rotate
+from fourd4d.models.layers import LayerNorm, Linear, RMSNorm, patch_angles, residual, rotate
 from fourd4d.models.scan import scan_blocks
 from fourd4d.parallel import constrain
 
 
-class VisionBlock(nnx.Module):
-    """Pre-norm attention and gated MLP over the patches of (slot, window)."""
+class AttentionBlock(nnx.Module):
+    """What the encoders' blocks share: the parameters of pre-norm attention, and the MLP's shape.
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, stack: int | None = None):
+    Args:
+      norm: class of both norms.
+      gated: the MLP has a gate.
+    """
+
+    def __init__(self, config: ModelConfig, norm: type[RMSNorm | LayerNorm], *, rngs: nnx.Rngs,
+                 gated: bool, stack: int | None = None):
         v = config.vision
         shared: dict[str, Any] = dict(rngs=rngs, param_dtype=jnp.dtype(config.param_dtype),
                                       stack=stack)
@@ -30,15 +36,23 @@ class VisionBlock(nnx.Module):
         heads = {"vision_heads": v.heads, "head_dim": v.head_dim}
         out = 1 / math.sqrt(2 * v.layers)
         self.attention = config.attention
-        self.norm1 = RMSNorm(v.width, "vision_embed", v.eps, **shared)
+        self.norm1 = norm(v.width, "vision_embed", v.eps, **shared)
         self.q = Linear(embed, heads, bias=True, **shared)
         self.k = Linear(embed, heads, bias=True, **shared)
         self.v = Linear(embed, heads, bias=True, **shared)
         self.o = Linear(heads, embed, bias=True, scale=out, **shared)
-        self.norm2 = RMSNorm(v.width, "vision_embed", v.eps, **shared)
-        self.gate = Linear(embed, mlp, bias=True, **shared)
+        self.norm2 = norm(v.width, "vision_embed", v.eps, **shared)
+        if gated:
+            self.gate = Linear(embed, mlp, bias=True, **shared)
         self.up = Linear(embed, mlp, bias=True, **shared)
         self.down = Linear(mlp, embed, bias=True, scale=out, **shared)
+
+
+class VisionBlock(AttentionBlock):
+    """Pre-norm attention and gated MLP over the patches of (slot, window)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, stack: int | None = None):
+        super().__init__(config, RMSNorm, rngs=rngs, gated=True, stack=stack)
 
     def __call__(self, x: Float[Array, "S W M E"], full: Bool[Array, ""],
                  cos: Float[Array, "S W M half"], sin: Float[Array, "S W M half"],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from fourd4d.core.errors import InputError
 from fourd4d.models.config import DecoderConfig, ModelConfig, VisionConfig
+from fourd4d.models.hf_checks import check_numbers, ties_head, width_problems
 
 FAMILY = "qwen2_5_vl"
 _MISSING = object()
@@ -44,12 +44,7 @@ def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any)
     text = value.get("text_config") or {}
     if not isinstance(text, dict):
         raise InputError(where, "text_config is no object", "Fix the config")
-    ties = [part.get("tie_word_embeddings") for part in (value, text)]
-    if not {*map(type, ties)} <= {bool, type(None)}:
-        raise InputError(where, f"tie_word_embeddings is {ties[0] or ties[1]!r}",
-                         "Set it to true or false")
-    tied = any(ties)  # Writers put it at either place, and leave the other at its default.
-    text = {**value, **text, "tie_word_embeddings": tied}
+    text = {**value, **text, "tie_word_embeddings": ties_head(value, text, where)}
     if "in_chans" in vision:
         vision = {"in_channels": vision["in_chans"], **vision}
     if isinstance(rope := text.get("rope_parameters"), dict):
@@ -89,41 +84,12 @@ def _model(d: dict[str, Any], v: dict[str, Any], head_dim: int, fields: dict[str
 
 def _check(d: dict[str, Any], v: dict[str, Any], where: object) -> int:
     """Head width of the decoder, after all contradictions were looked for."""
-    problems = []
-    for name, kind in (("decoder", d), ("vision_config", v)):
-        problems += [f"{name} {key} is {kind[key]!r}, not a positive integer"
-                     for key in kind
-                     if key.endswith(("_size", "_layers", "heads", "depth", "_channels",
-                                      "max_position_embeddings"))
-                     and not (key == "num_key_value_heads" and kind[key] is None)
-                     and (type(kind[key]) is not int or kind[key] <= 0)]
-        problems += [f"{name} {key} is {kind[key]!r}, not a positive number"
-                     for key in ("rms_norm_eps", "rope_theta", "tokens_per_second") if key in kind
-                     and (type(kind[key]) not in (int, float) or not 0 < kind[key] < math.inf)]
-    rope = d["rope_scaling"] if isinstance(d["rope_scaling"], dict) else {}
-    for name, found in (("fullatt_block_indexes", v["fullatt_block_indexes"]),
-                        ("mrope_section", rope.get("mrope_section", ()))):
-        if not isinstance(found, list | tuple) or not all(
-                type(n) is int and n >= 0 for n in found):
-            problems.append(f"{name} is {found!r}, not a list of integers from 0")
-    if problems:
-        raise InputError(where, "; ".join(problems), "Fix the config")
+    check_numbers(d, v, "fullatt_block_indexes", where)
+    head_dim, problems = d["hidden_size"] // d["num_attention_heads"], []
     if d["hidden_size"] % d["num_attention_heads"]:
         problems.append(f"hidden_size {d['hidden_size']} does not divide by "
                         f"{d['num_attention_heads']} heads")
-    if v["out_hidden_size"] != d["hidden_size"]:
-        problems.append(f"vision out_hidden_size {v['out_hidden_size']} is not the decoder's "
-                        f"hidden_size {d['hidden_size']}")
-    head_dim = d["hidden_size"] // d["num_attention_heads"]
-    if "mrope_section" not in rope:
-        problems.append("rope_scaling has no mrope_section")
-    else:
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "mrope"):
-            problems.append(f"rope_scaling type {kind!r} is not supported")
-        if len(rope["mrope_section"]) != 3 or 2 * sum(rope["mrope_section"]) != head_dim:
-            problems.append(f"mrope_section {rope['mrope_section']} does not sum to half the head "
-                            f"width {head_dim}")
+    problems += width_problems(d, v, head_dim)
     problems += [f"hidden_act {part['hidden_act']!r} is not supported"
                  for part in (d, v) if part["hidden_act"] != "silu"]
     if d["use_sliding_window"]:

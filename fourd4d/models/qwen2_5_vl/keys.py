@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fourd4d.core.weight_map import Entry, KeyTable, kernel, vector
 from fourd4d.models.config import ModelConfig, VisionConfig
-from fourd4d.models.decoder_keys import decoder_entries
+from fourd4d.models.shared_keys import decoder_entries, vision_attention_entries
 
 
 def key_table(config: ModelConfig) -> KeyTable:
@@ -34,12 +34,7 @@ def _vision(v: VisionConfig) -> list[Entry]:
     ]
     for name, key in (("merge1", "visual.merger.mlp.0"), ("merge2", "visual.merger.mlp.2")):
         entries += [kernel(("vision", name), key), vector(("vision", name, "bias"), f"{key}.bias")]
-    for part, name in enumerate("qkv"):
-        key = f"{theirs}.attn.qkv"
-        entries += [kernel((*ours, name), key, outputs=2, part=(part, 3)),
-                    vector((*ours, name, "bias"), f"{key}.bias", 2, (part, 3))]
-    entries += [kernel((*ours, "o"), f"{theirs}.attn.proj", inputs=2),
-                vector((*ours, "o", "bias"), f"{theirs}.attn.proj.bias")]
+    entries += vision_attention_entries(theirs)
     for name in ("gate", "up", "down"):
         key = f"{theirs}.mlp.{name}_proj"
         entries += [kernel((*ours, name), key), vector((*ours, name, "bias"), f"{key}.bias")]

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from fourd4d.core.errors import InputError
 from fourd4d.models.config import DecoderConfig, ModelConfig, VisionConfig
+from fourd4d.models.hf_checks import check_numbers, rotary, ties_head, width_problems
 
 FAMILY: Final = "qwen3_vl"
 _MISSING = object()
@@ -43,17 +44,14 @@ def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any)
     if not isinstance(vision, dict) or not isinstance(text, dict):
         raise InputError(where, "vision_config or text_config is missing",
                          "Give a vision-language model")
-    ties = [part.get("tie_word_embeddings") for part in (value, text)]
-    if not {*map(type, ties)} <= {bool, type(None)}:
-        raise InputError(where, f"tie_word_embeddings is {ties[0] or ties[1]!r}",
-                         "Set it to true or false")
+    tied = ties_head(value, text, where)
     if isinstance(rope := text.get("rope_parameters"), dict):
         text = {**text, **rope, "rope_scaling": rope}
     d = {name: text.get(name, default) for name, default in _DEFAULTS.items()}
     v = {name: vision.get(name, default) for name, default in _VISION_DEFAULTS.items()}
     _check(d, v, where)
     try:
-        return _model(d, v, any(ties), fields)
+        return _model(d, v, tied, fields)
     except InputError as error:  # It speaks of our field; theirs is in the file.
         raise InputError(where, f"{error.where}: {error.what}", error.remedy) from error
 
@@ -82,42 +80,13 @@ def _model(d: dict[str, Any], v: dict[str, Any], tied: bool, fields: dict[str, A
 
 
 def _check(d: dict[str, Any], v: dict[str, Any], where: object) -> None:
-    problems = []
-    for name, kind in (("decoder", d), ("vision_config", v)):
-        problems += [f"{name} {key} is {kind[key]!r}, not a positive integer"
-                     for key in kind
-                     if key.endswith(("_size", "_layers", "heads", "depth", "_channels", "head_dim",
-                                      "_position_embeddings"))
-                     and not (key == "num_key_value_heads" and kind[key] is None)
-                     and (type(kind[key]) is not int or kind[key] <= 0)]
-    problems += [f"decoder {key} is {d[key]!r}, not a positive number"
-                 for key in ("rms_norm_eps", "rope_theta")
-                 if type(d[key]) not in (int, float) or not 0 < d[key] < math.inf]
-    rope = d["rope_scaling"] if isinstance(d["rope_scaling"], dict) else {}
-    for name, found in (("deepstack_visual_indexes", v["deepstack_visual_indexes"]),
-                        ("mrope_section", rope.get("mrope_section", ()))):
-        if not isinstance(found, list | tuple) or not all(
-                type(n) is int and n >= 0 for n in found):
-            problems.append(f"{name} is {found!r}, not a list of integers from 0")
-    if problems:
-        raise InputError(where, "; ".join(problems), "Fix the config")
-    if v["out_hidden_size"] != d["hidden_size"]:
-        problems.append(f"vision out_hidden_size {v['out_hidden_size']} is not the decoder's "
-                        f"hidden_size {d['hidden_size']}")
+    check_numbers(d, v, "deepstack_visual_indexes", where)
+    problems = width_problems(d, v, d["head_dim"])
     table = v["num_position_embeddings"]
     if math.isqrt(table) ** 2 != table:
         problems.append(f"num_position_embeddings {table} is not a square")
-    if "mrope_section" not in rope:
-        problems.append("rope_scaling has no mrope_section")
-    else:
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "mrope"):
-            problems.append(f"rope_scaling type {kind!r} is not supported")
-        if len(rope["mrope_section"]) != 3 or 2 * sum(rope["mrope_section"]) != d["head_dim"]:
-            problems.append(f"mrope_section {rope['mrope_section']} does not sum to half the head "
-                            f"width {d['head_dim']}")
-        if not rope.get("mrope_interleaved", True):
-            problems.append("mrope_interleaved false is not supported")
+    if not rotary(d).get("mrope_interleaved", True):
+        problems.append("mrope_interleaved false is not supported")
     problems += [f"hidden_act {part['hidden_act']!r} is not supported"
                  for part, known in ((d, "silu"), (v, "gelu_pytorch_tanh"))
                  if part["hidden_act"] != known]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fourd4d.core.weight_map import Entry, KeyTable, kernel, vector
 from fourd4d.models.config import ModelConfig, VisionConfig
-from fourd4d.models.decoder_keys import decoder_entries
+from fourd4d.models.shared_keys import decoder_entries, vision_attention_entries
 
 _TEXT, _VISUAL = "model.language_model.", "model.visual."
 
@@ -32,12 +32,7 @@ def _vision(v: VisionConfig) -> list[Entry]:
     ]
     if v.levels:
         entries += _merger(("vision", "mergers"), f"{_VISUAL}deepstack_merger_list.{{layer}}")
-    for part, name in enumerate("qkv"):
-        key = f"{theirs}.attn.qkv"
-        entries += [kernel((*ours, name), key, outputs=2, part=(part, 3)),
-                    vector((*ours, name, "bias"), f"{key}.bias", 2, (part, 3))]
-    entries += [kernel((*ours, "o"), f"{theirs}.attn.proj", inputs=2),
-                vector((*ours, "o", "bias"), f"{theirs}.attn.proj.bias")]
+    entries += vision_attention_entries(theirs)
     for name, key in (("up", "linear_fc1"), ("down", "linear_fc2")):
         entries += _biased((*ours, name), f"{theirs}.mlp.{key}")
     for norm in ("norm1", "norm2"):

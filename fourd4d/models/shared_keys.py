@@ -1,4 +1,4 @@
-"""Where the decoders of the Qwen families keep their tensors."""
+"""Where the Qwen families keep the tensors that they share."""
 
 from __future__ import annotations
 
@@ -30,3 +30,18 @@ def decoder_entries(d: DecoderConfig, prefix: str, head: str) -> list[Entry]:
     entries += [kernel((*ours, name), f"{theirs}.mlp.{name}_proj")
                 for name in ("gate", "up", "down")]
     return entries if d.tied else [*entries, Entry(("output",), head, (1, 0), (1, 1))]
+
+
+def vision_attention_entries(theirs: str) -> list[Entry]:
+    """Entries of the attention in the encoder's blocks, queries, keys and values fused.
+
+    Args:
+      theirs: name of a block.
+    """
+    ours, key = ("vision", "blocks"), f"{theirs}.attn.qkv"
+    entries: list[Entry] = []
+    for part, name in enumerate("qkv"):
+        entries += [kernel((*ours, name), key, outputs=2, part=(part, 3)),
+                    vector((*ours, name, "bias"), f"{key}.bias", 2, (part, 3))]
+    return [*entries, kernel((*ours, "o"), f"{theirs}.attn.proj", inputs=2),
+            vector((*ours, "o", "bias"), f"{theirs}.attn.proj.bias")]
