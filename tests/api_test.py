@@ -8,37 +8,24 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from helpers.bundles import save_as_a_trainer
 from helpers.evaluation import benchmark
-from ml_collections import ConfigDict
 
 import fourd4d
 from fourd4d import api
-from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.core.errors import InputError
 from fourd4d.data.media import row_media
 from fourd4d.eval import EvalSpec, ItemLog, Subject, read_items
 from fourd4d.eval.runner import run
-from fourd4d.parallel import make_mesh, use
-from fourd4d.pretrained.open import fresh, specs
 from fourd4d.processing.media import Image, Video
 from fourd4d.sampling import generate
-from fourd4d.train import OptimizerSpec, make_optimizer, state_from
 
 TOKENS = 12
 
 
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory):
-    root = tmp_path_factory.mktemp("checkpoint")
-    mesh = make_mesh("data=1")
-    with use(mesh):
-        bundle = fresh("tiny", mesh, 0)
-        state = state_from(bundle.tree, make_optimizer(OptimizerSpec(schedule="constant")), mesh,
-                           trainable=(".*",))
-        with CheckpointManager(root, processor=bundle.processor.save) as manager:
-            manager.save(1, state, None, specs(ConfigDict(dict(seed=0)), bundle.config,
-                                               bundle.processor, (".*",)), force=True)
-    return fourd4d.load(root)
+    return fourd4d.load(save_as_a_trainer(tmp_path_factory.mktemp("checkpoint")))
 
 
 def test_it_says_what_evaluation_logs(thinker, tmp_path):

@@ -102,8 +102,8 @@ def test_every_field_of_every_config_has_a_line(command, config, monkeypatch):
 
 def output(command, capfd, monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [command, *arguments])
-    for name in (f"fourd4d.{command}", f"fourd4d.{command}.__main__"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    # Only that module: with its package anew, others would keep another one than is imported.
+    monkeypatch.delitem(sys.modules, f"fourd4d.{command}.__main__", raising=False)
     with pytest.raises(SystemExit) as end:
         runpy.run_module(f"fourd4d.{command}", run_name="__main__", alter_sys=True)
     assert not end.value.code

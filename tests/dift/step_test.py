@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -221,7 +220,7 @@ def test_each_process_reads_its_own_rows(data: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(jax, "process_index", lambda *_: 1)
     monkeypatch.setattr(jax, "process_count", lambda *_: 2)
-    monkeypatch.setitem(inspect.unwrap(train).__globals__, "dift_pipeline", reads)
+    monkeypatch.setattr("fourd4d.dift.__main__.dift_pipeline", reads)
     with pytest.raises(InputError, match="share 1 of 2, 2 rows"):
         train(tiny(data, tmp_path))
 

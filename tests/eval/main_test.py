@@ -10,33 +10,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers.bundles import save_as_a_trainer
 from helpers.evaluation import benchmark
-from ml_collections import ConfigDict
 
 from configs import eval_heldout
-from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.core.errors import InputError
 from fourd4d.eval.__main__ import evaluate
-from fourd4d.parallel import make_mesh, use
-from fourd4d.pretrained.open import fresh, specs
-from fourd4d.train import OptimizerSpec, make_optimizer, state_from
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A random tiny model as a trainer leaves it."""
-    root = tmp_path_factory.mktemp("checkpoint")
-    mesh = make_mesh("data=1")
-    with use(mesh):
-        bundle = fresh("tiny", mesh, 0)
-        state = state_from(bundle.tree, make_optimizer(OptimizerSpec()), mesh, trainable=(".*",))
-        config = ConfigDict(dict(seed=0))
-        with CheckpointManager(root, processor=bundle.processor.save) as manager:
-            manager.save(1, state, None, specs(config, bundle.config, bundle.processor,
-                                               (".*",)), force=True)
-    return root
+    return save_as_a_trainer(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
+from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.models import ModelConfig, Thinker
 from fourd4d.models.config import DecoderConfig, VisionConfig
+from fourd4d.parallel import make_mesh, use
 from fourd4d.pretrained.bundle import ModelBundle
+from fourd4d.pretrained.open import fresh, specs
 from fourd4d.processing import Processor, tiny_tokenizer
+from fourd4d.train import OptimizerSpec, make_optimizer, state_from
 
 CONFIG = ModelConfig(
     vision=VisionConfig(width=16, layers=2, heads=2, mlp=24, full_layers=(1,), patch_size=4,
@@ -31,3 +37,15 @@ def bundle_of(config=CONFIG, seed=0):
     config = dataclasses.replace(
         config, decoder=dataclasses.replace(config.decoder, valid_vocab=words.vocab_size))
     return ModelBundle(config, Processor(words, config.protocol()), graphdef, tree)
+
+
+def save_as_a_trainer(root: Path) -> Path:
+    """A random tiny model as a trainer leaves it; gives ``root`` back."""
+    mesh = make_mesh("data=1")
+    with use(mesh):
+        bundle = fresh("tiny", mesh, 0)
+        state = state_from(bundle.tree, make_optimizer(OptimizerSpec()), mesh, trainable=(".*",))
+        with CheckpointManager(root, processor=bundle.processor.save) as manager:
+            manager.save(1, state, None, specs(ConfigDict(dict(seed=0)), bundle.config,
+                                               bundle.processor, (".*",)), force=True)
+    return root

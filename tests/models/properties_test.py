@@ -228,7 +228,8 @@ def test_lora_and_the_imagery_head_start_as_nothing(thinker, batch):
     other = Thinker(config, nnx.Rngs(3))
     nnx.update(other, nnx.from_flat_state(state))
     hidden = thinker(batch)
-    np.testing.assert_allclose(other(batch), hidden, atol=1e-5)
+    close = 1e-6 if thinker.config == CONFIG else 5e-6
+    np.testing.assert_allclose(other(batch), hidden, atol=close)
     np.testing.assert_allclose(other.imagine(hidden), hidden, atol=1e-6)
     extra = set(dict(nnx.to_flat_state(nnx.state(other)))) - set(dict(state))
     assert {path[-1] for path in extra} == {"lora_a", "lora_b", "kernel"}

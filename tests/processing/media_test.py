@@ -98,9 +98,8 @@ def test_the_same_frames_whatever_the_keyframes(tmp_path, gop):
     np.testing.assert_allclose(levels, 40 + 4 * np.array(picks), atol=3)
 
 
-def test_only_what_is_wanted_is_decoded(tmp_path, monkeypatch):
-    """Four frames of 240, a keyframe every ten: at most ten are decoded for each."""
-    path = write_video(tmp_path / "v.mp4", [grey(90)] * 240, gop=10)
+def counted(monkeypatch):
+    """Times of the frames that are decoded from now on, as they come."""
     decoded = []
 
     def count(frames):
@@ -109,6 +108,13 @@ def test_only_what_is_wanted_is_decoded(tmp_path, monkeypatch):
             yield frame.pts, frame
 
     monkeypatch.setattr(video_module, "_timed", count)
+    return decoded
+
+
+def test_only_what_is_wanted_is_decoded(tmp_path, monkeypatch):
+    """Four frames of 240, a keyframe every ten: at most ten are decoded for each."""
+    path = write_video(tmp_path / "v.mp4", [grey(90)] * 240, gop=10)
+    decoded = counted(monkeypatch)
     assert len(read_video(path, fps=None, max_frames=4).frames) == 4
     assert len(decoded) <= 40
 
@@ -397,14 +403,7 @@ def test_joined_gif_files(tmp_path):
 def test_joined_recordings_are_decoded_from_the_keyframe_alone(tmp_path, monkeypatch):
     one = part(tmp_path / "a.ts", [90] * 100)
     (tmp_path / "v.ts").write_bytes(one * 3)
-    decoded = []
-
-    def count(frames):
-        for frame in frames:
-            decoded.append(frame.pts)
-            yield frame.pts, frame
-
-    monkeypatch.setattr(video_module, "_timed", count)
+    decoded = counted(monkeypatch)
     video = read_video(tmp_path / "v.ts", fps=None, max_frames=4)
     np.testing.assert_allclose(video.timestamps, [0, 10, 20, 29.9], atol=0.11)
     assert len(decoded) < 90

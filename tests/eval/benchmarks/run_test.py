@@ -3,31 +3,18 @@
 import json
 
 import pytest
-from ml_collections import ConfigDict
+from helpers.bundles import save_as_a_trainer
 
 from configs import eval_heldout
-from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.core.errors import InputError
 from fourd4d.eval.__main__ import evaluate, show
 from fourd4d.eval.benchmarks import TABLE
 from fourd4d.eval.compare import main as compare
-from fourd4d.parallel import make_mesh, use
-from fourd4d.pretrained.open import fresh, specs
-from fourd4d.train import OptimizerSpec, make_optimizer, state_from
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A random tiny model as a trainer leaves it."""
-    root = tmp_path_factory.mktemp("checkpoint")
-    mesh = make_mesh("data=1")
-    with use(mesh):
-        bundle = fresh("tiny", mesh, 0)
-        state = state_from(bundle.tree, make_optimizer(OptimizerSpec()), mesh, trainable=(".*",))
-        with CheckpointManager(root, processor=bundle.processor.save) as manager:
-            manager.save(1, state, None, specs(ConfigDict(dict(seed=0)), bundle.config,
-                                               bundle.processor, (".*",)), force=True)
-    return root
+    return save_as_a_trainer(tmp_path_factory.mktemp("checkpoint"))
 
 
 def config_for(name, checkpoint, root, out, **changes):
