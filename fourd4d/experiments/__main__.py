@@ -1,7 +1,8 @@
 """Experiments: ``python -m fourd4d.experiments imagery --config=configs/experiments_imagery.py``.
 
 ``imagery`` trains the arms of ``experiments.arms`` with several seeds, evaluates each on the same
-questions, and writes ``result.json`` and ``page.html`` below ``config.workdir``.
+questions, and writes ``result.json`` and ``page.html`` below ``config.workdir``. ``rows DATA OUT
+--arms NAME,NAME`` writes the rows of some arms into one file to train on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.errors import InputError
 from fourd4d.core.terminal import plain_console
-from fourd4d.experiments import imagery, report
+from fourd4d.experiments import imagery, lesson, report
 
 NAMES = {"imagery": "experiments_imagery"}
 
@@ -38,8 +39,10 @@ def main(config: Any) -> None:
 HELP: Final = Help(fields.EXPERIMENTS)
 
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in NAMES:
+    if sys.argv[1:2] == ["rows"]:
+        lesson.main(sys.argv[2:])
+    elif sys.argv[1:2] and sys.argv[1] in NAMES:
         launch(main, str(CONFIGS / f"{NAMES[sys.argv.pop(1)]}.py"), about=HELP)
     else:
         sys.exit(f"python -m fourd4d.experiments: give the experiment's name first: "
-                 f"{', '.join(NAMES)}")
+                 f"{', '.join([*NAMES, 'rows'])}")

@@ -59,10 +59,10 @@ ARMS: Final = {arm.name: arm for arm in (
 BASELINE: Final = "text"
 
 
-def chosen(names: Sequence[str]) -> list[Arm]:
+def chosen(names: Sequence[str], where: str = "config.arms") -> list[Arm]:
     """The arms of these names. Raises InputError on unknown, repeated or no names."""
     if not names or len(set(names)) < len(names) or not set(names) <= set(ARMS):
-        raise InputError("config.arms", f"bad value {tuple(names)}",
+        raise InputError(where, f"bad value {tuple(names)}",
                          f"Give some of {tuple(ARMS)}, each once")
     return [ARMS[name] for name in names]
 
@@ -81,3 +81,27 @@ def write_rows(arm: Arm, source: JsonlSource, path: Path, aloud: bool, pause: st
 
     jsonl.write(path, made())
     return source.root if arm.sees else path.parent
+
+
+def write_lesson(arms: Sequence[Arm], source: JsonlSource, path: Path, aloud: bool,
+                 pause: str) -> int:
+    """Write every row of a data set once for each arm, one after the other; returns their number.
+
+    Their ids end in the arm's name. Paths keep the data set's root.
+
+    Raises:
+      InputError: an arm that is not shown the video; a sample that is not of the style ``short``.
+    """
+    for arm in arms:
+        if not arm.sees:
+            raise InputError("--arms", f"{arm.name!r} shows grey frames in place of the data's",
+                             "Leave it out")
+
+    def made() -> Iterator[dict]:
+        for index in range(len(source)):
+            sample = source[index].sample
+            for arm in arms:
+                row = arm.row(sample, aloud, pause)
+                yield jsonl.dift_row(dataclasses.replace(row, id=f"{sample.id}_{arm.name}"))
+
+    return jsonl.write(path, made())
