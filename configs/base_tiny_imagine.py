@@ -21,10 +21,10 @@ def get_config() -> ConfigDict:
     config.data.path = "runs/imagine_data/lesson.jsonl"
     config.data.measure = 1500
     config.dift.read_targets_end = 0.2
-    config.dift.read_targets_steps = 1000
+    config.dift.read_targets_steps = 720
     config.optimizer.warmup_steps = 50
     config.batch = 24
-    config.steps = 1500
+    config.steps = 720
     config.log_every = 20
     config.eval_every = 0
     config.save_every = 200

@@ -76,7 +76,7 @@ def train(config: Any) -> Outcome:
                     processor=processor, mesh=mesh, seed=config.seed, writer=writer, shape=shape,
                     rewards=rewards_of(config.rewards),
                     cache_features=not trains_vision(state.params),
-                    show_every=config.show_every))
+                    show_every=config.show_every), lambda: next(batches, None))
                 return run(
                     state, step, batches, first=first, total=config.steps, writer=writer,
                     place=step.place, tokens=lambda _: 0, save_every=config.save_every,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from fourd4d.parallel import host_to_global, row_split, to_host
 from fourd4d.processing import Processor
 from fourd4d.rewards import DEFAULT, Reward, score
 from fourd4d.rl.grpo import RLSpec, gather, update
+from fourd4d.rl.refill import Groups, refill
 from fourd4d.sampling import SamplingSpec, generate, rollout, texts
 from fourd4d.sampling.tails import pack_tails, padding_share
 from fourd4d.train import MetricWriter, TrainState
@@ -86,11 +87,27 @@ class Setting:
                              f"{row_split(self.mesh)} devices", "Use a multiple")
 
 
-class Step:
-    """``state, metrics = step(state, questions)``; ``place`` makes the questions."""
+@dataclasses.dataclass(frozen=True)
+class _Round:
+    groups: Groups
+    rewards: np.ndarray
+    metrics: dict[str, Mean]
+    responses: list[str]
+    tokens: float
 
-    def __init__(self, setting: Setting):
+
+class Step:
+    """``state, metrics = step(state, questions)``; ``place`` makes the questions.
+
+    Args:
+      more: this host's next prompts for a further round of the same step; None where there are no
+        more. All hosts are asked alike.
+    """
+
+    def __init__(self, setting: Setting,
+                 more: Callable[[], Sequence[Prompt] | None] = lambda: None):
         self.setting = s = setting
+        self._more = more
         fixed = dict(graphdef=s.graphdef, spec=s.spec, policy=s.policy, sampling=s.sampling)
         self._gather = jax.jit(functools.partial(gather, **fixed))
         self._update = jax.jit(functools.partial(update, tx=s.tx, **fixed), donate_argnums=0)
@@ -104,10 +121,13 @@ class Step:
                         names=[p.where for p in prompts])
         return Questions(tuple(p.sample for p in prompts), host_to_global(batch, s.mesh))
 
-    def sample(self, state: TrainState, batch: Batch) -> tuple[Any, Rollout]:
-        """(features or None, responses). The keys depend on seed, update and row of the batch."""
+    def sample(self, state: TrainState, batch: Batch, number: int = 0) -> tuple[Any, Rollout]:
+        """(features or None, responses). The keys depend on seed, update, round and row."""
         s = self.setting
-        key = jax.random.fold_in(jax.random.key(s.seed), int(state.step))
+        key = jax.random.key(s.seed)
+        if number:  # Counted down from the end, where no update's number is.
+            key = jax.random.fold_in(key, 2**32 - number)
+        key = jax.random.fold_in(key, int(state.step))
         states = state.params, state.frozen
         features = encode(s.graphdef, states, batch) if s.cache_features else None
         if not s.spec.slots:
@@ -147,18 +167,32 @@ class Step:
                  ) -> tuple[TrainState, dict[str, Mean]]:
         s, began = self.setting, time.perf_counter()
         number = int(state.step)
-        features, rollout = self.sample(state, questions.batch)
-        rewards, metrics, responses = self.score(questions, rollout)
+        first = self._round(state, questions, 0)
+        metrics, tokens = first.metrics, first.tokens
+
+        def another(at: int) -> tuple[Groups, np.ndarray] | None:
+            nonlocal metrics, tokens
+            prompts = self._more()
+            if prompts is None:
+                return None
+            drawn = self._round(state, self.place(prompts), at)
+            metrics, tokens = metrics_lib.add(metrics, drawn.metrics), tokens + drawn.tokens
+            return drawn.groups, drawn.rewards
+
+        found = refill(first.groups, first.rewards, s.spec.rounds, s.mesh, another)
+        groups, rewards, rollout = found.groups, found.rewards, found.groups.rollout
+        if s.spec.rounds > 1:
+            metrics |= {"rounds": Mean(found.rounds, 1.0),
+                        "replaced_groups": Mean(found.replaced, 1.0)}
         sampled = time.perf_counter()
-        tokens = float(np.sum(to_host(rollout.mask)))
         tails = None
         if s.spec.pack:
             lengths = to_host(rollout.mask).sum(axis=1).reshape(-1, s.spec.group)
             tails = pack_tails(lengths, s.sampling.max_tokens)
             metrics["update_padding"] = Mean(padding_share(tails), 1.0)
-        experience, found = self._gather(state.params, state.frozen, s.reference, questions.batch,
-                                         features, rollout, rewards, tails=tails)
-        metrics |= found
+        experience, gathered = self._gather(state.params, state.frozen, s.reference, groups.prompts,
+                                            groups.features, rollout, rewards, tails=tails)
+        metrics |= gathered
         seen: dict[str, Mean] = {}
         for at in range(s.spec.epochs * s.spec.minibatches):
             state, learnt = self._update(state, experience, at % s.spec.minibatches)
@@ -169,12 +203,18 @@ class Step:
             seen = metrics_lib.add(seen, learnt)
         jax.block_until_ready(state.step)
         ended = time.perf_counter()
-        self._show(number, questions, responses, rewards)
+        self._show(number, questions, first.responses, first.rewards)
         return state, {
             **metrics, **seen,
             "rollout_tokens_per_second": Mean(tokens, sampled - began),
             "response_tokens_per_second": Mean(tokens, ended - began),
         }
+
+    def _round(self, state: TrainState, questions: Questions, number: int) -> _Round:
+        features, rollout = self.sample(state, questions.batch, number)
+        rewards, metrics, responses = self.score(questions, rollout)
+        return _Round(Groups(questions.batch, features, rollout), rewards, metrics, responses,
+                      float(np.sum(to_host(rollout.mask))))
 
     def _show(self, number: int, questions: Questions, responses: list[str],
               rewards: np.ndarray) -> None:
