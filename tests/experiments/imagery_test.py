@@ -162,7 +162,7 @@ class Commands:
         out.mkdir(parents=True)
         if stage.verb:
             metrics = dict.fromkeys(report.PROBED, 0.5)
-            (out / "result.json").write_text(json.dumps({"metrics": metrics}))
+            (out / "probe.json").write_text(json.dumps({"metrics": metrics}))
             return
         right = {"imagery": 4, "text": 2, "blind": 1}[stage.name.split("-")[1]]
         log = [{"evaluation": {"seed": 0}}] + [{
