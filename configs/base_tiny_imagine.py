@@ -1,8 +1,8 @@
 """The tiny base's fourth lesson: to imagine, to read what it imagined, and to answer by it.
 
     python -m fourd4d.synth --config=configs/synth_imagine.py --config.output=runs/imagine_data
-    python -m fourd4d.experiments rows runs/imagine_data/dift.jsonl runs/imagine_data/lesson.jsonl \
-        --arms imagery,text --aloud
+    python -m fourd4d.experiments rows --config.data=runs/imagine_data/dift.jsonl \
+        --config.output=runs/imagine_data --config.together
     python -m fourd4d.dift --config=configs/base_tiny_imagine.py
 
 Every question twice: with mental images under the recipe of ``dift_imagery_tiny``, and in words

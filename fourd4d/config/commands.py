@@ -73,6 +73,9 @@ def run_stage(stage: Stage, workdir: Path, console: Console) -> float:
     environment = _CPU | (_HOARD if stage.package == "dift" else {}) | os.environ | {
         "JAX_COMPILATION_CACHE_DIR": os.environ.get(
             "JAX_COMPILATION_CACHE_DIR", str(workdir / "compiled")),
+        # Stages share programs; also the many that take less than a second each.
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": os.environ.get(
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1"),
         "PYTHONPATH": os.pathsep.join(
             filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")])),
     }

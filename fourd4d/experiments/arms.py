@@ -59,10 +59,10 @@ ARMS: Final = {arm.name: arm for arm in (
 BASELINE: Final = "text"
 
 
-def chosen(names: Sequence[str], where: str = "config.arms") -> list[Arm]:
+def chosen(names: Sequence[str]) -> list[Arm]:
     """The arms of these names. Raises InputError on unknown, repeated or no names."""
     if not names or len(set(names)) < len(names) or not set(names) <= set(ARMS):
-        raise InputError(where, f"bad value {tuple(names)}",
+        raise InputError("config.arms", f"bad value {tuple(names)}",
                          f"Give some of {tuple(ARMS)}, each once")
     return [ARMS[name] for name in names]
 
@@ -94,7 +94,7 @@ def write_lesson(arms: Sequence[Arm], source: JsonlSource, path: Path, aloud: bo
     """
     for arm in arms:
         if not arm.sees:
-            raise InputError("--arms", f"{arm.name!r} shows grey frames in place of the data's",
+            raise InputError("config.arms", f"{arm.name!r} shows grey frames in place of the data's",
                              "Leave it out")
 
     def made() -> Iterator[dict]:
@@ -104,4 +104,5 @@ def write_lesson(arms: Sequence[Arm], source: JsonlSource, path: Path, aloud: bo
                 row = arm.row(sample, aloud, pause)
                 yield jsonl.dift_row(dataclasses.replace(row, id=f"{sample.id}_{arm.name}"))
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     return jsonl.write(path, made())

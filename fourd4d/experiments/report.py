@@ -21,7 +21,7 @@ from fourd4d.pages import Bar, Bars, Interval, Number, Page
 
 PROBED: Final = ("probe_swap_delta", "donor_follow_rate", "probe_zero_delta", "retrieval_top1",
                  "cosine", "constant_cosine")
-"""Names under ``metrics`` of a probe's ``result.json`` that the table takes over."""
+"""Names under ``metrics`` of a probe's ``probe.json`` that the table takes over."""
 _LOG: Final = "items-00000-of-00001.jsonl"
 _DRAWS: Final = 4000
 
@@ -36,7 +36,7 @@ def read_records(workdir: Path, run: Run) -> dict[str, Record] | None:
 
 def read_probe(workdir: Path, run: Run) -> dict[str, float]:
     """What the probe of a run measured; empty where there is none."""
-    path = workdir / "runs" / run.name / "probe" / "result.json"
+    path = workdir / "runs" / run.name / "probe" / "probe.json"
     if not path.is_file():
         return {}
     metrics = read_object(path, "Probe again").get("metrics", {})

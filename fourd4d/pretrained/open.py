@@ -26,7 +26,8 @@ from fourd4d.pretrained.huggingface import open_hf
 from fourd4d.processing import Processor, load_processor, load_tokenizer, tiny_tokenizer
 from fourd4d.train import state as train_state
 
-SHIPPED: Final = {"tiny-base": Path(__file__).parents[1] / "models" / "assets" / "tiny_base"}
+_ASSETS: Final = Path(__file__).parents[1] / "models" / "assets"
+SHIPPED: Final = {"tiny-base": _ASSETS / "tiny_base", "tiny-imagery": _ASSETS / "tiny_imagery"}
 """Checkpoints in the package, by the name that stands for their directory."""
 
 Kind = Literal["hf", "trained"]

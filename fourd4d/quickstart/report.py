@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,16 +15,27 @@ from fourd4d.data.source import open_source
 from fourd4d.eval import report
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import read_items, read_log, spread
+from fourd4d.eval.probes import report as probe_report
+from fourd4d.eval.probes.effects import points
 from fourd4d.eval.statistics import paired_bootstrap
 from fourd4d.pages import Bar, Bars, Interval, Lines, Number, Page, read_curves
 from fourd4d.processing.media import Video
 
-NAMES: Final = {"base": "base", "dift": "after DIFT", "rl": "after 4DRL"}
+STAGES: Final = {"base": "base", "dift": "after DIFT", "rl": "after 4DRL"}
+NAMES: Final = STAGES | {"text": "text alone"}
+PROBED: Final = ("probe_swap_delta", "probe_zero_delta", "donor_follow_rate", "retrieval_top1",
+                 "cosine", "constant_cosine")
+"""Metrics of the probe that ``result.json`` holds too, with ``_low`` and ``_high``."""
 
 
 def read_result(workdir: Path, name: str) -> dict[str, Any]:
-    """``result.json`` of the evaluation of ``base``, ``dift`` or ``rl``."""
+    """``result.json`` of the evaluation of one of ``NAMES``."""
     return json.loads((workdir / f"eval-{name}" / "result.json").read_text(encoding="utf-8"))
+
+
+def read_probe(workdir: Path) -> dict[str, Any]:
+    """``probe.json`` of the probe of the model after DIFT."""
+    return json.loads((workdir / "probe" / "probe.json").read_text(encoding="utf-8"))
 
 
 def _log(workdir: Path, name: str) -> dict[str, Any]:
@@ -37,15 +49,39 @@ def summarise(workdir: Path, stages: Mapping[str, Mapping[str, Any]]) -> dict[st
       stages: by name, with the ``seconds`` each took.
     """
     overall = {name: read_result(workdir, name)["overall"] for name in NAMES}
+    trained = {name: overall[name] for name in STAGES}
+    text, metrics = overall["text"], read_probe(workdir)["metrics"]
+    ends = ("", "_low", "_high")
     return {
-        **{f"{name}_accuracy": part["accuracy"] for name, part in overall.items()},
-        **{f"{name}_lenient_accuracy": part["lenient_accuracy"] for name, part in overall.items()},
+        **{f"{name}_accuracy": part["accuracy"] for name, part in trained.items()},
+        **{f"{name}_lenient_accuracy": part["lenient_accuracy"] for name, part in trained.items()},
+        **{f"text_only_accuracy{end}": text[f"accuracy{end}"] for end in ends},
+        **{f"{name}{end}": metrics[f"{name}{end}"] for name in PROBED for end in ends},
         "chance": overall["dift"]["chance"],
         "items": overall["dift"]["items"],
         "seconds": sum(stage["seconds"] for stage in stages.values()),
         "stage_seconds": {name: stage["seconds"] for name, stage in stages.items()},
         **environment(),
     }
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """What ``result.json`` holds, in a few lines for a terminal."""
+    asked = f"of {result['items']} held-out questions (chance {100 * result['chance']:.0f} %)"
+    shown = [f"{label:>11}: {100 * result[key]:.1f} %  {asked}" for label, key in (
+        ("base", "base_accuracy"), ("text alone", "text_only_accuracy"),
+        ("DIFT", "dift_accuracy"), ("4DRL", "rl_accuracy"))]
+    if result["probe_swap_delta"] is not None:
+        shown.append(
+            f"with another clip's mental images: {points(result, 'probe_swap_delta')} points of "
+            f"accuracy; {probe_report.share(result, 'donor_follow_rate')} % of the answers are "
+            "that clip's")
+    if result["cosine"] is not None:
+        shown.append(
+            f"cosine of mental images with their targets: {result['cosine']:.3f}, of a constant "
+            f"{result['constant_cosine']:.3f}; own target nearest among all in "
+            f"{probe_report.share(result, 'retrieval_top1')} %")
+    return shown
 
 
 def write(workdir: Path, result: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]],
@@ -55,18 +91,24 @@ def write(workdir: Path, result: Mapping[str, Any], stages: Mapping[str, Mapping
                 "Scenes synthesized, a tiny base fine-tuned by DIFT and 4DRL, and what it learnt, "
                 f"in {result['seconds'] / 60:.1f} minutes on {result['machine']['cores']} cores.")
     _add_learning(page, workdir, result)
+    _add_imagery(page, workdir)
     _add_curves(page, workdir)
     _add_types(page, workdir)
     _add_cards(page, workdir)
     _add_video(page, workdir, real_video)
+    seconds = {name: stage["seconds"] for name, stage in stages.items()}
+    page.add_chart("Where the time went", Bars(
+        [Bar(name, value) for name, value in seconds.items()], percent=False, colour=0,
+        high=max(seconds.values())), "Seconds of each command, compilation included.")
     page.add_table("What ran", ["stage", "seconds", "command"],
-                   [[name, round(stage["seconds"], 1), stage["command"]]
-                    for name, stage in stages.items()])
+                   [[name, round(value, 1), stages[name]["command"]]
+                    for name, value in seconds.items()])
     return page.write(workdir / "report.html")
 
 
 def _add_learning(page: Page, workdir: Path, result: Mapping[str, Any]) -> None:
-    overall = {name: read_result(workdir, name)["overall"] for name in NAMES}
+    order = ("base", "text", "dift", "rl")
+    overall = {name: read_result(workdir, name)["overall"] for name in order}
     numbers = [Number(NAMES[name], report.percent(part["accuracy"]),
                       f"95 %: {report.span(part['accuracy_low'], part['accuracy_high'])}")
                for name, part in overall.items()]
@@ -77,26 +119,59 @@ def _add_learning(page: Page, workdir: Path, result: Mapping[str, Any]) -> None:
         "Held-out accuracy",
         Bars([Bar(NAMES[name], part["accuracy"], part["accuracy_low"], part["accuracy_high"])
               for name, part in overall.items()], ("chance", result["chance"])),
-        "Strict: the answer must stand in <answer> after the reasoning. The base has never seen "
-        "that form, so strict scoring gives it little; a lenient reader gives it "
-        f"{report.percent(overall['base']['lenient_accuracy'])}. Whiskers: 95 % Wilson intervals.")
-    logs = {name: _log(workdir, name) for name in NAMES}
+        "Text alone: the same base, clips, steps, batch and seed as DIFT, without mental images. "
+        "Strict: the answer must stand in <answer> after the reasoning; a lenient reader gives "
+        f"the base {report.percent(overall['base']['lenient_accuracy'])}. Whiskers: 95 % Wilson "
+        "intervals.")
+    logs = {name: _log(workdir, name) for name in order}
     keys = sorted(logs["dift"])
     rows = []
-    for before, after in (("base", "dift"), ("dift", "rl")):
+    for before, after in (("base", "dift"), ("text", "dift"), ("dift", "rl")):
         d = paired_bootstrap([logs[before][k]["correct"] for k in keys],
-                             [logs[after][k]["correct"] for k in keys])
+                             [logs[after][k]["correct"] for k in keys],
+                             [logs[after][k]["video_id"] or k for k in keys])
         rows.append([f"{NAMES[before]} → {NAMES[after]}", f"{100 * d.mean:+.1f}",
                      f"{100 * d.low:+.1f} to {100 * d.high:+.1f}"])
-    page.add_table("What each stage changed", ["step", "points", "95 %, paired bootstrap"], rows)
+    page.add_table("What is gained", ["step", "points", "95 %, paired bootstrap of clips"], rows)
+
+
+def _add_imagery(page: Page, workdir: Path) -> None:
+    """The probe in words, then its table; likeness of every stage, no cosine alone."""
+    probe = read_probe(workdir)
+    about = (f"After DIFT, {probe['items']} of the held-out questions are asked again with "
+             "something else in place of what the model imagined.")
+    page.add_text("Does the answer depend on what is imagined?", about,
+                  *probe_report.statements(probe))
+    page.add_table("", probe_report.HEADER, probe_report.arm_rows(probe["arms"]),
+                   probe_report.NOTE)
+    found = {NAMES[name]: read_result(workdir, name)["imagery"] for name in STAGES}
+    warned = [f"{name.capitalize()}: {line}" for name, one in found.items()
+              for line in one["warnings"]]
+    if warned:
+        page.add_text("Look out", *warned)
+    cells = {name: dict(row[:2] for row in probe_report.likeness_rows(one))
+             for name, one in found.items()}
+    measures = list(dict.fromkeys(measure for own in cells.values() for measure in own))
+    if measures:
+        page.add_table(
+            "What is imagined, against what should be", ["measure [95 %]", *cells],
+            [[measure, *(own.get(measure, "–") for own in cells.values())]
+             for measure in measures], probe_report.LIKENESS_NOTE)
 
 
 def _add_curves(page: Page, workdir: Path) -> None:
-    dift = read_curves(workdir / "dift" / "metrics.jsonl", "text_loss", "cosine", "norm_ratio")
-    rl = read_curves(workdir / "rl" / "metrics.jsonl")
+    dift, text, rl = (read_curves(workdir / run / "metrics.jsonl")
+                      for run in ("dift", "dift-text", "rl"))
+    losses = [("imagery", dift), ("text alone", text)]
+    likeness = [dataclasses.replace(dift[key], name=name) for key, name in (
+        ("cosine", "cosine"), ("constant_cosine", "a constant's"), ("centred_cosine", "centred"))
+        if key in dift]
     charts = [
-        ("DIFT: text cross-entropy, nats a token", Lines([dift["text_loss"]], low=0)),
-        ("DIFT: cosine of imagined and target latents", Lines([dift["cosine"]], high=1)),
+        ("DIFT: text cross-entropy, nats a token", Lines(
+            [dataclasses.replace(of["text_loss"], name=name) for name, of in losses], low=0)),
+        ("DIFT: cosine of imagined and target latents", Lines(likeness, high=1)),
+        ("DIFT: own target nearest among those of the step, share",
+         Lines([dift["retrieval"]], low=0, high=1)),
         ("4DRL: share of right answers among samples (pale: each step)",
          Lines([rl["reward/answer"]], smooth=5)),
         ("4DRL: largest difference of sampled and recomputed log-probs, nats",

@@ -1,8 +1,9 @@
 """Everything once, small: ``python -m fourd4d.quickstart``.
 
 Synthesizes scenes and digests one real video file; fine-tunes the shipped tiny base by DIFT, then
-by 4DRL; evaluates base, DIFT and 4DRL on held-out questions; writes ``report.html`` and
-``result.json``. Every stage is the command a user would type, and resumes as it would.
+by 4DRL, and beside them a twin of DIFT on text alone; evaluates all of them on held-out questions;
+asks again with other mental images fed; writes ``report.html`` and ``result.json``. Every stage is
+the command a user would type, and resumes as it would.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fourd4d.core.terminal import plain_console
 from fourd4d.quickstart import report
 
 HELD_OUT = 100_000  # Number of the first held-out clip.
+PROBED = ("zero", "swap_other", "donor_oracle")  # What is fed in place of what was imagined.
 
 
 def find_video(path: str) -> Path | None:
@@ -39,7 +41,10 @@ def find_video(path: str) -> Path | None:
 
 
 def stages(config: Any, workdir: Path, video: Path | None) -> list[Stage]:
-    """All commands, in order."""
+    """All commands, in order.
+
+    Raises InputError on an unknown kind of rows.
+    """
     scenes, test = workdir / "scenes", workdir / "held_out"
     made = [
         Stage("synth-scenes", "synth", "synth_quickstart",
@@ -50,23 +55,43 @@ def stages(config: Any, workdir: Path, video: Path | None) -> list[Stage]:
     if video is not None:
         made.append(Stage("synth-video", "synth", "synth_video",
                           {"input": video, "output": workdir / "video"}))
+    if config.rows not in ("", "aloud", "silent"):
+        raise InputError("config.rows", f"unknown value {config.rows!r}",
+                         "Use 'aloud', 'silent', or nothing for rows as synthesized")
+    rows = {arm: {"data.path": scenes / "dift.jsonl"} for arm in ("imagery", "text")}
+    if config.rows:
+        made.append(Stage("rows", "experiments", "experiments_rows", {
+            "data": scenes / "dift.jsonl", "output": workdir / "rows",
+            "aloud": config.rows == "aloud"}, verb="rows"))
+        rows = {arm: {"data.path": workdir / "rows" / f"{arm}.jsonl", "data.root": scenes}
+                for arm in rows}
+    budget = {key: value for key, value in config.budget.items() if value}
+    answering = {f"eval.{key}": value for key, value in budget.items()}
 
-    def evaluation(name: str, checkpoint: object) -> Stage:
+    def evaluation(name: str, checkpoint: object, **more: Any) -> Stage:
         return Stage(f"eval-{name}", "eval", "eval_tiny", {
             "checkpoint": checkpoint, "data": test / "dift.jsonl", "out": workdir / f"eval-{name}",
-            "title": f"Held-out questions, {name}"})
+            "title": f"Held-out questions, {name}", **answering, **more})
 
-    dift, rl = workdir / "dift", workdir / "rl"
+    dift, text, rl = workdir / "dift", workdir / "dift-text", workdir / "rl"
     return [
         *made,
         evaluation("base", config.base),
-        Stage("dift", "dift", "dift_tiny", {
-            "init": config.base, "data.path": scenes / "dift.jsonl", "workdir": dift,
-            "steps": config.dift_steps}),
+        Stage("dift", "dift", config.recipe, {
+            "init": config.base, **rows["imagery"], "workdir": dift, "steps": config.dift_steps}),
         evaluation("dift", dift / "checkpoints"),
+        Stage("dift-text", "dift", config.text_recipe, {
+            "init": config.base, **rows["text"], "workdir": text, "steps": config.dift_steps,
+            "imagery": False}),
+        evaluation("text", text / "checkpoints", **{"eval.imagery": False, "imagery_items": 0}),
+        Stage("probe", "eval", "probe_tiny", {
+            "checkpoint": dift / "checkpoints", "data": test / "dift.jsonl",
+            "out": workdir / "probe", **answering, "limit": config.probe_items,
+            "probe.arms": PROBED, "probe.linear": False, "controls": False}, verb="probe"),
         Stage("rl", "rl", "rl_tiny", {
             "init": dift / "checkpoints", "data.path": scenes / "rl.jsonl", "workdir": rl,
-            "steps": config.rl_steps}),
+            "steps": config.rl_steps,
+            **{f"sampling.{key}": value for key, value in budget.items()}}),
         evaluation("rl", rl / "checkpoints"),
     ]
 
@@ -107,8 +132,6 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
 def main(config: Any) -> None:
     console = plain_console()
     result = quickstart(config, console)
-    for name in ("base", "dift", "rl"):
-        console.print(f"{name:>5}: {100 * result[f'{name}_accuracy']:.1f} %  of {result['items']} "
-                      f"held-out questions (chance {100 * result['chance']:.0f} %)",
-                      highlight=False)
+    for line in report.lines(result):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"{Path(config.workdir) / 'report.html'}", soft_wrap=True)

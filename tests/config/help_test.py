@@ -22,7 +22,8 @@ from fourd4d.synth.tools import cli
 
 ROOT = Path(__file__).parents[2]
 WITH_CONFIG = ("quickstart", "synth", "dift", "rl", "eval")
-WITH_VERB = {"eval probe": "eval.probes", "experiments imagery": "experiments"}
+WITH_VERB = {"eval probe": "eval.probes", "experiments imagery": "experiments",
+             "experiments rows": "experiments"}
 
 
 @dataclasses.dataclass(frozen=True)

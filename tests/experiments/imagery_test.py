@@ -14,13 +14,14 @@ import pytest
 from helpers.data import write_dataset
 from rich.console import Console
 
-from configs import dift_imagery_tiny, experiments_imagery
+from configs import dift_imagery_tiny, experiments_imagery, experiments_rows
 from fourd4d.config.commands import Stage
 from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import Sample
 from fourd4d.data.source import JsonlSource
-from fourd4d.experiments import imagery, lesson, report, rows
+from fourd4d.experiments import imagery, report, rows
+from fourd4d.experiments.__main__ import main_rows
 from fourd4d.experiments.arms import ARMS, chosen, write_rows
 from fourd4d.processing.latent_spans import insert_spans, span
 from fourd4d.processing.media import read_image
@@ -90,35 +91,25 @@ def test_blind_rows_have_their_grey_frame(tmp_path: Path) -> None:
     assert np.unique(read_image(root / made[0].frames[0]).pixels).tolist() == [128]
 
 
-def test_a_lesson_has_every_row_once_an_arm(tmp_path: Path,
-                                           capfd: pytest.CaptureFixture[str]) -> None:
-    write_dataset(tmp_path, [short(i) for i in range(3)])
-    data, out = tmp_path / "dift.jsonl", tmp_path / "lesson.jsonl"
-    lesson.main([str(data), str(out), "--arms", "imagery,pause", "--aloud"])
-    assert "6 rows" in capfd.readouterr().out
-    made, rows_before = JsonlSource(out), JsonlSource(data)
+def test_a_lesson_has_every_row_once_an_arm(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write_dataset(tmp_path / "data", [short(i) for i in range(3)])
+    plan = experiments_rows.get_config()
+    plan.update(dict(data=str(tmp_path / "data" / "dift.jsonl"), output=str(tmp_path / "out"),
+                     arms=("imagery", "pause"), together=True))
+    main_rows(plan)
+    made = JsonlSource(tmp_path / "out" / "lesson.jsonl")
+    before = JsonlSource(tmp_path / "data" / "dift.jsonl")
     assert len(made) == 6
     for index in range(6):
         sample, arm = made[index].sample, ARMS[("imagery", "pause")[index % 2]]
-        want = arm.row(rows_before[index // 2].sample, True, PAUSE)
+        want = arm.row(before[index // 2].sample, True, PAUSE)
         assert sample.id == f"{want.id}_{arm.name}"
         assert (sample.response, sample.overlays, sample.frames) == (
             want.response, want.overlays, want.frames)
-
-
-@pytest.mark.parametrize("out, arms, told", [
-    ("lesson.jsonl", "blind", "'blind' shows grey frames"),
-    ("lesson.jsonl", "text,text", "--arms: bad value"),
-    ("other/lesson.jsonl", "text", "not another file in the folder"),
-    ("dift.jsonl", "text", "not another file in the folder"),
-])
-def test_a_lesson_that_cannot_be_is_told(tmp_path: Path, out: str, arms: str, told: str) -> None:
-    write_dataset(tmp_path, [short()])
-    before = (tmp_path / "dift.jsonl").read_bytes()
-    with pytest.raises(SystemExit, match=told):
-        lesson.main([str(tmp_path / "dift.jsonl"), str(tmp_path / out), "--arms", arms])
-    assert (tmp_path / "dift.jsonl").read_bytes() == before
-    assert not (tmp_path / "lesson.jsonl").exists()
+    plan.arms = ("text", "blind")
+    with pytest.raises(InputError, match="'blind' shows grey frames"):
+        main_rows(plan)
 
 
 def test_unknown_arms_are_named() -> None:
@@ -193,7 +184,7 @@ class Commands:
         out.mkdir(parents=True)
         if stage.verb:
             metrics = dict.fromkeys(report.PROBED, 0.5)
-            (out / "result.json").write_text(json.dumps({"metrics": metrics}))
+            (out / "probe.json").write_text(json.dumps({"metrics": metrics}))
             return
         right = {"imagery": 4, "text": 2, "blind": 1}[stage.name.split("-")[1]]
         log = [{"evaluation": {"seed": 0}}] + [{
