@@ -1,6 +1,7 @@
 """A short DIFT of tiny-imagery on other clips: what the quickstart runs, and arms to compare with.
 
-    python -m fourd4d.dift --config=configs/dift_imagery_tune.py --config.data.path=DIR/imagery.jsonl
+    python -m fourd4d.dift --config=configs/dift_imagery_tune.py \
+        --config.data.path=DIR/imagery.jsonl
 
 The word after the colon is the arm, as in ``dift_imagery_tiny.py``.
 """

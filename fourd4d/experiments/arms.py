@@ -94,7 +94,7 @@ def write_lesson(arms: Sequence[Arm], source: JsonlSource, path: Path, aloud: bo
     """
     for arm in arms:
         if not arm.sees:
-            raise InputError("config.arms", f"{arm.name!r} shows grey frames in place of the data's",
+            raise InputError("config.arms", f"{arm.name!r} shows grey frames, not the data's",
                              "Leave it out")
 
     def made() -> Iterator[dict]:
