@@ -84,7 +84,7 @@ def damage(step: epath.Path) -> str:
     path = step / NAME
     if not path.exists():
         return ""
-    value = parse_json(path.read_text(), path, "Use another step")
+    value = parse_json(path.read_bytes(), path, "Use another step")
     names = sorted(value)[jax.process_index() :: jax.process_count()]
     for name, found in zip(names, _map(functools.partial(_sum, step), names), strict=True):
         if found != value[name]:
