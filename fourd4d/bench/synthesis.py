@@ -61,6 +61,7 @@ DIGEST: Final = AnnotateSpec(fps=4.0)  # The clips last four seconds only.
 QUESTIONS: Final = QuestionSpec(
     style="full", varying=True, parts=3,
     overlays={"camera": 2, "direction": 4, "distance": 4, "speed": 5, "box_direction": 3})
+_MOST_IN_VAIN: Final = 3  # Pools of workers in a row of which none finishes anything.
 # Borders themselves, without a margin: the truth always answers.
 FORCED: Final = Margins(angle=0.0, still=0.06, moving=0.06, same=1.2, changed=1.2, steady=1.45,
                         pace=1.45, straight=0.0)
@@ -193,6 +194,7 @@ def digest_all(poses: str, count: int, workers: int = 1) -> Scores:
 def _by_workers(parts: Sequence[tuple[str, int, int]], workers: int, name: str) -> list[Scores]:
     """Return the scores of each part, in order."""
     found: dict[int, Scores] = {}
+    in_vain = 0
     while len(found) < len(parts):
         before = len(found)
         with concurrent.futures.ProcessPoolExecutor(
@@ -206,7 +208,8 @@ def _by_workers(parts: Sequence[tuple[str, int, int]], workers: int, name: str) 
             for job in progress(concurrent.futures.as_completed(jobs), name, total=len(jobs)):
                 with contextlib.suppress(BrokenProcessPool):
                     found[jobs[job]] = job.result()
-        if len(found) == before:
+        in_vain = in_vain + 1 if len(found) == before else 0
+        if in_vain == _MOST_IN_VAIN:
             raise InputError("--workers", "the system keeps ending worker processes, as it does "
                              "for want of memory", "Use fewer workers")
         if len(found) < len(parts):

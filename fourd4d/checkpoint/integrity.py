@@ -106,7 +106,7 @@ def _sum(step: epath.Path, name: str) -> list[int] | None:
         with (step / name).open("rb") as file:
             while chunk := file.read(_CHUNK):
                 size, total = size + len(chunk), zlib.crc32(chunk, total)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
     return [size, total]
 
