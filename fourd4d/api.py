@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from fourd4d.core.errors import InputError, one_line
+from fourd4d.core.errors import InputError, asks_to_stop, one_line
 from fourd4d.core.example import Example
 from fourd4d.core.rollout import Rollout
 from fourd4d.core.sample import LETTERS, Sample, option_text
@@ -136,7 +136,7 @@ class Answerer:
                 media, _ = load_media(one, Path(root), processor.protocol, assumed_fps=assumed_fps,
                                       with_overlays=False)
                 examples[i] = processor.prompt(one.text_input, media)
-            except Exception as error:
+            except BaseException as error:
                 _left_out(one, error)
 
         def ask(asked: Sequence[int]) -> list[int]:
@@ -152,7 +152,9 @@ class Answerer:
                     letters[i] = [parse_answer(text, list(samples[i].options))
                                   for text in said[row * count : (row + 1) * count]]
                 return list(asked)
-            except Exception as error:
+            except BaseException as error:
+                if asks_to_stop(error):
+                    raise
                 failed = error
             if len(asked) > 1:
                 half = len(asked) // 2
@@ -209,11 +211,15 @@ def _one_error(where: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if asks_to_stop(error):
+            raise
         raise InputError(where, one_line(error), "Give another") from error
 
 
-def _left_out(one: Sample, error: Exception) -> None:
+def _left_out(one: Sample, error: BaseException) -> None:
+    if asks_to_stop(error):
+        raise error
     logging.warning("no answers to sample %r: %s", one.id, one_line(error))
 
 

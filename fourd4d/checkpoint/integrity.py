@@ -84,7 +84,7 @@ def damage(step: epath.Path) -> str:
     path = step / NAME
     if not path.exists():
         return ""
-    value = parse_json(path.read_text(), path, "Use another step")
+    value = parse_json(path.read_bytes(), path, "Use another step")
     names = sorted(value)[jax.process_index() :: jax.process_count()]
     for name, found in zip(names, _map(functools.partial(_sum, step), names), strict=True):
         if found != value[name]:
@@ -106,7 +106,7 @@ def _sum(step: epath.Path, name: str) -> list[int] | None:
         with (step / name).open("rb") as file:
             while chunk := file.read(_CHUNK):
                 size, total = size + len(chunk), zlib.crc32(chunk, total)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
     return [size, total]
 

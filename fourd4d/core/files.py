@@ -27,7 +27,7 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_WORDS: Final = ("No space left", "Disk quota exceeded", "File too large", "ENOSPC")
 
 
-def is_disk_full(error: Exception) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether a full disk or quota, or a file that may not grow, is behind an error."""
     return getattr(error, "errno", None) in _FULL or any(
         words in text_of(error) for words in _FULL_WORDS)

@@ -45,9 +45,12 @@ class Layout:
     ascii: bool = False
     finite: bool = True
 
-    def line(self, value: Any) -> bytes:
-        """Return the line that holds a JSON value."""
-        return (json.dumps(value, ensure_ascii=self.ascii) + "\n").encode()
+    def line(self, value: Any, *, allow_nan: bool = True) -> bytes:
+        """Return the line that holds a JSON value.
+
+        Raises TypeError or ValueError where no such line can hold it.
+        """
+        return (json.dumps(value, ensure_ascii=self.ascii, allow_nan=allow_nan) + "\n").encode()
 
 
 def read(path: str | os.PathLike[str], layout: Layout) -> tuple[Any, list[Any]]:
@@ -189,10 +192,12 @@ class Journal:
     def append(self, *rows: Any) -> None:
         """Write rows, JSON values: a kill of this process no longer takes them away.
 
-        Raises DiskFullError; then none of them is in the file.
+        Raises DiskFullError, or TypeError or ValueError where a row could not be read again; then
+        none of them is in the file.
         """
         if rows:
-            self._write(b"".join(map(self._layout.line, rows)))
+            self._write(b"".join([self._layout.line(row, allow_nan=not self._layout.finite)
+                                  for row in rows]))
 
     def _write(self, lines: bytes) -> None:
         if self._file is None:

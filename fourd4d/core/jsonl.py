@@ -62,7 +62,7 @@ def rl_row(sample: Sample) -> dict[str, Any]:
 def parse_row(row: Any, where: object) -> Sample:
     """A checked Sample from a row of either layout. Raises InputError naming ``where``."""
     if not isinstance(row, Mapping):
-        raise InputError(where, "the row is no JSON object", "Write one object a line")
+        raise InputError(where, "the row is not a JSON object", "Write one object a line")
     if "text_input" in row:
         sample = _parse_dift(row, where)
     elif "Question" in row:

@@ -105,7 +105,7 @@ def write_shards(directory: str | os.PathLike[str], name: str, records: Iterable
     from array_record.python.array_record_module import ArrayRecordWriter
 
     if shards < 1:
-        raise InputError("shards", f"{shards} is no number of files", "Give 1 or more")
+        raise InputError("shards", f"{shards} is not a number of files", "Give 1 or more")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     final = [directory / f"{name}-{i:05d}-of-{shards:05d}{SUFFIX}" for i in range(shards)]

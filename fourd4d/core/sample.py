@@ -136,7 +136,7 @@ def check(sample: Sample, where: object) -> None:
     if sample.options and not 2 <= len(sample.options) <= len(LETTERS):
         raise bad(f"{len(sample.options)} options", f"Give 2 to {len(LETTERS)}")
     if sample.options and sample.answer not in tuple(LETTERS[: len(sample.options)]):
-        raise bad(f"answer {sample.answer!r} is no option's letter",
+        raise bad(f"answer {sample.answer!r} is not an option's letter",
                   f"Use one of {LETTERS[: len(sample.options)]}")
     for letter, text in zip(LETTERS, sample.options, strict=False):
         option_text(text, where, f"sample {sample.id!r}: option {letter}")

@@ -159,7 +159,7 @@ def read_curves(path: str | os.PathLike[str], *names: str) -> dict[str, Series]:
     left out. When a resumed run repeats a step, the later line counts.
 
     Raises:
-      InputError: there is no such file, or a line before the last is no JSON object.
+      InputError: there is no such file, or a line before the last is not a JSON object.
     """
     path = Path(path)
     if not path.is_file():
