@@ -16,7 +16,6 @@ import numpy as np
 import PIL.Image
 import uvicorn
 from flax import nnx
-from helpers.bundles import CONFIG, bundle_of
 
 from fourd4d.api import Answerer
 from fourd4d.parallel import make_mesh
@@ -27,6 +26,7 @@ from fourd4d.serve.media import Sources
 from fourd4d.serve.shapes import family
 from fourd4d.serve.spec import ServeSpec
 from fourd4d.serve.worker import Worker
+from helpers.bundles import CONFIG, bundle_of
 
 SPEC = ServeSpec(slots=4, queue=60, max_tokens=48, max_text=192, max_frames=8, max_seconds=10.0,
                  max_pixels=200_000, max_body=300_000, max_choices=3, timeout=120.0, turns=4)

@@ -2,9 +2,12 @@
 
 import base64
 import concurrent.futures
+import contextlib
+import dataclasses
 import http.client
 import io
 import json
+import re
 import socket
 import threading
 import time
@@ -219,7 +222,8 @@ GARBAGE = [
     b"", b"{", b"[]", b"null", b"\xff\xfe", b'"x"', b"[" * 5000, b'{"a":' * 500, b"1e999",
     b'{"messages": "\\ud800"}', {}, {"messages": []}, {"messages": {}}, {"messages": [1]},
     {"messages": [{"role": "user"}]}, {"messages": [{"role": "user", "content": 3}]},
-    {"messages": [{"role": "user", "content": []}]}, {"messages": [{"role": "tool", "content": ""}]},
+    {"messages": [{"role": "user", "content": []}]}, 
+    {"messages": [{"role": "tool", "content": ""}]},
     {"messages": [{"role": "assistant", "content": "x"}]},
     {"messages": [{"role": "user", "content": "x"}] * 2},
     {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
@@ -227,9 +231,10 @@ GARBAGE = [
     {"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]},
     *({"messages": [{"role": "user", "content": [{"type": kind, kind: value}]}]}
       for kind in ("image_url", "video_url", "frames")
-      for value in (None, 1, "", {}, {"url": 1}, {"url": "data:"}, {"url": "data:image/png;base64,@"},
-                    {"url": "data:image/png;base64,AAAA"}, {"url": "ftp://x/y"}, [{"url": "x"}],
-                    [{"url": "data:,x", "time": 0}], [{"url": "data:,x", "time": "now"}])),
+      for value in (None, 1, "", {}, {"url": 1}, {"url": "data:"},
+                    {"url": "data:image/png;base64,@"}, {"url": "data:image/png;base64,AAAA"},
+                    {"url": "ftp://x/y"}, [{"url": "x"}], [{"url": "data:,x", "time": 0}],
+                    [{"url": "data:,x", "time": "now"}])),
     *({"messages": [{"role": "user", "content": "x"}], **more} for more in (
         {"max_tokens": 0}, {"max_tokens": 49}, {"max_tokens": "9"}, {"max_tokens": True},
         {"max_tokens": 4, "max_completion_tokens": 5}, {"temperature": -1}, {"temperature": "hot"},
@@ -254,7 +259,7 @@ def test_garbage_is_refused_in_words_and_changes_nothing(server, client):
         error = reply.json()["error"]
         assert 400 <= reply.status_code < 500, (value, reply.text)
         assert error["type"] and len(error["message"]) < 600 and "\n" not in error["message"]
-        assert "Error" not in error["message"] or "InputError" not in error["message"], error
+        assert not re.search(r"Error|Traceback|tmp/", error["message"]), error
     assert server.worker.load == (0, 0) and server.service._open == 0
     test_greedy_answers_are_those_of_answer(server, client)
 
@@ -278,7 +283,8 @@ def test_limits_are_told(server, client, tmp_path):
         for _ in range(40):
             yield b" " * 10_000
 
-    with contextlib_suppress():
+    # A server that refuses a body may close before all of it was sent.
+    with contextlib.suppress(httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
         reply = httpx.post(f"{server.url}/chat/completions", content=chunks(),
                            headers={"content-type": "application/json"})
         assert reply.status_code == 413
@@ -298,13 +304,6 @@ def test_limits_are_told(server, client, tmp_path):
     reply = post(server, {"messages": [{"role": "user", "content": [
         {"type": "image_url", "image_url": png(picture[:32, :32])}] * 65}]})
     assert reply.json()["error"]["code"] == "too_many_media"
-
-
-def contextlib_suppress():
-    """A server that refuses a body may close before all of it was sent."""
-    import contextlib
-
-    return contextlib.suppress(httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError)
 
 
 def test_no_file_outside_the_root_and_no_address_is_read(server, tmp_path):
@@ -339,7 +338,7 @@ def crowd(server, client, clients, rounds):
         (seed, frames, question, tokens), want = wanted[number % clients]
         video = clip(seed, frames=frames)
         if number % 5 == 4:
-            vanish(server, body(video, question, stream=bool(number % 2)), after=0.02 * (number % 9))
+            vanish(server, body(video, question, stream=bool(number % 2)), 0.02 * (number % 9))
             return
         if number % 2:
             parts = list(ask(client, video, question, stream=True, max_tokens=tokens))
@@ -405,8 +404,8 @@ def test_broken_pipes_and_half_requests_do_no_harm(server, client):
 
 
 def test_a_full_queue_says_come_back(server, client, slowly, monkeypatch):
-    monkeypatch.setattr(server.service, "spec", SPEC.__class__(
-        **{**vars(SPEC), "slots": 1, "queue": 1}))
+    monkeypatch.setattr(server.service, "spec", dataclasses.replace(
+        SPEC, slots=1, queue=1))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         running = [pool.submit(ask, client, clip(n), "x", max_tokens=8) for n in range(2)]
         server.until(lambda: server.service._open == 2)
@@ -419,7 +418,7 @@ def test_a_full_queue_says_come_back(server, client, slowly, monkeypatch):
 
 
 def test_what_takes_too_long_is_ended(server, client, slowly, monkeypatch):
-    monkeypatch.setattr(server.service, "spec", SPEC.__class__(**{**vars(SPEC), "timeout": 0.6}))
+    monkeypatch.setattr(server.service, "spec", dataclasses.replace(SPEC, timeout=0.6))
     with pytest.raises(openai.APIStatusError) as late:
         ask(client, clip(3), QUESTIONS[3])
     assert late.value.status_code == 504 and late.value.code == "timeout"
