@@ -20,6 +20,8 @@ from fourd4d.core.errors import InputError
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
 _MOST_REDIRECTS: Final = 3
 _CHUNK: Final = 1 << 16
+# Not for hosts of the public network, which ipaddress does not say in all versions of Python.
+_RESERVED: Final = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("fec0::/10"))
 # Ranges that carry an IPv4 address inside.
 _NAT64: Final = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 
@@ -35,6 +37,8 @@ def is_public(address: str) -> bool:
             return False
         if any(part is not None and not is_public(str(part)) for part in inner):
             return False
+    if any(ip in net for net in _RESERVED):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
@@ -96,8 +100,9 @@ def _get(url: str, where: object, most_bytes: int, deadline: float) -> tuple[int
     connection = http.client.HTTPConnection(host, port, timeout=_left(deadline, where))
     try:
         raw = socket.create_connection((address, port), _left(deadline, where))
-        connection.sock = (ssl.create_default_context().wrap_socket(raw, server_hostname=host)
-                           if secure else raw)
+        line = (ssl.create_default_context().wrap_socket(raw, server_hostname=host)
+                if secure else raw)
+        connection.sock = line
         named = host if port in (80, 443) else f"{host}:{port}"
         connection.request("GET", path, headers={
             "Host": f"[{host}]" if ":" in host else named, "User-Agent": "fourd4d",
@@ -112,7 +117,7 @@ def _get(url: str, where: object, most_bytes: int, deadline: float) -> tuple[int
             if len(data) > most_bytes:
                 raise InputError(where, f"the file is longer than {most_bytes} bytes",
                                  "Give a shorter one")
-            connection.sock.settimeout(_left(deadline, where))
+            line.settimeout(_left(deadline, where))
         return reply.status, bytes(data), target
     except (OSError, http.client.HTTPException) as error:
         raise InputError(where, f"it cannot be fetched ({type(error).__name__})",

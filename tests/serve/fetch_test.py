@@ -50,19 +50,19 @@ def test_a_name_with_any_address_of_an_own_network_is_refused(monkeypatch, found
                                  "http://0x7f.1/", "http://localhost:8000/v1/models"])
 def test_written_addresses_are_refused(url):
     with pytest.raises(InputError, match="public network|not known"):
-        fetch.fetch(url, "url", most_bytes=10, seconds=5)
+        fetch.fetch(url, "url", most_bytes=10, seconds=5.0)
 
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "http://", "http://x:99999/", "http://[::1", "x"])
 def test_what_is_no_web_address_is_refused(url):
     with pytest.raises(InputError, match="no web address"):
-        fetch.fetch(url, "url", most_bytes=10, seconds=5)
+        fetch.fetch(url, "url", most_bytes=10, seconds=5.0)
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.seen.append((self.headers["Host"], self.path))
-        kind, _, rest = self.path.lstrip("/").partition("/")
+        kind, _, rest = self.path.partition("?")[0].lstrip("/").partition("/")
         self.send_response(302 if kind == "to" else 404 if kind == "no" else 200)
         if kind == "to":
             self.send_header("Location", f"http://{rest}")
