@@ -13,9 +13,11 @@ EXTRAS = {
     "synth": ["pycolmap", "apache-beam", "sentencepiece<0.2.2"],
     "sam": ["torch", "torchvision", "transformers>=5"],
     "quickstart": ["scikit-video"],
+    "serve": ["starlette>=0.40", "uvicorn>=0.30", "prometheus_client"],
     "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
     "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video",
-             "safetensors>=0.5"],
+             "safetensors>=0.5", "starlette>=0.40", "uvicorn>=0.30", "prometheus_client",
+             "openai>=1.50", "httpx", "websocket-client"],
     "dev": ["ruff", "pyright", "pre-commit"],
 }
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": "scores a checkpoint on multiple-choice questions about videos",
     "experiments": "trainings that differ in one thing, several seeds each, in one table",
     "eval probe": "asks whether a checkpoint's answers depend on what it imagines",
+    "serve": "answers over HTTP, in the manner of OpenAI's chat completions; a page to try it",
     "convert": "checkpoints to and from Hugging Face safetensors",
     "bench": "measurements: speed, parity, replay, memory",
 }

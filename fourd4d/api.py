@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from jaxtyping import Float
 
 from fourd4d.core.errors import InputError, asks_to_stop, one_line
 from fourd4d.core.example import Example
+from fourd4d.core.options import Options, checked_options, with_options
 from fourd4d.core.rollout import Rollout
-from fourd4d.core.sample import LETTERS, Sample, option_text
+from fourd4d.core.sample import Sample
 from fourd4d.data.collate import bucket, bucketed_shape, collate
 from fourd4d.data.media import load_media
 from fourd4d.parallel import host_to_global, make_mesh, use
@@ -31,7 +32,6 @@ from fourd4d.processing.media import Image, Video, decode_image, read_image
 from fourd4d.processing.video import read_video
 from fourd4d.sampling import SamplingSpec, generate, texts
 
-Options = Iterable[Any] | Mapping[str, Any]
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -80,10 +80,9 @@ class Answerer:
             than there are letters; a prompt that the memory or the model's positions have no room
             for; whatever else is raised on the way.
         """
-        keys, said_options = _checked_options(options)
+        keys, said_options = checked_options(options)
         processor = self.bundle.processor
-        lines = [f"{key}. {text}" for key, text in zip(keys, said_options, strict=True)]
-        text = "\n\n".join([question, "\n".join(lines)]) if lines else question
+        text = with_options(question, keys, said_options)
         items = media if isinstance(media, list | tuple) else [media]
         with _one_error("media"):
             found = [self._read(item) for item in items]
@@ -221,32 +220,6 @@ def _left_out(one: Sample, error: BaseException) -> None:
     if asks_to_stop(error):
         raise error
     logging.warning("no answers to sample %r: %s", one.id, one_line(error))
-
-
-def _checked_options(options: Options) -> tuple[list[str], list[str]]:
-    """What each option is called in the prompt and the answer, and its text."""
-    ordered = isinstance(options, Iterable) and not isinstance(options, str | bytes | Set)
-    if not ordered:
-        raise InputError("options", f"{options!r} is not a list", "Give a list of texts")
-    given = options.values() if isinstance(options, Mapping) else options
-    texts = [_text(value, number) for number, value in enumerate(given, 1)]
-    if len(texts) > len(LETTERS):
-        raise InputError("options", f"there are {len(texts)}", f"Give {len(LETTERS)} at most")
-    if not isinstance(options, Mapping):
-        return list(LETTERS[: len(texts)]), texts
-    keys = [option_text(key, "options", f"key {key!r}") for key in options]
-    if len(set(keys)) < len(keys):
-        raise InputError("options", f"two keys are the same: {keys}", "Make the keys differ")
-    pairs = list(zip(keys, texts, strict=True))
-    if set(keys) <= set(LETTERS):
-        pairs.sort()
-    return [key for key, _ in pairs], [text for _, text in pairs]
-
-
-def _text(value: Any, number: int) -> str:
-    if isinstance(value, bool | np.bool_):
-        raise InputError("options", f"option {number} is {value}", "Give it a text or a number")
-    return option_text(value, "options", f"option {number}")
 
 
 def load(directory: str | os.PathLike[str], *, mesh: str = "single", step: int | None = None,

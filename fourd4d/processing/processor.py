@@ -80,9 +80,19 @@ class Processor:
         Args:
           suffix: end the turn with the protocol's wording.
         """
-        media = [part for part in parts if not isinstance(part, str)]
+        return self.conversation([chat_template.Turn("user", tuple(parts))], suffix=suffix)
+
+    def conversation(self, turns: Sequence[chat_template.Turn], *, suffix: bool = False,
+                     system: str | None = None) -> Example:
+        """A prompt of several turns, each with texts and media; otherwise as ``prompt_of``.
+
+        Args:
+          suffix: end the last turn with the protocol's wording.
+          system: the system turn's text; by default the protocol's.
+        """
+        media = [part for turn in turns for part in turn.parts if not isinstance(part, str)]
         text, cuts = "", list[int]()
-        for part in chat_template.turns(parts, self.protocol, suffix=suffix):
+        for part in chat_template.conversation(turns, self.protocol, suffix=suffix, system=system):
             if part.given:
                 cuts += [len(text) + at for at in inside_tokens(part.text)]
             text += part.text

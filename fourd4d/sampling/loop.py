@@ -28,7 +28,7 @@ from fourd4d.core.batch import Batch
 from fourd4d.core.kv_cache import KVCache, SlotCache
 from fourd4d.core.rollout import Rollout
 from fourd4d.core.struct import AnyArray, pytree
-from fourd4d.sampling.distribution import draw
+from fourd4d.sampling.distribution import RowDraws, draw
 from fourd4d.sampling.spec import SamplingSpec
 
 
@@ -148,9 +148,10 @@ def reader_rows(batch: Batch, group: int) -> Bool[Array, "B"]:
     return jnp.repeat(jnp.any(jnp.asarray(batch.reader.segment_ids) != 0, axis=1), group)
 
 
-def choose(state: Any, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec: SamplingSpec
+def choose(state: Any, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec: SamplingSpec,
+           own: RowDraws | None = None
            ) -> tuple[Int[Array, "B"], Bool[Array, "B"], Bool[Array, "B"], Float[Array, "B"]]:
-    """The next token of each row.
+    """The next token of each row; ``own``: how each draws, where that is not the spec's.
 
     Returns:
       tokens: 0 on ended rows.
@@ -159,7 +160,7 @@ def choose(state: Any, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec:
       log_probs: of drawn tokens, else 0.
     """
     full = state.count + spec.latent_size > spec.max_blocks * spec.latent_size
-    drawn, log_probs = draw(logits, keys, full, spec)
+    drawn, log_probs = draw(logits, keys, full, spec, own)
     sampled = state.live & (state.block == 0)
     imagined = state.live & (state.block > 1)
     forced = jnp.where(state.block > 1, spec.latent_pad, spec.latent_end)
@@ -168,7 +169,8 @@ def choose(state: Any, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec:
 
 
 def decide(model: Any, state: Any, keys: Key[Array, "B"], fed: Float[Array, "_ Q D"],
-           spec: SamplingSpec, intervene: Intervention | None, data: Any
+           spec: SamplingSpec, intervene: Intervention | None, data: Any, *,
+           own: RowDraws | None = None
            ) -> tuple[Int[Array, "B"], Bool[Array, "B"], Bool[Array, "B"], Float[Array, "B"],
                       Float[Array, "B D"]]:
     """What ``choose`` gives, and the latent that a row imagines now, if it does.
@@ -177,12 +179,13 @@ def decide(model: Any, state: Any, keys: Key[Array, "B"], fed: Float[Array, "_ Q
       state: a ``State``, or its fields ``hidden``, ``block``, ``count``, ``live`` and ``reader``.
       keys: of this token.
       fed: see ``Imagined``; without ``intervene`` only its type counts.
+      own: as in ``choose``.
     """
     spoken, reader = state.hidden, state.reader
     if reader is not None:
         speaks = reader.rows & (state.count > 0)  # Inside a block nothing is drawn.
         spoken = jnp.where(speaks[:, None], reader.hidden, spoken)
-    tokens, sampled, imagined, log_probs = choose(state, model.logits(spoken), keys, spec)
+    tokens, sampled, imagined, log_probs = choose(state, model.logits(spoken), keys, spec, own)
     latent = model.imagine(state.hidden).astype(fed.dtype)
     if intervene is not None:
         place = spec.latent_size + 1 - state.block
