@@ -24,7 +24,7 @@ from fourd4d.core.sample import Sample
 from fourd4d.data.collate import bucket, bucketed_shape, collate
 from fourd4d.data.media import load_media
 from fourd4d.parallel import host_to_global, make_mesh, use
-from fourd4d.parallel.memory import check_room, is_out_of_memory, needed_bytes
+from fourd4d.parallel.memory import Room, is_out_of_memory
 from fourd4d.pretrained.bundle import ModelBundle
 from fourd4d.pretrained.open import open_checkpoint
 from fourd4d.processing import Processor, parse_answer
@@ -58,7 +58,7 @@ class Answerer:
     def __init__(self, bundle: ModelBundle, mesh: Any):
         self.bundle = bundle
         self._mesh = mesh
-        self._needed: dict[Any, int] = {}
+        self._room = Room(list(mesh.devices.flat))
 
     def answer(self, media: Any, question: str, options: Options = (), *,
                max_tokens: int = 512, temperature: float = 0.0, imagery: bool = True,
@@ -188,10 +188,7 @@ class Answerer:
         with use(self._mesh):
             args = (bundle.graphdef, (bundle.tree,), host_to_global(batch, self._mesh), rng, spec,
                     count, None, None, None, np.int32(max_tokens))
-            program = shape, spec, count
-            if program not in self._needed:
-                self._needed[program] = needed_bytes(generate, *args)
-            check_room(self._needed[program], list(self._mesh.devices.flat))
+            self._room.check((shape, spec, count), generate, *args)
             return jax.device_get(generate(*args)), spec
 
     def _read(self, item: Any) -> Video | Image:

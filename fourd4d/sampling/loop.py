@@ -71,7 +71,8 @@ class Reader:
 class State:
     """The loop's carry. Columns of the (B, T) buffers from ``step`` on are not written yet.
 
-    The cache holds the response's tokens only; the prompt's stay outside, shared by its group.
+    The cache holds the response's tokens, and of the prompt's only those behind a ``head``; the
+    others stay outside, shared by its group.
 
     Attributes:
       step: tokens chosen so far.
@@ -127,6 +128,24 @@ def prefill(model: Any, batch: Batch, features: Float[Array, "B F U E"] | None =
     embeds = prompt_embeddings(model, batch, features)
     hidden, prefix = model.decode(embeds, batch.positions, batch.segment_ids, fill=True)
     return last_hidden(hidden, jnp.asarray(batch.segment_ids)), prefix
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def read_head(graphdef: Any, states: tuple[Any, ...], batch: Batch,
+              features: Float[Array, "R F U D"] | None = None) -> KVCache:
+    """Reads what several prompts begin with: keys and values, for ``generate``."""
+    return prefill(nnx.merge(graphdef, *states), batch, features)[1]
+
+
+def with_room(cache: KVCache, group: int, slots: int) -> KVCache:
+    """Each row ``group`` times, one after the other, with room for ``slots`` more tokens."""
+    def more(x: Array, axis: int) -> Array:
+        widths = [(0, 0)] * x.ndim
+        widths[axis + 1] = (0, slots)
+        return jnp.pad(jnp.repeat(x, group, axis=axis), widths)
+
+    return KVCache(more(cache.keys, 1), more(cache.values, 1), more(cache.segment_ids, 0),
+                   cache.used)
 
 
 def reader_embeddings(model: Any, batch: Batch) -> Float[Array, "B L D"]:
@@ -243,18 +262,29 @@ def step(model: Any, state: State, prefix: KVCache, reader_prefix: KVCache | Non
 def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec: SamplingSpec,
              group: int = 1, intervene: Intervention | None = None, data: Any = None,
              features: Float[Array, "P F U D"] | None = None,
-             limit: Int[AnyArray, ""] | None = None) -> Rollout:
+             limit: Int[AnyArray, ""] | None = None, head: KVCache | None = None) -> Rollout:
     """``sample`` for callers that hold a split model: ``graphdef, *states = nnx.split(…)``.
 
     Args:
       features: what ``model.encode`` gave for the prompts, if it ran already.
       limit: most tokens of a response, where that is less than ``spec.max_tokens``; another limit
         compiles nothing anew.
+      head: what ``read_head`` gave for the first tokens of the prompts, R rows, each shared by
+        P / R consecutive prompts; ``batch`` has the rest of the prompts, at their own positions,
+        and no prompt has a reader.
     """
     limit = jnp.asarray(spec.max_tokens if limit is None else limit)
     rows = batch.tokens.shape[0] * group
     model = nnx.merge(graphdef, *states)
-    hidden, prefix = prefill(model, batch, features)
+    if head is None:
+        hidden, prefix = prefill(model, batch, features)
+        cache = model.empty_cache(rows, spec.max_tokens)
+    else:
+        prefix = head
+        hidden, own = model.decode(prompt_embeddings(model, batch, features), batch.positions,
+                                   batch.segment_ids, None, head, fill=True)
+        hidden = last_hidden(hidden, jnp.asarray(batch.segment_ids))
+        cache = with_room(own, group, spec.max_tokens)
     hidden = jnp.repeat(hidden, group, axis=0)
     reader_prefix = prefill_reader(model, batch) if spec.max_blocks else None
     reader = None if reader_prefix is None else Reader(
@@ -267,7 +297,7 @@ def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spe
     state = State(
         step=jnp.zeros((), jnp.int32),
         hidden=hidden,
-        cache=model.empty_cache(rows, spec.max_tokens),
+        cache=cache,
         block=jnp.zeros(rows, jnp.int32),
         count=jnp.zeros(rows, jnp.int32),
         live=live,
