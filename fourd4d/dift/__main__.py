@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-from pathlib import Path
 from typing import Any, Final
 
 import jax
@@ -16,6 +14,7 @@ from fourd4d.config.build import frozen
 from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.core.storage import check_writable, home
 from fourd4d.core.terminal import say
 from fourd4d.data import (
     FailureLimit,
@@ -46,7 +45,8 @@ from fourd4d.train.resume import resumed
 
 def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/dift_tiny.py``."""
-    workdir = Path(os.path.expanduser(config.workdir))  # As the checkpoints' folder.
+    workdir = home(config.workdir)
+    check_writable(workdir)
     with training(config) as (mesh, bundle):
         limit, fps = FailureLimit.of(config.data.to_dict()), config.data.assumed_fps or None
         read = functools.partial(

@@ -7,7 +7,6 @@ questions, and writes ``result.json`` and ``page.html`` below ``config.workdir``
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 from fourd4d.config import fields
@@ -15,6 +14,7 @@ from fourd4d.config.commands import CONFIGS
 from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.errors import InputError
+from fourd4d.core.storage import local_only
 from fourd4d.core.terminal import plain_console
 from fourd4d.experiments import imagery, report
 
@@ -25,7 +25,7 @@ def main(config: Any) -> None:
     """Runs what is missing, then writes and shows the table of what there is."""
     console = plain_console()
     failed = imagery.carry_out(config, console)
-    workdir = Path(config.workdir).expanduser().resolve()
+    workdir = local_only(config.workdir, "the experiments' folder").expanduser().resolve()
     result = report.summarise(workdir, imagery.runs(config), failed,
                               imagery.Ledger(workdir).done)
     report.write(result, workdir)

@@ -191,6 +191,7 @@ def run(
     def keep(at: int) -> None:
         nonlocal saved
         log.settle()
+        writer.flush(now=True)  # A resumed run begins with the rows up to here.
         if save is not None and saved != at:
             with full_disk_told(f"checkpoint of step {at}"):
                 save(at, state)
