@@ -1,4 +1,4 @@
-"""The launchers against stand-ins for ``gcloud``, ``ssh``, ``srun`` and Python that note their calls."""
+"""The launchers against stand-ins for ``gcloud``, ``ssh``, ``srun`` and Python that note calls."""
 
 import json
 import os

@@ -11,15 +11,14 @@ import re
 import shutil
 import tempfile
 import zlib
-from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import jax
 from etils import epath
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import parse_json, replacing
-from fourd4d.core.storage import files_below, home, is_remote
+from fourd4d.core.storage import as_path, files_below, home, is_remote
 
 NAME: Final = "checksums.json"
 _CHUNK: Final = 16 << 20
@@ -105,7 +104,7 @@ def _same(found: list[int | None], saved: list[int | None]) -> bool:
 
 
 def _files(step: epath.Path) -> list[str]:
-    return [name for name in files_below(cast(Path, step))
+    return [name for name in files_below(as_path(step))
             if NAME not in name.rpartition("/")[-1]]
 
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.bucket import bucket, copy_to  # noqa: F401
+from helpers.data import PROTOCOL, sample, write_dataset, write_records
 
 from fourd4d.checkpoint import CheckpointManager, processor_dir, restore_params
 from fourd4d.checkpoint.integrity import NAME as CHECKSUMS
@@ -18,8 +20,6 @@ from fourd4d.data import open_source
 from fourd4d.data.media import row_media
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.train.writer import JSONL, MetricWriter
-from helpers.bucket import bucket, copy_to  # noqa: F401
-from helpers.data import PROTOCOL, sample, write_dataset, write_records
 
 ROWS = journal.Layout("a test's journal", header="name")
 
@@ -47,19 +47,19 @@ def test_local_names_stay_what_they_are(tmp_path):
     assert not (tmp_path / "absent").exists()
 
 
-def test_commands_that_write_many_files_refuse_a_bucket(bucket):  # noqa: F811
+def test_commands_that_write_many_files_refuse_a_bucket(bucket):
     with pytest.raises(InputError, match="an export cannot lie in a bucket"):
         local_only(f"{bucket}/x", "an export")
 
 
-def test_a_bucket_that_is_not_there_is_told_before_the_run(bucket):  # noqa: F811
+def test_a_bucket_that_is_not_there_is_told_before_the_run(bucket):
     check_writable(f"{bucket}/run")
     assert not as_path(f"{bucket}/run").exists()
     with pytest.raises(InputError, match="gs://absent/run: nothing can be written there"):
         check_writable("gs://absent/run")
 
 
-def test_files_appear_whole_or_not_at_all(bucket):  # noqa: F811
+def test_files_appear_whole_or_not_at_all(bucket):
     path = as_path(f"{bucket}/whole/value.json")
     with replacing(path) as draft:
         draft.write_text('{"a": 1}')
@@ -73,7 +73,7 @@ def test_files_appear_whole_or_not_at_all(bucket):  # noqa: F811
         read_object(f"{bucket}/whole/absent.json", "")
 
 
-def test_a_journal_goes_on_and_is_one_writers(bucket):  # noqa: F811
+def test_a_journal_goes_on_and_is_one_writers(bucket):
     path = f"{bucket}/journal/rows.jsonl"
     with journal.Journal(path, ROWS, {"name": "x"}) as rows:
         rows.append({"step": 1})
@@ -94,7 +94,7 @@ def test_a_journal_goes_on_and_is_one_writers(bucket):  # noqa: F811
         journal.Journal(path, ROWS, {"name": "y"})
 
 
-def test_metrics_are_sent_when_asked_and_dropped_when_repeated(bucket):  # noqa: F811
+def test_metrics_are_sent_when_asked_and_dropped_when_repeated(bucket):
     folder = f"{bucket}/metrics"
     with MetricWriter(folder) as writer:
         for step in (1, 2, 3):
@@ -109,7 +109,7 @@ def test_metrics_are_sent_when_asked_and_dropped_when_repeated(bucket):  # noqa:
     assert lines == [*sent[:2], '{"step": 3, "loss": 9.0}']
 
 
-def test_rows_and_images_are_read_and_stay_below_their_root(bucket, tmp_path):  # noqa: F811
+def test_rows_and_images_are_read_and_stay_below_their_root(bucket, tmp_path):
     path = write_dataset(tmp_path, [sample(i, frames=2) for i in range(3)])
     copy_to(tmp_path, f"{bucket}/data")
     here, there = open_source(path), open_source(f"{bucket}/data/{path.name}")
@@ -133,7 +133,7 @@ def storage_inside(root, path):
     return inside(root, path, "row")
 
 
-def test_shards_are_read_through_a_copy(bucket, tmp_path):  # noqa: F811
+def test_shards_are_read_through_a_copy(bucket, tmp_path):
     write_records(tmp_path, [sample(i, frames=2) for i in range(3)])
     copy_to(tmp_path, f"{bucket}/shards")
     here, there = open_source(tmp_path), open_source(f"{bucket}/shards")
@@ -142,7 +142,7 @@ def test_shards_are_read_through_a_copy(bucket, tmp_path):  # noqa: F811
     assert there.where(0).startswith(f"{bucket}/shards/")
 
 
-def test_a_copy_is_made_anew_when_the_file_changed(bucket):  # noqa: F811
+def test_a_copy_is_made_anew_when_the_file_changed(bucket):
     path = as_path(f"{bucket}/copies/x.bin")
     path.write_bytes(b"one")
     first = local_copy(path)
@@ -156,14 +156,14 @@ def test_a_copy_is_made_anew_when_the_file_changed(bucket):  # noqa: F811
         local_copy(f"{bucket}/copies/absent")
 
 
-def test_maps_come_back(bucket):  # noqa: F811
+def test_maps_come_back(bucket):
     store = MapStore(f"{bucket}/maps")
     assert store.load("a") == []
     store.save("a", [np.ones((2, 1, 1, 2, 2), np.float32)])
     assert store.load("a")[0].shape == (2, 1, 1, 2, 2)
 
 
-def test_checkpoints_are_kept_checked_and_restored(bucket):  # noqa: F811
+def test_checkpoints_are_kept_checked_and_restored(bucket):
     folder = f"{bucket}/run/checkpoints"
     state = {"params": {"w": jnp.arange(6.0)}, "step": jnp.int32(1)}
 
@@ -173,7 +173,7 @@ def test_checkpoints_are_kept_checked_and_restored(bucket):  # noqa: F811
 
     with CheckpointManager(folder, keep=2, processor=processor) as manager:
         for step in (1, 2, 3):
-            manager.save(step, jax.tree.map(lambda x: x * step, state), specs={"at": step})
+            manager.save(step, jax.tree.map(lambda x, by=step: x * by, state), specs={"at": step})
     with CheckpointManager(folder, keep=2) as manager:
         assert manager.steps() == [2, 3]
         found = manager.restore(state)
@@ -190,7 +190,7 @@ def test_checkpoints_are_kept_checked_and_restored(bucket):  # noqa: F811
         restore_params(folder, state["params"])
 
 
-def test_checkpoints_that_cannot_be_written_are_told_at_the_start(bucket, monkeypatch):  # noqa: F811
+def test_checkpoints_that_cannot_be_written_are_told_at_the_start(bucket, monkeypatch):
     with pytest.raises(InputError, match="gs://absent/run: nothing can be written there"):
         CheckpointManager("gs://absent/run")
     monkeypatch.setenv("TENSORSTORE_GCS_BACKEND", "no_such_driver")

@@ -26,21 +26,25 @@ def lines(workdir: Any) -> list[dict[str, Any]]:
             for line in (as_path(workdir) / "metrics.jsonl").read_text().splitlines()]
 
 
+def there(data: Any, workdir: str, **changes: Any) -> Any:
+    config = tiny(data, Path("unused"), **changes)
+    config.workdir = workdir
+    return config
+
+
 def test_a_bucket_that_is_not_there_ends_the_run_before_it_begins(
-        bucket: str, data: Path) -> None:  # noqa: F811
+        bucket: str, data: Path) -> None:
     with pytest.raises(InputError, match="gs://absent/run: nothing can be written there"):
-        train(tiny(data, Path("x"), workdir="gs://absent/run"))
+        train(there(data, "gs://absent/run"))
 
 
 @pytest.mark.slow
 def test_a_run_in_a_bucket_is_the_local_run_stopped_and_resumed(
-        bucket: str, data: Path, tmp_path: Path) -> None:  # noqa: F811
+        bucket: str, data: Path, tmp_path: Path) -> None:
     straight = train(tiny(data, tmp_path / "here"))
     copy_to(data.parent, f"{bucket}/data")
-    there = dict(workdir=f"{bucket}/run", **{
-        "data.path": f"{bucket}/data/{data.name}", "data.held_out": f"{bucket}/data/{data.name}"})
-    train(tiny(data, tmp_path, steps=2, **there))
-    outcome = train(tiny(data, tmp_path, **there))
+    train(there(f"{bucket}/data/{data.name}", f"{bucket}/run", steps=2))
+    outcome = train(there(f"{bucket}/data/{data.name}", f"{bucket}/run"))
     assert outcome.step == 4
     for a, b in zip(jax.tree.leaves(straight.state), jax.tree.leaves(outcome.state), strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
