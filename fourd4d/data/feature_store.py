@@ -27,13 +27,14 @@ from fourd4d.core.storage import local_only
 
 KEY: Final = 16  # Bytes of a key.
 _FILE: Final = 64 << 20  # Bytes of a file, about.
+_ROUND: Final = 256 << 10  # ArrayRecord fills its file up to whole blocks, and adds an index.
 _ABOUT: Final = "about.json"
 
 
 class FeatureStore:
     """Arrays by key; a context manager that writes the last file when it ends.
 
-    What does not go below ``most_bytes`` is not kept: nothing that is there is given up for it,
+    What would go beyond ``most_bytes`` is not kept: nothing that is there is given up for it,
     since epochs ask for everything in turn.
 
     Args:
@@ -126,8 +127,8 @@ class FeatureStore:
         """Keeps values, where there is room; a full file is written at once."""
         with self._lock:
             for key, value in values.items():
-                room = self._bytes + (len(self._waiting) + 1) * (self._size + KEY) <= self._most
-                if room and key not in self._places:
+                need = (len(self._waiting) + 1) * (self._size + KEY) + _ROUND
+                if self._bytes + need <= self._most and key not in self._places:
                     self._waiting[key] = np.ascontiguousarray(value, self._dtype)
                 if len(self._waiting) * self._size >= _FILE:
                     self._write()
