@@ -9,6 +9,8 @@ HERE = Path(__file__).parent
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
+    # Orbax deletes old checkpoints in a bucket through google-cloud-storage.
+    "gcs": ["gcsfs", "google-cloud-storage"],
     # Beam wants an older protobuf than sentencepiece's newer releases are generated for.
     "synth": ["pycolmap", "apache-beam", "sentencepiece<0.2.2"],
     "sam": ["torch", "torchvision", "transformers>=5"],

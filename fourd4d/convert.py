@@ -21,6 +21,7 @@ from typing import Any
 import fourd4d
 from fourd4d.checkpoint.orbax import CheckpointManager, read_specs
 from fourd4d.core.errors import InputError
+from fourd4d.core.storage import local_copy, local_only
 from fourd4d.core.terminal import say
 from fourd4d.parallel import make_mesh, use
 from fourd4d.pretrained.bundle import DTYPES, ModelBundle
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mesh", default="cpu", help="mesh to load onto")
     args = parser.parse_args(argv)
     try:
-        target = Path(args.target)
+        target = local_only(args.target, "an export")
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(target, "exists and is not empty", "Choose another directory")
         source = kind_of(args.source)
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         mesh = make_mesh(args.mesh)
         with use(mesh):
             if source == "hf":
-                bundle = open_hf(located(args.source), mesh, new_tokens=args.new_tokens)
+                bundle = open_hf(local_copy(located(args.source)), mesh, new_tokens=args.new_tokens)
             else:
                 bundle = open_checkpoint(args.source, mesh, step=args.step)
             if kind == "hf":

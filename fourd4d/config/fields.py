@@ -37,6 +37,8 @@ DIFT: Final[Lines] = _TRAINER | {
     "data.held_out": "data whose losses are measured and never trained on; empty for none.",
     "data.held_out_root": "as data.root, of the held-out data.",
     "data.pack": "longest examples that a packed row has room for; 0 packs nothing.",
+    "data.feature_cache": "folder that keeps a frozen encoder's features for later epochs.",
+    "data.feature_cache_bytes": "most that its files may take.",
     "dift.text_weight": "weight of the text's cross-entropy.",
     "dift.imagery_weight": "weight of the latents' cosine loss.",
     "dift.nce_temperature": "divides the similarities of InfoNCE.",

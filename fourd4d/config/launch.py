@@ -16,9 +16,11 @@ from fourd4d.config.siblings import SHIPPED
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import file_errors_told, full_disk_told
 from fourd4d.core.terminal import plain_console
+from fourd4d.parallel import ending_together
 from fourd4d.train import NonFiniteError
 
 _NOTHING: Final = Help()
+_PLAIN: Final = (InputError, NonFiniteError)  # Told in a line.
 
 
 def launch(run: Callable[[Any], Any], default: str | None = None,
@@ -46,9 +48,10 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
             logging.set_verbosity(logging.WARNING)  # Orbax reports every array.
         config = only_given(flag.value, sections or ())
         try:
-            with file_errors_told(lambda file: field_of(file, config)), full_disk_told("output"):
+            with (ending_together(_PLAIN), file_errors_told(lambda file: field_of(file, config)),
+                  full_disk_told("output")):
                 run(config)
-        except (InputError, NonFiniteError) as error:
+        except _PLAIN as error:
             sys.exit(str(error))
 
     app.run(main, flags_parser=lambda argv: read_flags(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final
 
 import jax
@@ -15,7 +14,9 @@ from fourd4d.config import fields
 from fourd4d.config.build import frozen
 from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
+from fourd4d.core.batch import Batch
 from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.core.storage import check_writable, home
 from fourd4d.core.terminal import say
 from fourd4d.data import (
     FailureLimit,
@@ -26,6 +27,7 @@ from fourd4d.data import (
     open_source,
 )
 from fourd4d.data.collate import holding_both
+from fourd4d.dift.features import CachedEncoder
 from fourd4d.dift.step import DiftSpec, evaluate, update
 from fourd4d.models import ModelConfig
 from fourd4d.parallel import host_to_global
@@ -46,7 +48,8 @@ from fourd4d.train.resume import resumed
 
 def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/dift_tiny.py``."""
-    workdir = Path(os.path.expanduser(config.workdir))  # As the checkpoints' folder.
+    workdir = home(config.workdir)
+    check_writable(workdir)
     with training(config) as (mesh, bundle):
         limit, fps = FailureLimit.of(config.data.to_dict()), config.data.assumed_fps or None
         read = functools.partial(
@@ -79,9 +82,19 @@ def train(config: Any) -> Outcome:
             seed=config.seed),
             donate_argnums=0)
 
-        with contextlib.closing(batches), CheckpointManager(
-                workdir / "checkpoints", keep=config.keep,
-                processor=bundle.processor.save) as checkpoints:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(batches))
+            checkpoints = stack.enter_context(CheckpointManager(
+                workdir / "checkpoints", keep=config.keep, processor=bundle.processor.save))
+            encoded: Callable[[Batch], Batch] = lambda batch: batch
+            if config.data.feature_cache:
+                encoded = stack.enter_context(CachedEncoder(
+                    bundle.graphdef, state, bundle.config, config.data.feature_cache,
+                    config.data.feature_cache_bytes))
+
+            def place(batch: Batch) -> Batch:
+                return host_to_global(encoded(batch), mesh)
+
             about = specs(config, bundle.config, bundle.processor, config.trainable) | origin(
                 state.params, config.seed, source.fingerprint())
             first, state = resumed(checkpoints, state, batches, about, workdir)
@@ -90,14 +103,14 @@ def train(config: Any) -> Outcome:
 
             def held_out(at: int, now: Any) -> None:
                 losses = evaluate(now.params, now.frozen, tests or (), graphdef=bundle.graphdef,
-                                  spec=spec, place=lambda batch: host_to_global(batch, mesh))
+                                  spec=spec, place=place)
                 writer.write_scalars(at, {f"held_out/{k}": v for k, v in losses.items()})
 
             hooks = [] if tests is None else [Every(config.eval_every, held_out, last=True)]
             with writer:
                 return run(
                     state, step, batches, first=first, total=config.steps, writer=writer,
-                    place=lambda batch: host_to_global(batch, mesh), hooks=hooks,
+                    place=place, hooks=hooks,
                     save=lambda at, now: checkpoints.save(at, now, batches, about, force=True),
                     save_every=config.save_every, log_every=config.log_every, name="dift")
 

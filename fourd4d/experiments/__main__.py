@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from fourd4d.config import fields
@@ -17,6 +16,7 @@ from fourd4d.config.commands import CONFIGS
 from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.errors import InputError
+from fourd4d.core.storage import local_only
 from fourd4d.core.terminal import plain_console
 from fourd4d.data.source import JsonlSource
 from fourd4d.experiments import imagery, report
@@ -27,7 +27,7 @@ def main(config: Any) -> None:
     """Runs what is missing, then writes and shows the table of what there is."""
     console = plain_console()
     failed = imagery.carry_out(config, console)
-    workdir = Path(config.workdir).expanduser().resolve()
+    workdir = local_only(config.workdir, "the experiments' folder").expanduser().resolve()
     result = report.summarise(workdir, imagery.runs(config), failed,
                               imagery.Ledger(workdir).done)
     report.write(result, workdir)
@@ -46,15 +46,16 @@ def main_rows(config: Any) -> None:
         if not config[field]:
             raise InputError(f"config.{field}", "nothing given", f"Give --config.{field}=…")
     console, arms = plain_console(), chosen(config.arms)
+    output = local_only(config.output, "rows that are written")
     pause = imagery.pause_of(config) if any(arm.paused for arm in arms) else ""
     source = JsonlSource(config.data, config.root or None)
     if config.together:
-        path = Path(config.output) / "lesson.jsonl"
+        path = output / "lesson.jsonl"
         count = write_lesson(arms, source, path, config.aloud, pause)
         console.print(f"{path}: {count} rows; root {source.root}", highlight=False, soft_wrap=True)
         return
     for arm in arms:
-        path = Path(config.output) / f"{arm.name}.jsonl"
+        path = output / f"{arm.name}.jsonl"
         root = write_rows(arm, source, path, config.aloud, pause)
         console.print(f"{path}: {len(source)} rows; root {root}", highlight=False, soft_wrap=True)
 

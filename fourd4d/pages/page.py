@@ -28,6 +28,7 @@ import numpy as np
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
+from fourd4d.core.storage import as_path
 from fourd4d.pages.cards import VERDICTS, Card
 from fourd4d.pages.charts import Chart, Interval, Real, Series
 from fourd4d.pages.pictures import data_uri
@@ -144,7 +145,7 @@ class Page:
         """Writes the page under a temporary name, then renames; returns its path."""
         with replacing(path) as temporary:
             temporary.write_text(self.html(), encoding="utf-8")
-        return Path(path)
+        return as_path(path)
 
     def _add(self, title: str, body: str) -> Page:
         heading = f"<h2>{escape(title)}</h2>" if title else ""
@@ -161,7 +162,7 @@ def read_curves(path: str | os.PathLike[str], *names: str) -> dict[str, Series]:
     Raises:
       InputError: there is no such file, or a line before the last is not a JSON object.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise InputError(path, "no such file", "Give a metrics JSONL file")
     found: dict[str, dict[int, float]] = {}

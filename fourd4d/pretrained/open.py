@@ -19,6 +19,7 @@ from fourd4d.checkpoint.orbax import PROCESSOR, processor_dir, read_specs, resto
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import readable
+from fourd4d.core.storage import home, local_copy
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded, make_mesh, start, use
 from fourd4d.pretrained.bundle import ModelBundle, fresh_parts, shapes
@@ -38,7 +39,7 @@ def located(directory: str | os.PathLike[str]) -> Path:
 
     Raises InputError where there is no such directory.
     """
-    path = Path(SHIPPED.get(os.fspath(directory), os.path.expanduser(directory)))
+    path = SHIPPED.get(os.fspath(directory)) or home(directory)
     with readable(path):
         if path.is_dir():
             return path
@@ -157,7 +158,7 @@ def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules 
     if step is not None:
         raise InputError(directory, f"step {step} of a directory that no trainer wrote",
                          "Leave the step out, or give a trainer's directory")
-    return open_hf(path, mesh, rules, **model)
+    return open_hf(local_copy(path), mesh, rules, **model)
 
 
 def packed_rows(shape: BatchShape, examples: int) -> BatchShape:

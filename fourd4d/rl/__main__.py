@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from pathlib import Path
 from typing import Any, Final
 
 import jax
@@ -15,6 +13,7 @@ from fourd4d.config.build import frozen
 from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.core.storage import check_writable, home
 from fourd4d.core.terminal import say
 from fourd4d.data import FailureLimit, Reading, Shard, open_source, prompt_pipeline
 from fourd4d.losses import PolicySpec
@@ -40,7 +39,8 @@ from fourd4d.train.resume import resumed
 
 def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/rl_tiny.py``."""
-    workdir = Path(os.path.expanduser(config.workdir))  # As the checkpoints' folder.
+    workdir = home(config.workdir)
+    check_writable(workdir)
     with training(config) as (mesh, bundle):
         processor, fps = bundle.processor, config.data.assumed_fps or None
         source = open_source(config.data.path, config.data.root or None, keep_bad=True)

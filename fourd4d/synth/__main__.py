@@ -22,6 +22,7 @@ from fourd4d.config.build import frozen
 from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.errors import InputError
+from fourd4d.core.storage import local_only
 from fourd4d.core.terminal import plain_console
 from fourd4d.pretrained.open import located
 from fourd4d.synth import annotate
@@ -144,6 +145,7 @@ def main(config: Any) -> None:
     """Run synthesis as a config describes; print a summary."""
     if not config.output:
         raise InputError("config.output", "no output folder", "Give --config.output=DIR")
+    local_only(config.output, "the output of synthesis")
     console = plain_console()
     if config.task == "base":
         spec = scene_spec(config)
