@@ -19,10 +19,11 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -159,12 +160,33 @@ def read_curves(path: str | os.PathLike[str], *names: str) -> dict[str, Series]:
     left out. When a resumed run repeats a step, the later line counts.
 
     Raises:
-      InputError: there is no such file, or a line before the last is no JSON object.
+      InputError: there is no such file, or a line before the last is no JSON object with a step.
     """
+    found: dict[str, dict[int, float]] = {}
+    for row in _rows(path):
+        for name, value in row.items():
+            number_like = isinstance(value, int | float) and not isinstance(value, bool)
+            if name != "step" and number_like and (not names or name in names):
+                if math.isfinite(value):
+                    found.setdefault(name, {})[int(row["step"])] = float(value)
+    return {name: Series(name, tuple(sorted(points)), tuple(points[s] for s in sorted(points)))
+            for name, points in found.items()}
+
+
+def read_texts(path: str | os.PathLike[str]) -> dict[int, dict[str, str]]:
+    """Texts of a metrics JSONL file by step, e.g. sampled responses; else as ``read_curves``."""
+    found: dict[int, dict[str, str]] = {}
+    for row in _rows(path):
+        texts = {name: value for name, value in row.items() if isinstance(value, str)}
+        if texts:
+            found[int(row["step"])] = texts
+    return dict(sorted(found.items()))
+
+
+def _rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "no such file", "Give a metrics JSONL file")
-    found: dict[str, dict[int, float]] = {}
     lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -173,16 +195,14 @@ def read_curves(path: str | os.PathLike[str], *names: str) -> dict[str, Series]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             if number == len(lines):
-                break
+                return
             raise InputError(f"{path}:{number}", f"malformed JSON ({error.msg})",
                              "Fix or delete the line") from error
-        for name, value in row.items():
-            number_like = isinstance(value, int | float) and not isinstance(value, bool)
-            if name != "step" and number_like and (not names or name in names):
-                if math.isfinite(value):
-                    found.setdefault(name, {})[int(row["step"])] = float(value)
-    return {name: Series(name, tuple(sorted(points)), tuple(points[s] for s in sorted(points)))
-            for name, points in found.items()}
+        step = row.get("step") if isinstance(row, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool):
+            raise InputError(f"{path}:{number}", "no object with a whole number as 'step'",
+                             "Fix or delete the line")
+        yield row
 
 
 def _cell(value: Cell) -> str:
