@@ -13,9 +13,12 @@ EXTRAS = {
     "synth": ["pycolmap", "apache-beam", "sentencepiece<0.2.2"],
     "sam": ["torch", "torchvision", "transformers>=5"],
     "quickstart": ["scikit-video"],
+    "hub": ["huggingface_hub>=0.34"],
+    "notebook": ["matplotlib>=3.8", "ipykernel", "ipython"],
     "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
     "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video",
-             "safetensors>=0.5"],
+             "safetensors>=0.5", "huggingface_hub>=0.34", "matplotlib>=3.8", "nbclient", "jupytext",
+             "ipykernel"],
     "dev": ["ruff", "pyright", "pre-commit"],
 }
 

@@ -326,7 +326,7 @@ def _table(*header: str) -> Table:
     return table
 
 
-def _bytes(count: float) -> str:
+def _bytes(count: float | int) -> str:
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

@@ -210,7 +210,7 @@ class Lines:
                          f"{escape(self.y_label)}</text>")
         return _svg(width, height, parts, "line chart")
 
-    def _legend(self, left: float, right: float) -> list[tuple[float, int]]:
+    def _legend(self, left: Real, right: Real) -> list[tuple[float, int]]:
         """Where each series' key stands; in rows, as wide as the chart allows."""
         places, x, y = [], float(left), 15
         for series in self.series:

@@ -30,7 +30,7 @@ import numpy as np
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
 from fourd4d.pages.cards import VERDICTS, Card
-from fourd4d.pages.charts import Chart, Interval, Real, Series
+from fourd4d.pages.charts import Chart, Interval, Lines, Real, Series
 from fourd4d.pages.pictures import data_uri
 
 Cell = str | Real | Interval | None
@@ -153,7 +153,21 @@ class Page:
         return self
 
 
-def read_curves(path: str | os.PathLike[str], *names: str) -> dict[str, Series]:
+def fragment(body: str) -> str:
+    """HTML of a page's parts for the output of a notebook's cell, in the page's style."""
+    style = _asset("page.css").replace(":root {", "& {").replace("\nbody {", "\n& {")
+    return f'<div class="fourd4d"><style>.fourd4d {{ {style} }}</style>{body}</div>'
+
+
+class Curves(dict[str, Series]):
+    """Series by the name of their metric; a notebook draws them."""
+
+    def _repr_html_(self) -> str:
+        cells = "".join(_figure(Lines([series]).svg(480), name) for name, series in self.items())
+        return fragment(f'<div class="charts">{cells}</div>')
+
+
+def read_curves(path: str | os.PathLike[str], *names: str) -> Curves:
     """Series of the named metrics (all of them by default) from a metrics JSONL file.
 
     A line is an object with ``step`` and numbers under metric names. A half-written last line is
@@ -169,8 +183,9 @@ def read_curves(path: str | os.PathLike[str], *names: str) -> dict[str, Series]:
             if name != "step" and number_like and (not names or name in names):
                 if math.isfinite(value):
                     found.setdefault(name, {})[int(row["step"])] = float(value)
-    return {name: Series(name, tuple(sorted(points)), tuple(points[s] for s in sorted(points)))
-            for name, points in found.items()}
+    return Curves({
+        name: Series(name, tuple(sorted(points)), tuple(points[s] for s in sorted(points)))
+        for name, points in found.items()})
 
 
 def read_texts(path: str | os.PathLike[str]) -> dict[int, dict[str, str]]:

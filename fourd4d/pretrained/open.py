@@ -21,6 +21,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.files import readable
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded, make_mesh, start, use
+from fourd4d.pretrained import hub
 from fourd4d.pretrained.bundle import ModelBundle, fresh_parts, shapes
 from fourd4d.pretrained.huggingface import describe_hf, open_hf
 from fourd4d.processing import Processor, load_processor, load_tokenizer, tiny_tokenizer
@@ -33,10 +34,13 @@ Kind = Literal["hf", "trained"]
 
 
 def located(directory: str | os.PathLike[str]) -> Path:
-    """Return where a checkpoint lies: a directory, or one in the package by its name.
+    """Return where a checkpoint lies: a directory, one in the package by its name, or one that was
+    fetched from the hub (``hub.fetched``).
 
     Raises InputError where there is no such directory.
     """
+    if hub.is_address(directory):
+        return hub.fetched(os.fspath(directory))
     path = Path(SHIPPED.get(os.fspath(directory), os.path.expanduser(directory)))
     with readable(path):
         if path.is_dir():
@@ -184,8 +188,8 @@ def _with_protocol(model: ModelConfig, processor: Processor, changes: Mapping[st
 
 def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
                     step: int | None = None, **model: Any) -> ModelBundle:
-    """A trainer's directory (``open_trained``), a Hugging Face one (``huggingface.open_hf``), or
-    the name of a checkpoint in the package (``SHIPPED``); see ``kind_of``.
+    """A trainer's directory (``open_trained``), a Hugging Face one (``huggingface.open_hf``), the
+    name of a checkpoint in the package (``SHIPPED``) or on the hub (``hub``); see ``kind_of``.
 
     Raises InputError: no such directory, or ``step`` of one that no trainer wrote.
     """
