@@ -212,9 +212,13 @@ def _placed(tree: Any, mesh: Mesh) -> Any:
 
 
 def _weights_read(state: Any) -> int:
-    """Parameters that decoding a token multiplies with: all but the vision encoder's."""
-    return sum(size for name, (size, _) in _sizes((state.params, state.frozen)).items()
-               if name != "vision")
+    """Parameters that decoding a token multiplies with.
+
+    All but the vision encoder's, and but a table of embeddings that is no output matrix too.
+    """
+    sizes = _sizes((state.params, state.frozen))
+    idle = {"vision", "embedding"} if "output" in sizes else {"vision"}
+    return sum(size for name, (size, _) in sizes.items() if name not in idle)
 
 
 def _compiled(name: str, compile_it: Any) -> Program:

@@ -10,6 +10,7 @@ Every function returns the figure. Heat maps are painted as on the pages of an e
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import time
@@ -43,8 +44,15 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figur
     except ImportError as error:
         raise InputError("fourd4d.plot", "matplotlib is not installed",
                          'Install "fourd4d[notebook]"') from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure: Any = Figure(figsize=(width, height), layout="constrained")
+    figure._repr_png_ = lambda: _png(figure)  # Without pyplot no one else tells notebooks how.
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    return out.getvalue()
 
 
 def _picture(axis: Any, pixels: np.ndarray, title: str = "") -> None:

@@ -45,8 +45,8 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
         sys.exit(0)
     flag = define(flags.FLAGS, sections)
     if dry is not None:
-        flags.DEFINE_bool("dry_run", False, DRY_RUN)
-        flags.DEFINE_string("topology", "", TOPOLOGY)
+        flags.DEFINE_bool("dry_run", False, DRY_RUN, flags.FLAGS)
+        flags.DEFINE_string("topology", "", TOPOLOGY, flags.FLAGS)
 
     def main(argv: Sequence[str]) -> None:
         del argv
