@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.html import table
 
 LETTERS = "ABCDEFGHIJ"
 IMAGE_MARK = "<output_image>"
@@ -68,6 +69,17 @@ class Sample:
         if not self.options:
             return self.question
         return f"{self.question}\n\n{lettered(self.options)}"
+
+    def _repr_html_(self) -> str:
+        media = self.video or f"{len(self.frames)} frames"
+        if self.timestamps:
+            media += f", {self.timestamps[0]:g} to {self.timestamps[-1]:g} s"
+        rows = [("question", self.question), ("options", lettered(self.options)),
+                ("answer", f"{self.answer}. {self.answer_text}" if self.answer else ""),
+                ("video", media), ("response", self.response),
+                ("overlays", ", ".join(self.overlays))]
+        return table([row for row in rows if row[1]],
+                     title=f"{self.id} ({self.kind})" if self.kind else self.id)
 
     @staticmethod
     def fake(seed: int = 0) -> Sample:

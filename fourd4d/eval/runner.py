@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +27,7 @@ from fourd4d.core.batch import Batch, BatchShape, VisionInput
 from fourd4d.core.errors import DiskFullError, InputError, one_line
 from fourd4d.core.example import Example, VisionSlots
 from fourd4d.core.rollout import Rollout
-from fourd4d.core.sample import IMAGE_MARK, Sample
+from fourd4d.core.sample import Sample
 from fourd4d.data.collate import Size, bucket, collate
 from fourd4d.data.media import row_media
 from fourd4d.data.source import Source
@@ -41,11 +40,11 @@ from fourd4d.parallel import DEFAULT_RULES, use
 from fourd4d.parallel.hosts import batch_shardings
 from fourd4d.parallel.memory import Room, is_out_of_memory
 from fourd4d.processing.answers import lenient_answer, parse_answer
+from fourd4d.processing.latent_spans import marked
 from fourd4d.processing.processor import Processor
 from fourd4d.rewards import score
 from fourd4d.sampling import Intervention, SamplingSpec, generate, read_head, texts
 
-_BLOCK = re.compile(r"<\|latent_start\|>(?:<\|latent_pad\|>)*(?:<\|latent_end\|>)?")
 _HOW_ONLY = ("rows", "length_step", "slot_step", "lookahead", "workers", "batch_tokens",
              "max_length")
 _FINE = 128  # Steps up to which lengths are rounded to single ones.
@@ -677,19 +676,11 @@ def encode(graphdef: Any, states: tuple[Any, ...], vision: VisionInput
 
 def _store_maps(subject: Subject, features: Any, one: Prepared, row: int, rollout: Rollout,
                 maps: MapStore) -> None:
-    protocol, example = subject.processor.protocol, one.example
-    assert example is not None
-    merged = features[row][..., : rollout.latents.shape[-1]]  # Without what DeepStack adds.
-    own = np.asarray(merged, np.float32)
-    grids = {heatmaps.slot_grid(example, slot, protocol.merge)
-             for slot in heatmaps.media_slots(example)}
+    assert one.example is not None
     fed = int(rollout.latent_index[row].max()) + 1
-    starts = range(0, fed, protocol.latent_size) if len(grids) == 1 else ()
-    maps.save(one.item.key, [
-        np.stack([heatmaps.cosine_maps(
-            np.asarray(rollout.latents[row, i : min(i + protocol.latent_size, fed)]),
-            own, example, protocol.merge, centred) for centred in (False, True)])
-        for i in starts])
+    maps.save(one.item.key, heatmaps.mental_images(
+        np.asarray(rollout.latents[row, :fed]), np.asarray(features[row]), one.example,
+        subject.processor.protocol))
 
 
 def _failed(one: Prepared, reason: str) -> Record:
@@ -729,7 +720,7 @@ def _scored(one: Prepared, text: str, rollout: Rollout, sampling: SamplingSpec, 
         "truncated": bool(rollout.truncated[0]),
         "blocks": int(starts.sum()),
         "tokens": int(rollout.mask.sum()),
-        "response": _BLOCK.sub(IMAGE_MARK, text),
+        "response": marked(text),
     }
     if spec.temperature > 0:
         record["seed"] = item_seed(one.item.key, spec.seed)

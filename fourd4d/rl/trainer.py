@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fourd4d.core import metrics as metrics_lib
 from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
+from fourd4d.core.example import Example
 from fourd4d.core.metrics import Mean
 from fourd4d.core.rollout import Rollout
 from fourd4d.core.sample import Sample
 from fourd4d.data import Prompt, collate
 from fourd4d.losses import PolicySpec
-from fourd4d.parallel import host_to_global, row_split, to_host
+from fourd4d.parallel import host_to_global, is_main, row_split, to_host
 from fourd4d.processing import Processor
 from fourd4d.rewards import DEFAULT, Reward, score
 from fourd4d.rl.grpo import RLSpec, gather, update
@@ -35,10 +36,11 @@ from fourd4d.train import MetricWriter, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """The prompts of one step: this host's samples, and the batch of all hosts."""
+    """The prompts of one step: this host's samples, the batch of all hosts, the first example."""
 
     samples: tuple[Sample, ...]
     batch: Batch
+    example: Example | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Setting:
       seed: of the draws.
       cache_features: encode each video once a step; for frozen vision encoders.
       show_every: steps between written responses; 0 for never.
+      keep_imagery: told of each written response with imagery: its step, the prompt's example, the
+        latents (Q, D) and the features of the example's frames (F, U, E).
     """
 
     graphdef: Any
@@ -68,6 +72,7 @@ class Setting:
     cache_features: bool = True
     show_every: int = 0
     writer: MetricWriter | None = None
+    keep_imagery: Callable[[int, Example, np.ndarray, np.ndarray], None] | None = None
 
     def __post_init__(self) -> None:
         if self.sampling.top_p < 1:
@@ -119,7 +124,8 @@ class Step:
             protocol = dataclasses.replace(protocol, reader=None)
         batch = collate([p.example for p in prompts], s.shape, protocol,
                         names=[p.where for p in prompts])
-        return Questions(tuple(p.sample for p in prompts), host_to_global(batch, s.mesh))
+        return Questions(tuple(p.sample for p in prompts), host_to_global(batch, s.mesh),
+                         prompts[0].example if prompts else None)
 
     def sample(self, state: TrainState, batch: Batch, number: int = 0) -> tuple[Any, Rollout]:
         """(features or None, responses). The keys depend on seed, update, round and row."""
@@ -203,7 +209,8 @@ class Step:
             seen = metrics_lib.add(seen, learnt)
         jax.block_until_ready(state.step)
         ended = time.perf_counter()
-        self._show(number, questions, first.responses, first.rewards)
+        self._show(number, questions, first.responses, first.rewards, first.groups.features,
+                   first.groups.rollout)
         return state, {
             **metrics, **seen,
             "rollout_tokens_per_second": Mean(tokens, sampled - began),
@@ -217,7 +224,7 @@ class Step:
                       float(np.sum(to_host(rollout.mask))))
 
     def _show(self, number: int, questions: Questions, responses: list[str],
-              rewards: np.ndarray) -> None:
+              rewards: np.ndarray, features: Any, rollout: Rollout) -> None:
         s = self.setting
         updates = s.spec.epochs * s.spec.minibatches
         if s.writer is None or not s.show_every or (number // updates) % s.show_every:
@@ -226,6 +233,13 @@ class Step:
         s.writer.write_texts(number // updates + 1, {
             "sample": questions.samples[0].id, "response": responses[0],
             "response_reward": f"{float(rewards[first, 0]):g}"})
+        if s.keep_imagery is None or features is None:
+            return
+        seen, latents, index = to_host(first_rows((features, rollout.latents,
+                                                   rollout.latent_index), s.mesh))
+        fed = int(index.max()) + 1
+        if is_main() and questions.example is not None and fed:
+            s.keep_imagery(number // updates + 1, questions.example, latents[:fed], seen)
 
 
 def own_rows(tree: Any, process: int, processes: int) -> Any:
@@ -236,6 +250,13 @@ def own_rows(tree: Any, process: int, processes: int) -> Any:
         return x[process * rows : (process + 1) * rows]
 
     return jax.tree.map(part, tree)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def first_rows(arrays: Any, mesh: Mesh) -> Any:
+    """The first row of each array, on every device."""
+    return jax.lax.with_sharding_constraint(
+        jax.tree.map(lambda x: x[0], arrays), NamedSharding(mesh, PartitionSpec()))
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
