@@ -17,7 +17,7 @@ from configs import dift_imagery_tiny
 def get_config() -> ConfigDict:
     config = dift_imagery_tiny.get_config()
     config.workdir = "runs/base_tiny_imagine"
-    config.init = "runs/base_tiny_conclude/checkpoints"
+    config.init = "tiny-base"
     config.data.path = "runs/imagine_data/lesson.jsonl"
     config.data.measure = 1500
     config.dift.read_targets_end = 0.2
