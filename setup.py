@@ -14,6 +14,7 @@ EXTRAS = {
     "sam": ["torch", "torchvision", "transformers>=5"],
     "quickstart": ["scikit-video"],
     "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
+    "parity5": ["torch", "torchvision", "transformers>=5"],
     "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video",
              "safetensors>=0.5"],
     "dev": ["ruff", "pyright", "pre-commit"],
