@@ -19,6 +19,7 @@ EXTRAS = {
     "hub": ["huggingface_hub>=0.34"],
     "notebook": ["matplotlib>=3.8", "ipykernel", "ipython"],
     "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
+    "parity5": ["torch", "torchvision", "transformers>=5"],
     "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video",
              "safetensors>=0.5", "starlette>=0.40", "uvicorn>=0.30", "prometheus_client",
              "openai>=1.50", "httpx", "websocket-client", "huggingface_hub>=0.34",

@@ -14,7 +14,7 @@ BRINGS = {"orbax-checkpoint": "orbax", "tensorflow-datasets": "tensorflow_datase
 # Brought by others' wish: tensorflow-datasets imports it without requiring it.
 UNIMPORTED = {"importlib_resources"}
 # Extras whose packages the package imports where they are, and says so where they are not.
-OPTIONAL = {"synth", "sam", "quickstart", "parity", "serve", "hub", "notebook"}
+OPTIONAL = {"synth", "sam", "quickstart", "parity", "parity5", "serve", "hub", "notebook"}
 
 
 def requirements() -> tuple[set[str], dict[str, set[str]]]:

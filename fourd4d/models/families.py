@@ -17,11 +17,12 @@ class Family(Protocol):
 
     Attributes:
       CLASSES: transformers' classes that open its processor.
-      CUSTOM_GENERATE: an export's ``custom_generate`` can decode it with mental images.
+      PARITY: the extra of ours, and the major release of transformers, that ``bench parity``
+        compares with.
     """
 
     CLASSES: ProcessorClasses
-    CUSTOM_GENERATE: bool
+    PARITY: tuple[str, int]
 
     def from_hf(self, value: dict[str, Any], where: object = ..., **fields: Any) -> ModelConfig: ...
 
@@ -33,6 +34,11 @@ class Family(Protocol):
 
 
 _FAMILIES: dict[str, Any] = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
+
+
+def families() -> tuple[str, ...]:
+    """The names that ``family`` knows."""
+    return tuple(_FAMILIES)
 
 
 def family(name: object, where: object) -> Family:

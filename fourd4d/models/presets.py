@@ -75,6 +75,12 @@ _PRESETS = {
 }
 
 
+def published(family: str) -> tuple[str, ...]:
+    """Names of a family's published sizes, smallest first."""
+    return tuple(name for name, config in _PRESETS.items()
+                 if config.family == family and not name.startswith("tiny"))
+
+
 def preset(name: str) -> ModelConfig:
     """One of the sizes by name. Raises InputError on other names."""
     if name not in _PRESETS:

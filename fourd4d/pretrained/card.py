@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import jax
 
+from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.pretrained.bundle import ModelBundle
 from fourd4d.processing import Processor, chat_template
 
@@ -30,7 +31,7 @@ def model_card(bundle: ModelBundle, dtype: str, title: str, origin: Mapping[str,
     return _CARD.read_text(encoding="utf-8").format(
         family=config.family, title=title, latents=protocol.latent_size,
         head=" through a small gated network (`imagery_head/`)" if mlp else "",
-        suffix=json.dumps(_suffix(bundle.processor)), patch=protocol.temporal_patch,
+        suffix=json.dumps(_suffix(bundle.processor)), inputs=_inputs(protocol),
         fps=protocol.fps, frames=protocol.max_frames, width=config.decoder.width,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(bundle.tree)), dtype=dtype,
         layers=config.decoder.layers,
@@ -39,6 +40,17 @@ def model_card(bundle: ModelBundle, dtype: str, title: str, origin: Mapping[str,
                 "the stream that imagines"),
         provenance="\n".join(["| | |", "|---|---|", *rows]) if rows else "Not recorded.",
         protocol=json.dumps(protocol.to_json(), indent=2))
+
+
+def _inputs(protocol: ProtocolSpec) -> str:
+    """The lines that prepare a prompt and tell of the frames' times."""
+    call = "inputs = processor(text=[prompt], videos=[frames], "
+    if protocol.times is None:
+        return (f'{call}return_tensors="pt")\n'
+                f'inputs["second_per_grid_ts"] = [{protocol.temporal_patch} / fps]')
+    return ("times = dict(total_num_frames=len(frames), fps=fps, "
+            f"frames_indices=list(range(len(frames))))\n{call}video_metadata=[times],\n"
+            '                   do_sample_frames=False, return_tensors="pt")')
 
 
 def _suffix(processor: Processor) -> str:

@@ -202,9 +202,9 @@ def export_hf(bundle: ModelBundle, directory: str | os.PathLike[str], *,
     """Writes a directory that transformers' AutoModelForImageTextToText and AutoProcessor open.
 
     Adapters are merged. Weights, config, generation config, tokenizer, preprocessor and chat
-    template are in it; beside them the weights of an imagery head in a folder of their own, and,
-    for the families that it knows, ``custom_generate/generate.py``, which decodes with mental
-    images by transformers alone, and a model card. ``config.json`` goes first and comes last:
+    template are in it; beside them the weights of an imagery head in a folder of their own,
+    ``custom_generate/generate.py``, which decodes with mental images by transformers alone, and a
+    model card. ``config.json`` goes first and comes last:
     without it neither we nor transformers take a directory for a model, so that one half written,
     or half overwritten, is refused. Of several processes, all of which must call this, the first
     one writes.
@@ -254,14 +254,10 @@ def export_hf(bundle: ModelBundle, directory: str | os.PathLike[str], *,
         shutil.rmtree(directory / HEAD, ignore_errors=True)  # A former model's.
     if jax.process_index() == 0:
         bundle.processor.export(directory, kin.CLASSES)
-        ours: dict[str, str] = {}
-        if kin.CUSTOM_GENERATE:
-            ours[f"custom_generate/{GENERATE.name}"] = GENERATE.read_text(encoding="utf-8")
-            ours["README.md"] = model_card(
-                dataclasses.replace(bundle, config=config, tree=(head, tree)), dtype,
-                directory.resolve().name, origin or {})
-        else:  # A former model's would run on this one.
-            shutil.rmtree(directory / "custom_generate", ignore_errors=True)
+        card = model_card(dataclasses.replace(bundle, config=config, tree=(head, tree)), dtype,
+                          directory.resolve().name, origin or {})
+        ours = {f"custom_generate/{GENERATE.name}": GENERATE.read_text(encoding="utf-8"),
+                "README.md": card}
         for name, text in ours.items():
             with replacing(directory / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -42,6 +42,11 @@ _SYSTEM_TURN: Final = (
     "{% if loop.first and message['role'] != 'system' %}"
     f"<|im_start|>system\n{_SYSTEM_TEXT}<|im_end|>\n{{% endif %}}"
 )
+_VIDEO: Final = "<|vision_start|><|video_pad|><|vision_end|>"
+_PLAIN_VIDEO: Final = (
+    "{% if video_marks %}<|vision_start|>{% endif %}<|video_pad|>"
+    "{% if video_marks %}<|vision_end|>{% endif %}"
+)
 CHAT_TEMPLATE: Final = (
     "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
     "{% for message in messages %}" + _SYSTEM_TURN +
@@ -54,19 +59,27 @@ CHAT_TEMPLATE: Final = (
     "{% elif content['type'] == 'video' or 'video' in content %}"
     "{% set video_count.value = video_count.value + 1 %}"
     "{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}"
-    "<|vision_start|><|video_pad|><|vision_end|>"
+    + _VIDEO +
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
 def jinja(protocol: ProtocolSpec) -> str:
-    """``CHAT_TEMPLATE`` with the protocol's system turn, or without one."""
+    """``CHAT_TEMPLATE`` with the protocol's system turn, or without one.
+
+    Where times are text, a video is its pad alone unless ``video_marks`` is set: processors put
+    marks around each frame slot, and newer ones (transformers 5.24) leave those around the pad as
+    they are. vLLM looks for the marks.
+    """
+    template = CHAT_TEMPLATE
+    if protocol.times is not None:
+        template = template.replace(_VIDEO, _PLAIN_VIDEO)
     if not protocol.system:
-        return CHAT_TEMPLATE.replace(_SYSTEM_TURN, "")
+        return template.replace(_SYSTEM_TURN, "")
     text = protocol.system
     text = f"{{% raw %}}{text}{{% endraw %}}" if "{" in text else text
-    return CHAT_TEMPLATE.replace(_SYSTEM_TEXT, text)
+    return template.replace(_SYSTEM_TEXT, text)
 
 
 def user_text(question: str, protocol: ProtocolSpec) -> str:

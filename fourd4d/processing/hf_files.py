@@ -52,8 +52,9 @@ def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec,
           classes: ProcessorClasses) -> None:
     """Writes ``tokenizer_config.json``, ``preprocessor_config.json`` and ``chat_template.json``.
 
-    Where bounds of pixels differ, those of videos go to ``video_preprocessor_config.json``, which
-    transformers reads from 4.52 on; older ones use the images' for both. A byte-level BPE is
+    Where bounds of pixels differ, or times are text, what holds for videos goes to
+    ``video_preprocessor_config.json``, which transformers reads from 4.52 on; older ones use the
+    images' for both. A byte-level BPE is
     written as ``vocab.json`` and ``merges.txt`` too: transformers' slow tokenizer, which
     ``use_fast=False`` asks for, reads these.
     """
@@ -69,9 +70,13 @@ def write(directory: Path, tokenizer: HFTokenizer, protocol: ProtocolSpec,
         _PREPROCESSOR: _preprocessor_config(protocol, classes, "image"),
         "chat_template.json": {"chat_template": chat_template.jinja(protocol)},
     }
-    if protocol.pixel_bounds("image") != protocol.pixel_bounds("video"):
+    if (protocol.pixel_bounds("image") != protocol.pixel_bounds("video")
+            or protocol.times is not None):
         videos = _preprocessor_config(protocol, classes, "video")
         del videos["image_processor_type"]
+        if protocol.times is not None:  # Its class samples a file's frames; others' callers do.
+            videos |= {"cap_pixels_per_frame": False, "do_sample_frames": True,
+                       "fps": protocol.fps, "max_frames": protocol.max_frames, "min_frames": 1}
         files[_VIDEO_PREPROCESSOR] = videos | {"video_processor_type": classes.video_processor}
     for name in _WINNING - set(files):
         (directory / name).unlink(missing_ok=True)
@@ -231,7 +236,7 @@ def _sampling(video: dict[str, Any], path: Path) -> dict[str, Any]:
     if video.get("num_frames") is not None:
         raise InputError(path, f"num_frames is {video['num_frames']!r}",
                          "Frames are picked by time; set fps and max_frames instead")
-    if (least := video.get("min_frames")) not in (None, _WRITTEN["min_frames"]):
+    if (least := video.get("min_frames")) not in (None, 1, _WRITTEN["min_frames"]):
         raise InputError(path, f"min_frames is {least!r}", "A short video has as many frames as "
                          f"its time gives; set it to {_WRITTEN['min_frames']}, their default")
     unset = {} if video.get("do_sample_frames") else _WRITTEN

@@ -30,7 +30,8 @@ def smart_resize(height: int, width: int, protocol: ProtocolSpec, kind: str = "v
     merged token.
 
     Args:
-      frames: of the video, whose areas together are bounded where ``protocol.budget`` says so.
+      frames: of the video, whose areas together are bounded where ``protocol.budget`` says so. One
+        frame counts as the frames of the slot that it fills; the official formula takes no less.
 
     Raises:
       InputError: an aspect ratio above 200.
@@ -38,12 +39,16 @@ def smart_resize(height: int, width: int, protocol: ProtocolSpec, kind: str = "v
     factor = protocol.patch_size * protocol.merge
     if min(height, width) < 1 or max(height, width) / min(height, width) > 200:
         raise InputError("image", f"{height}x{width} pixels", "Sides may differ 200-fold at most")
+    together = kind == "video" and protocol.budget == "video"
+    if together and min(height, width) < factor:  # The official formula enlarges these first.
+        grow = max(factor / height, factor / width)
+        height, width = int(height * grow), int(width * grow)
     rows, columns = round(height / factor) * factor, round(width / factor) * factor
     rows, columns = max(rows, factor), max(columns, factor)
     least, most = protocol.pixel_bounds(kind)
-    whole = frames = frames if kind == "video" and protocol.budget == "video" else 1
-    if frames > 1:  # Whole slots to compare with, all frames in the ratio: the official formula.
-        whole = max(round(frames / protocol.temporal_patch), 1) * protocol.temporal_patch
+    whole = frames = max(frames, protocol.temporal_patch) if together else 1
+    if together:  # Whole slots to compare with, all frames in the ratio: the official formula.
+        whole = round(frames / protocol.temporal_patch) * protocol.temporal_patch
     if whole * rows * columns > most:
         shrink = math.sqrt((frames * height * width) / most)
         rows = max(factor, math.floor(height / shrink / factor) * factor)

@@ -48,8 +48,12 @@ def whole(checkpoint, data, tmp_path_factory):
     return evaluate(config_for(checkpoint, data, out)), out
 
 
-def test_result_and_page(whole):
+@pytest.mark.parametrize("preset", ["tiny", "tiny3"])
+def test_result_and_page(preset, whole, data, tmp_path):
     result, out = whole
+    if preset != "tiny":
+        model, out = save_as_a_trainer(tmp_path / "model", preset), tmp_path / "out"
+        result = evaluate(config_for(model, data, out))
     assert json.loads((out / "result.json").read_text()) == json.loads(json.dumps(result))
     assert result["overall"]["items"] == 6 and result["overall"]["failed"] == 1
     assert result["overall"]["chance"] == 0.25 and set(result["by_type"]) == {"direction", "speed"}

@@ -26,6 +26,13 @@ CONFIG = ModelConfig(
                           mrope_sections=(1, 1, 2), tied=True),
     dtype="float32", remat="none",
 )
+TABLE_CONFIG = ModelConfig(  # A table of positions, DeepStack, norms on q and k.
+    vision=VisionConfig(width=16, layers=2, heads=2, mlp=24, full_layers=(0, 1), patch_size=4,
+                        window=16, position_table=4, deepstack=(0, 1)),
+    decoder=DecoderConfig(width=32, layers=3, heads=4, kv_heads=2, head_dim=12, mlp=48, vocab=1024,
+                          mrope_sections=(2, 2, 2), tied=True, qkv="normed", mrope="interleaved"),
+    family="qwen3_vl", dtype="float32", remat="none",
+)
 
 
 def bundle_of(config=CONFIG, seed=0):
@@ -39,11 +46,11 @@ def bundle_of(config=CONFIG, seed=0):
     return ModelBundle(config, Processor(words, config.protocol()), graphdef, tree)
 
 
-def save_as_a_trainer(root: Path) -> Path:
+def save_as_a_trainer(root: Path, preset: str = "tiny") -> Path:
     """A random tiny model as a trainer leaves it; gives ``root`` back."""
     mesh = make_mesh("data=1")
     with use(mesh):
-        bundle = fresh("tiny", mesh, 0)
+        bundle = fresh(preset, mesh, 0)
         state = state_from(bundle.tree, make_optimizer(OptimizerSpec()), mesh, trainable=(".*",))
         with CheckpointManager(root, processor=bundle.processor.save) as manager:
             manager.save(1, state, None, specs(ConfigDict(dict(seed=0)), bundle.config,

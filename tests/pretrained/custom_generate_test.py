@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers.bundles import CONFIG, bundle_of
+from helpers.bundles import CONFIG, TABLE_CONFIG, bundle_of
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from fourd4d.core.protocol import ProtocolSpec  # noqa: E402
 from fourd4d.data.collate import bucketed_shape, collate  # noqa: E402
-from fourd4d.models.config import ImageryConfig  # noqa: E402
+from fourd4d.models.config import ImageryConfig, ModelConfig  # noqa: E402
 from fourd4d.pretrained.bundle import ModelBundle  # noqa: E402
 from fourd4d.pretrained.huggingface import GENERATE, HEAD, export_hf  # noqa: E402
 from fourd4d.processing import Processor, chat_template  # noqa: E402
@@ -30,13 +30,18 @@ pytestmark = pytest.mark.usefixtures("highest_precision")
 
 BUDGET, LATENTS = 40, 8
 NATIVE = hasattr(transformers.GenerationMixin, "load_custom_generate")
-KINDS = {"plain": {}, "mlp": {"head": "mlp"}, "blind": {"reader": "blind"}}
+KINDS = {"plain": {}, "mlp": {"head": "mlp"}, "blind": {"reader": "blind"},
+         "table": {"config": TABLE_CONFIG, "reader": "blind"}}
+TABLE = pytest.param("table", marks=pytest.mark.skipif(
+    not hasattr(transformers, "Qwen3VLForConditionalGeneration"),
+    reason="the family came with transformers 4.57"))
 
 
-def thinker(head: str = "identity", reader: str | None = None) -> ModelBundle:
+def thinker(head: str = "identity", reader: str | None = None, config: ModelConfig = CONFIG
+            ) -> ModelBundle:
     """A random model that likes to begin a mental image."""
     config = dataclasses.replace(
-        CONFIG, decoder=dataclasses.replace(CONFIG.decoder, tied=False),
+        config, decoder=dataclasses.replace(config.decoder, tied=False),
         imagery=ImageryConfig("mlp", 16) if head == "mlp" else ImageryConfig())
     bundle = bundle_of(config)
     begin = bundle.processor.tokenizer.id("<|latent_start|>")
@@ -91,7 +96,7 @@ def their_inputs(bundle: ModelBundle, asked: Any, side: str) -> dict[str, Any]:
         if media:
             inputs[pixels] = torch.tensor(np.concatenate(patches))
             inputs[grids] = torch.tensor([grid_of(medium, protocol) for medium in media])
-        if media and kind == "video":
+        if media and kind == "video" and protocol.times is None:
             inputs["second_per_grid_ts"] = [
                 protocol.temporal_patch * float(np.diff(m.timestamps)[0]) for m in media]
     return inputs
@@ -152,7 +157,7 @@ def exported(tmp_path_factory: Any) -> Any:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["plain", "mlp", "blind", TABLE])
 def test_tokens_and_latents_are_ours(exported: Any, kind: str, way: Any) -> None:
     bundle, directory, rollout, spec = exported(kind)
     generate, asked = way(directory), prompts()
@@ -175,7 +180,7 @@ def test_tokens_and_latents_are_ours(exported: Any, kind: str, way: Any) -> None
 
 def test_the_kinds_differ(exported: Any) -> None:
     """Head and reader change what is said; else the test above would not see them."""
-    said = {kind: exported(kind)[2].tokens for kind in KINDS}
+    said = {kind: exported(kind)[2].tokens for kind in ("plain", "mlp", "blind")}
     assert (said["mlp"] != said["plain"]).any() and (said["blind"] != said["plain"]).any()
 
 
@@ -207,11 +212,12 @@ def test_a_lost_head_is_an_error(exported: Any, tmp_path: Any) -> None:
         by_file(copy)(input_ids=torch.ones((1, 3), dtype=torch.long), max_new_tokens=2)
 
 
-def test_the_card_runs(exported: Any) -> None:
+@pytest.mark.parametrize("kind", ["plain", TABLE])
+def test_the_card_runs(exported: Any, kind: str) -> None:
     """Its own lines, on a clip."""
     if transformers.__version__ >= "5":
         pytest.importorskip("torchvision")  # Its video processor needs it.
-    bundle, directory, rollout, _ = exported("plain")
+    bundle, directory, rollout, _ = exported(kind)
     text = (directory / "README.md").read_text()
     front = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
     assert front and "library_name: transformers" in front[1]

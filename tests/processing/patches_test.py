@@ -37,6 +37,20 @@ def test_smart_resize(size, protocol, expected):
     assert smart_resize(*size, protocol) == expected
 
 
+@pytest.mark.parametrize("size, frames, expected", [
+    ((64, 64), 1, (256, 256)),  # As two frames of that size.
+    ((64, 64), 2, (256, 256)),
+    ((64, 64), 32, (64, 64)),
+    ((16, 270), 64, (32, 448)),  # Enlarged to 32 x 540 first.
+    ((400, 300), 3, (384, 288)), ((400, 300), 64, (128, 96)),
+])
+def test_a_budget_of_all_frames_together(size, frames, expected):
+    """The official formula for whole videos, by hand."""
+    protocol = ProtocolSpec(patch_size=16, window=128, budget="video", min_pixels=128 * 32 * 32,
+                            max_pixels=768 * 32 * 32)
+    assert smart_resize(*size, protocol, "video", frames) == expected
+
+
 def test_smart_resize_settles():
     """A frame resized once is not resized again."""
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from helpers.sampling import LATENT, SPEC, START, STOP, prompts, thinker
+from helpers.sampling import CONFIG, LATENT, SPEC, START, STOP, TABLE_CONFIG, prompts, thinker
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
@@ -38,8 +38,8 @@ def reward_of(rollout: Rollout) -> np.ndarray:
     return (np.asarray(rollout.tokens[:, 0]) < 7).astype(np.float32).reshape(-1, GROUP)
 
 
-def start_state() -> TrainState:
-    return TrainState(jnp.zeros((), jnp.int32), PARAMS, FROZEN, TX.init(PARAMS))
+def start_state(params: Any = PARAMS) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), params, FROZEN, TX.init(params))
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,14 @@ def gathered(rollout: Rollout, spec: RLSpec = RL, policy: PolicySpec = POLICY,
 
 
 @functools.cache
-def gatherer(spec: RLSpec = RL, policy: PolicySpec = POLICY) -> Any:
-    return jax.jit(functools.partial(gather, graphdef=GRAPHDEF, spec=spec, policy=policy,
+def gatherer(spec: RLSpec = RL, policy: PolicySpec = POLICY, graphdef: Any = GRAPHDEF) -> Any:
+    return jax.jit(functools.partial(gather, graphdef=graphdef, spec=spec, policy=policy,
                                      sampling=SPEC))
 
 
 @functools.cache
-def updater(spec: RLSpec = RL) -> Any:
-    return jax.jit(functools.partial(update, graphdef=GRAPHDEF, tx=TX, spec=spec, policy=POLICY,
+def updater(spec: RLSpec = RL, graphdef: Any = GRAPHDEF) -> Any:
+    return jax.jit(functools.partial(update, graphdef=graphdef, tx=TX, spec=spec, policy=POLICY,
                                      sampling=SPEC))
 
 
@@ -144,15 +144,19 @@ def test_at_unchanged_weights_nothing_differs(rollout: Rollout) -> None:
     assert float(learnt["entropy"].value()) > 1.5
 
 
-def test_what_a_reader_said_is_replayed(rollout: Rollout) -> None:
+@pytest.mark.parametrize("config", [CONFIG, TABLE_CONFIG], ids=["windows", "table"])
+def test_what_a_reader_said_is_replayed(config: Any) -> None:
     """Its words move the weights, its log-probs are those sampled, parts add up."""
-    batch = prompts(reader="blind")
-    read = generate(GRAPHDEF, (PARAMS, FROZEN), batch, jax.random.key(6), SPEC, GROUP)
-    assert (np.asarray(read.tokens) != np.asarray(rollout.tokens)).any()
+    graphdef, params = nnx.split(thinker(config=config))
+    batch, key = prompts(reader="blind"), jax.random.key(6)
+    read, plain = (generate(graphdef, (params, FROZEN), asked, key, SPEC, GROUP)
+                   for asked in (batch, prompts()))
+    assert (np.asarray(read.tokens) != np.asarray(plain.tokens)).any()
     found = []
     for spec in (RL, PARTS):
-        experience, _ = gatherer(spec)(PARAMS, FROZEN, PARAMS, batch, None, read, reward_of(read))
-        state, learnt = updater(spec)(start_state(), experience, 0)
+        experience, _ = gatherer(spec, graphdef=graphdef)(params, FROZEN, params, batch, None, read,
+                                                          reward_of(read))
+        state, learnt = updater(spec, graphdef)(start_state(params), experience, 0)
         assert float(learnt["logp_diff_max"].value()) < 2e-5
         np.testing.assert_allclose(learnt["kl_ref"].value(), 0, atol=1e-6)
         found.append(state.params)

@@ -18,6 +18,7 @@ from helpers.sampling import (
     START,
     STOP,
     TABLE,
+    TABLE_CONFIG,
     prompts,
     take_rows,
 )
@@ -34,10 +35,10 @@ RNG = jax.random.key(6)
 recompute = jax.jit(replay, static_argnames=("spec", "group"))
 
 
-@pytest.fixture(scope="module")
-def model() -> Any:
+@pytest.fixture(scope="module", params=[CONFIG, TABLE_CONFIG], ids=["windows", "table"])
+def model(request: Any) -> Any:
     """With an imagery head that changes what is fed."""
-    config = dataclasses.replace(CONFIG, imagery=ImageryConfig("mlp", 16))
+    config = dataclasses.replace(request.param, imagery=ImageryConfig("mlp", 16))
     made = Thinker(config, nnx.Rngs(0))
     kernel = made.imagery.down.kernel
     kernel[...] = 0.3 * jax.random.normal(jax.random.key(9), kernel.shape)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers.sampling import CONFIG, SPEC, START, prompts, thinker
+from helpers.sampling import CONFIG, SPEC, START, TABLE_CONFIG, prompts, thinker
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
@@ -21,9 +21,9 @@ RNG = jax.random.key(6)
 recompute = jax.jit(replay, static_argnames=("spec", "group"))
 
 
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return thinker()
+@pytest.fixture(scope="module", params=[CONFIG, TABLE_CONFIG], ids=["windows", "table"])
+def model(request: Any) -> Any:
+    return thinker(config=request.param)
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])

@@ -21,12 +21,13 @@ from fourd4d.core.example import Example
 from fourd4d.data import collate, shape_for
 from fourd4d.data.collate import Packer, Size
 from fourd4d.models import ModelConfig, Thinker
+from fourd4d.models.presets import published
 from fourd4d.models.scan import watching
 from fourd4d.pretrained.huggingface import export_hf
 from fourd4d.processing.media import Image, Video
 from fourd4d.sampling import SamplingSpec, sample
 
-SHAPES = ("3b", "7b", "32b", "72b")
+SHAPES = published(ModelConfig.family)
 TOLERANCE = 1e-4
 _LONG = 4096
 
@@ -42,6 +43,7 @@ class Case:
     positions: int | None = None
     grids: int = 0
     pixels: float = 0.0
+    levels: float | None = None
     right: float = 0.0
     left: float = 0.0
     packed: float = 0.0
@@ -51,9 +53,10 @@ class Case:
 
 CASE_COLUMNS = (
     ("tokens", "tokens"), ("text", "text ≠"), ("ids", "ids ≠"), ("positions", "positions ≠"),
-    ("grids", "grids ≠"), ("pixels", "pixels max Δ"), ("right", "logits max Δ, padded right"),
-    ("left", "padded left"), ("packed", "packed"), ("ours16", "bf16 rms Δ, ours"),
-    ("theirs16", "bf16 rms Δ, transformers'"),
+    ("grids", "grids ≠"), ("pixels", "pixels max Δ"),
+    ("levels", "resizing, levels of 255"),
+    ("right", "logits max Δ, padded right"), ("left", "padded left"), ("packed", "packed"),
+    ("ours16", "bf16 rms Δ, ours"), ("theirs16", "bf16 rms Δ, transformers'"),
 )
 
 
@@ -63,7 +66,8 @@ class Found:
 
     Attributes:
       stages: largest difference of a stage's outputs, in units of their root mean square.
-      rate_positions: position ids that differ, over frame rates and counts of frames.
+      rate_positions: position ids that differ, over frame rates and counts of frames; where times
+        are text, ids as well.
       ties: rows whose greedy tokens part where transformers' two best logits are as close as
         ``TOLERANCE``; nothing after that is compared.
     """
@@ -144,7 +148,8 @@ def compare_rows(pair: Pair, rows: Sequence[Row], found: Found) -> None:
                 zip(found.cases, rows, examples, strict=True)):
             ids = inputs["input_ids"][number].numpy()[real[number]]
             case.ids += _differing(example.tokens, ids)
-            if row.uneven:  # transformers knows frame rates only: it is given our ids.
+            if row.uneven and processor.protocol.times is None:
+                # transformers knows frame rates only: it is given our ids.
                 positions[:, number][:, real[number]] = example.positions
             else:
                 case.positions = (case.positions or 0) + _differing(
@@ -159,6 +164,9 @@ def compare_rows(pair: Pair, rows: Sequence[Row], found: Found) -> None:
             setattr(case, side, _largest(ours["logits"][i][own[i]], truth[i]))
         if side == "right":
             _compare_pixels(rows, examples, inputs, found.cases, pair)
+            if processor.protocol.times is not None:
+                _compare_resizing(rows, examples, pair.inputs(rows, resized=False), inputs,
+                                  found.cases, pair)
             found.stages = _compare_stages(pair, rows, batch, ours, theirs, real)
             kept16 = _logits16(pair, inputs, positions, batch)
             for i, case in enumerate(found.cases):
@@ -206,6 +214,19 @@ def _compare_pixels(rows: Sequence[Row], examples: Sequence[Example], inputs: An
                 at += size
 
 
+def _compare_resizing(rows: Sequence[Row], examples: Sequence[Example], inputs: Any, resized: Any,
+                      cases: Sequence[Case], pair: Pair) -> None:
+    """Ids, grids and levels of media that transformers resizes by itself."""
+    again = [Case(case.name, case.tokens) for case in cases]
+    _compare_pixels(rows, examples, inputs, again, pair)
+    scale = 255 * max(pair.ours.processor.protocol.image_std)
+    for number, (case, own) in enumerate(zip(cases, again, strict=True)):
+        case.grids += own.grids
+        case.ids += _differing(inputs["input_ids"][number].numpy(),
+                               resized["input_ids"][number].numpy())
+        case.levels = own.pixels * scale
+
+
 def _compare_stages(pair: Pair, rows: Sequence[Row], batch: Batch, ours: dict[str, np.ndarray],
                     theirs: dict[str, list[np.ndarray]], real: np.ndarray) -> dict[str, float]:
     """Largest relative difference of each stage; transformers encodes images, then videos."""
@@ -232,7 +253,8 @@ def _compare_stages(pair: Pair, rows: Sequence[Row], batch: Batch, ours: dict[st
         index = np.asarray(batch.vision_index)
         mine = [features[i, index[i][fed[i]]] for i in range(b)]
         note("merged features", np.concatenate(mine), theirs["features"][call])
-    note("embeddings", ours["embeds"][own], theirs["embeds"][0][real])
+    width = theirs["embeds"][0].shape[-1]  # What DeepStack adds later lies behind.
+    note("embeddings", ours["embeds"][own][:, :width], theirs["embeds"][0][real])
     for layer, values in enumerate(ours["layers"]):
         note("decoder layers", values[own], theirs["layers"][layer][real])
     note("final norm", ours["norm"][own], theirs["norm"][0][real])
@@ -260,16 +282,24 @@ def _pooled(values: Sequence[float], weights: Sequence[int]) -> float:
 
 
 def compare_rates(pair: Pair, found: Found) -> None:
-    """Position ids at every frame rate, for even and odd counts of frames."""
+    """Position ids at every frame rate, for even and odd counts of frames.
+
+    Where times are text, ids too: they hold the time of every frame slot.
+    """
+    protocol = pair.ours.processor.protocol
+    side, text = protocol.patch_size * protocol.merge, protocol.times is not None
     for rate in reference.RATES:
-        rows = [Row("", "", [Video(np.zeros((n, 28, 28, 3), np.uint8), np.arange(n) / rate)],
-                    [rate]) for n in (1, 2, 5, 24)]
+        rows = [Row("", "", [Video(np.zeros((n, side, side, 3), np.uint8), np.arange(n) / rate)],
+                    [rate]) for n in (1, 2, 5, 24, *((63,) if text else ()))]
         inputs = pair.inputs(rows)
         positions = reference.their_positions(pair.model, inputs)
-        real = inputs["attention_mask"] > 0
         for number, row in enumerate(rows):
-            found.rate_positions += _differing(row.example(pair.ours.processor).positions,
-                                               positions[:, number][:, real[number].numpy()])
+            real = inputs["attention_mask"][number].numpy() > 0
+            example = row.example(pair.ours.processor)
+            found.rate_positions += _differing(example.positions, positions[:, number][:, real])
+            if text:
+                found.rate_positions += _differing(example.tokens,
+                                                   inputs["input_ids"][number].numpy()[real])
 
 
 def compare_long(pair: Pair, rng: np.random.Generator) -> Case:
@@ -344,33 +374,38 @@ def compare_latents(pair: Pair, rows: Sequence[Row], found: Found, rng: np.rando
         spec, max_latents=blocks * spec.latent_size, temperature=20.0,
         forbidden=tuple(i for i in range(spec.vocab) if i not in allowed))
     rollout = sample(pair.ours.model, jax.tree.map(jnp.asarray, batch), jax.random.key(1), spec)
-    kept = {}
+    kept: dict[str, Any] = {}
 
     def keep(module: Any, args: Any, kwargs: Any) -> None:
-        kept["embeds"], kept["positions"] = kwargs["inputs_embeds"], kwargs["position_ids"]
+        names = ("inputs_embeds", "position_ids", "visual_pos_masks", "deepstack_visual_embeds")
+        kept.update({name: kwargs[name] for name in names if kwargs.get(name) is not None})
 
-    for number, row in enumerate(rows):
-        hook = pair.model.model.register_forward_pre_hook(keep, with_kwargs=True)
+    _, decoder = reference.parts(pair.model)
+    for number, (row, example) in enumerate(zip(rows, examples, strict=True)):
+        kept.clear()
+        hook = decoder.register_forward_pre_hook(keep, with_kwargs=True)
+        places = torch.tensor(example.positions[:, None]).long()
         with torch.no_grad():
-            pair.model.rope_deltas = None
-            pair.model(**pair.inputs([row]), use_cache=False)
+            pair.model(**pair.inputs([row]), position_ids=places, use_cache=False)
         hook.remove()
-        embeds, places = kept["embeds"], kept["positions"]
+        kept["position_ids"] = places
         count = 0
         for token, index in zip(np.asarray(rollout.tokens[number]),
                                 np.asarray(rollout.latent_index[number]), strict=True):
             with torch.no_grad():
                 if index >= 0:
-                    hidden = pair.model.model(inputs_embeds=embeds, position_ids=places,
-                                              use_cache=False).last_hidden_state[:, -1:]
+                    hidden = decoder(**kept, use_cache=False).last_hidden_state[:, -1:]
                     mine = np.asarray(rollout.latents[number, index])
                     found.latents = max(found.latents, _largest(mine, hidden[0, 0].numpy()))
                     count += 1
                 else:
                     hidden = pair.model.get_input_embeddings()(torch.tensor([[int(token)]]))
-            embeds = torch.cat([embeds, hidden], 1)
-            places = torch.cat([places, places.amax() + torch.ones(3, 1, 1, dtype=places.dtype)],
-                               2)
+            kept["inputs_embeds"] = torch.cat([kept["inputs_embeds"], hidden], 1)
+            places = torch.cat([places, places.amax() + torch.ones(3, 1, 1).long()], 2)
+            kept["position_ids"] = places
+            if "visual_pos_masks" in kept:
+                kept["visual_pos_masks"] = torch.cat(
+                    [kept["visual_pos_masks"], torch.zeros(1, 1, dtype=torch.bool)], 1)
         if count != blocks * spec.latent_size:
             raise InputError("parity", f"row {number} has {count} latents", "Use another seed, or "
                              "more tokens")

@@ -21,7 +21,7 @@ CLASSES: Final = ProcessorClasses(
     processor="Qwen2_5_VLProcessor", tokenizer="Qwen2TokenizerFast",
     image_processor="Qwen2VLImageProcessor",
     video_processor="Qwen2VLVideoProcessor", pattern=PATTERN)
-CUSTOM_GENERATE: Final = True
+PARITY: Final = ("parity", 4)
 SPECIAL: Final = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
     "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",

@@ -2,4 +2,4 @@
 
 from fourd4d.models.qwen3_vl.config import decoder_to_hf, from_hf, to_hf
 from fourd4d.models.qwen3_vl.keys import key_table
-from fourd4d.models.qwen3_vl.vocabulary import CLASSES, CUSTOM_GENERATE, tokenizer_from_tiktoken
+from fourd4d.models.qwen3_vl.vocabulary import CLASSES, PARITY, tokenizer_from_tiktoken

@@ -15,7 +15,7 @@ CLASSES: Final = ProcessorClasses(
     processor="Qwen3VLProcessor", tokenizer="Qwen2TokenizerFast",
     image_processor="Qwen2VLImageProcessorFast",
     video_processor="Qwen3VLVideoProcessor", pattern=PATTERN)
-CUSTOM_GENERATE: Final = False  # Its positions and DeepStack are not in that file.
+PARITY: Final = ("parity5", 5)
 ADDED: Final = (*_FORMER, "<tool_response>", "</tool_response>", "<think>", "</think>")
 """Tokens after the control tokens that count as ordinary text when decoding."""
 

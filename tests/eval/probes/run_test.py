@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers.sampling import END, LATENT, SPEC, prompts, thinker
+from helpers.sampling import CONFIG, END, LATENT, SPEC, TABLE_CONFIG, prompts, thinker
 
 from fourd4d.eval.items import read_items
 from fourd4d.eval.probes import controls, forced, quick, run
@@ -24,15 +24,12 @@ RNG = jax.random.key(6)
 COUNT = SPEC.max_latents
 
 
-@pytest.fixture(scope="module", params=[None, "blind"])
-def reader(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def played(reader):
+@pytest.fixture(scope="module", params=[(CONFIG, None), (CONFIG, "blind"), (TABLE_CONFIG, "blind")],
+                ids=["windows", "windows blind", "table blind"])
+def played(request):
     """A model, prompts and their plain responses, by the program of the interventions."""
-    model, batch = thinker(), prompts(reader=reader)
+    config, reader = request.param
+    model, batch = thinker(config=config), prompts(reader=reader)
     nothing = np.zeros((4, COUNT, 32), np.float32), np.zeros(4, bool)
     plain = jax.device_get(sample(model, batch, RNG, SPEC, intervene=replace, data=nothing))
     assert (plain.latent_index.max(1) >= 0).sum() >= 2

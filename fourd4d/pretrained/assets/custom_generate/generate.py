@@ -2,13 +2,11 @@
 
     model.generate(**inputs, custom_generate=DIRECTORY, trust_remote_code=True)
 
-or ``from_pretrained(DIRECTORY, trust_remote_code=True)``, with or without these two. Where
-transformers is older than 4.52, import this file and call ``generate(model, **inputs)``.
-
-A row draws text until ``<|latent_start|>``. Its next ``latent_size`` inputs are then its own last
-hidden states, through the imagery head, written as ``<|latent_pad|>``; ``<|latent_end|>`` follows,
-and text goes on. With the ``blind`` reader, a second stream that sees no frames is fed the same;
-from a row's first mental image on, text is drawn from it.
+or ``from_pretrained(DIRECTORY, trust_remote_code=True)``, with or without these two; before
+transformers 4.52, import this file and call ``generate(model, **inputs)``. A row draws text until
+``<|latent_start|>``. Its next ``latent_size`` inputs are its own last hidden states, through the
+imagery head, written as ``<|latent_pad|>``; then come ``<|latent_end|>`` and text. With the blind
+reader a second stream, which sees no frames, is fed the same and speaks after a mental image.
 """
 
 # pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false
@@ -47,12 +45,11 @@ def generate(model, inputs=None, generation_config=None, *, input_ids=None, atte
     others["use_cache=False"] = None if use_cache else True
     if unknown := sorted(name for name, value in others.items() if value is not None):
         raise ValueError(f"decoding with imagery takes no {', '.join(unknown)}")
-    said = getattr(model.config, "fourd4d", None)
-    if said is None:
+    if (said := getattr(model.config, "fourd4d", None)) is None:
         raise ValueError("config.json has no 'fourd4d'; export with python -m fourd4d.convert")
-    defaults = generation_config or model.generation_config
 
     def setting(name, given):
+        defaults = generation_config or model.generation_config
         return getattr(defaults, name, None) if given is None else given
 
     input_ids = inputs if input_ids is None else input_ids
@@ -61,8 +58,7 @@ def generate(model, inputs=None, generation_config=None, *, input_ids=None, atte
     if position_ids is None:
         position_ids = rope_ids(model.config, input_ids, mask, image_grid_thw, video_grid_thw,
                                 second_per_grid_ts)
-    position_ids = position_ids.to(device)
-    if position_ids.shape != (3, *input_ids.shape):
+    if (position_ids := position_ids.to(device)).shape != (3, *input_ids.shape):
         raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}, not (3, B, L)")
     budget, size = setting("max_new_tokens", max_new_tokens), said["latent_size"]
     if budget is None:
@@ -72,14 +68,15 @@ def generate(model, inputs=None, generation_config=None, *, input_ids=None, atte
     mass = 1.0 if (kept := setting("top_p", top_p)) is None else kept
     pad = setting("pad_token_id", pad_token_id) or 0
     head, ends = imagery_head(model, said), torch.tensor(said["ends"], device=device)
-
     pads = model.config.image_token_id, model.config.video_token_id
     seen = torch.isin(input_ids, torch.tensor(pads, device=device))
-    embeds = prompt_embeds(model, input_ids, (pixel_values, pixel_values_videos),
-                           (image_grid_thw, video_grid_thw), pads)
+    media = (pixel_values, image_grid_thw), (pixel_values_videos, video_grid_thw)
+    embeds, *deep = prompt_embeds(model, input_ids, media, pads)
+    more = dict(visual_pos_masks=seen, deepstack_visual_embeds=[x[seen] for x in deep])
     last = torch.where(mask > 0, torch.arange(mask.shape[1], device=device), 0).amax(1)
     imaginer, reader = Stream(model, mask), None
-    state = read = imaginer.feed(embeds, position_ids, mask)[torch.arange(rows), last]
+    hidden = imaginer.feed(embeds, position_ids, mask, **more if deep else {})
+    state = read = hidden[torch.arange(rows), last]
     if said["reader"] and room:
         reader = Stream(model, mask)
         reader.feed(embeds, position_ids, mask * ~seen)
@@ -99,14 +96,13 @@ def generate(model, inputs=None, generation_config=None, *, input_ids=None, atte
         for row in imagined.nonzero()[:, 0].tolist():
             latents[row].append(latent[row])
         starts = live & (block == 0) & (tokens == said["latent_start"])
-        ended = live & (block == 0) & torch.isin(tokens, ends)
         written.append(tokens)
         count += imagined
         fed = torch.where(imagined[:, None], latent, model.get_input_embeddings()(tokens))[:, None]
         here = (following + step).expand(3, rows)[..., None]
         alive = live[:, None].to(mask.dtype)
+        live = live & ~((block == 0) & torch.isin(tokens, ends))
         block = torch.where(starts, size + 1, (block - 1).clamp(min=0))
-        live = live & ~ended
         if not live.any() or step + 1 == budget:
             break
         state = imaginer.feed(fed, here, alive)[:, 0]
@@ -114,9 +110,8 @@ def generate(model, inputs=None, generation_config=None, *, input_ids=None, atte
     sequences = torch.cat([input_ids, torch.stack(written, 1)], 1)
     if not return_dict_in_generate:
         return sequences
-    none = [state.new_zeros(0, state.shape[-1])]  # Of a row that imagined nothing.
     return ModelOutput(sequences=sequences, latents=tuple(
-        torch.cat(none + [latent[None] for latent in row]) for row in latents))
+        torch.stack(row) if row else state[:0] for row in latents))
 
 
 class Stream:
@@ -128,16 +123,15 @@ class Stream:
         self.name = "cache" if new else "past_key_values"
         self.cache, self.mask = DynamicCache(), mask[:, :0]
 
-    def feed(self, embeds, positions, mask):
+    def feed(self, embeds, positions, mask, **own):
         self.mask = torch.cat([self.mask, mask], 1)
-        own = {self.name: self.cache, "attention_mask": self.mask, "position_ids": positions}
+        own |= {self.name: self.cache, "attention_mask": self.mask, "position_ids": positions}
         return self.decoder(inputs_embeds=embeds, use_cache=True, **own).last_hidden_state
 
 
 def draw(logits, full, said, temperature, top_p, generator):
     """One token a row, of those that may be drawn; ``full`` rows begin no mental image."""
-    logits[:, said["vocab"] :] = MASKED
-    logits[:, said["forbidden"]] = MASKED
+    logits[:, said["vocab"] :] = logits[:, said["forbidden"]] = MASKED
     logits[full, said["latent_start"]] = MASKED
     if not temperature:
         return logits.argmax(-1)
@@ -156,31 +150,37 @@ def imagery_head(model, said):
         return lambda hidden: hidden
     from safetensors.torch import load_file
 
-    at, revision = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
-    file = str(cached_file(at, HEAD, revision=revision))  # Or an OSError.
-    kin = model.get_output_embeddings().weight
-    weights = {name: value.to(kin) for name, value in load_file(file).items()}
+    revision = getattr(model.config, "_commit_hash", None)
+    file = str(cached_file(model.config._name_or_path, HEAD, revision=revision))  # Or an OSError.
+    like = model.get_output_embeddings().weight
+    weights = {name: value.to(like) for name, value in load_file(file).items()}
     gate, up, down = (weights[f"imagery.{name}.weight"].T for name in ("gate", "up", "down"))
     return lambda h: h + (torch.nn.functional.silu(h @ gate) * (h @ up)) @ down
 
 
-def prompt_embeds(model, ids, media, grids, pads):
-    """Token embeddings, with merged features of images and videos in their places."""
-    embeds = model.get_input_embeddings()(ids)
+def prompt_embeds(model, ids, media, pads):
+    """Token embeddings with features of images and videos, and those that DeepStack adds."""
+    found = [model.get_input_embeddings()(ids)]
     visual = getattr(model, "visual", None) or model.model.visual
-    for token, pixels, grid in zip(pads, media, grids):
+    for token, (pixels, grid) in zip(pads, media):
         if pixels is not None:
-            features = visual(pixels.to(visual.dtype), grid_thw=grid)
-            features = getattr(features, "pooler_output", features).to(embeds)
-            embeds = embeds.masked_scatter((ids == token)[..., None], features)
-    return embeds
+            out = visual(pixels.to(visual.dtype), grid_thw=grid)
+            features = [out[0], *out[1]] if isinstance(out, tuple) else [
+                getattr(out, "pooler_output", out), *getattr(out, "deepstack_features", ())]
+            found += [torch.zeros_like(found[0])] * (len(features) - len(found))
+            found = [x.masked_scatter((ids == token)[..., None], new.to(x))
+                     for x, new in zip(found, features)]
+    return found
 
 
 def rope_ids(config, ids, mask, image_grids, video_grids, seconds):
     """(3, B, L) ids, arXiv 2409.12191: text goes on from the largest id of any axis."""
-    vision, merge = config.vision_config, config.vision_config.spatial_merge_size
-    images, videos = (iter([] if grids is None else torch.as_tensor(grids).tolist())
-                      for grids in (image_grids, video_grids))
+    merge = config.vision_config.spatial_merge_size
+    pace = getattr(config.vision_config, "tokens_per_second", None)
+    grids = [torch.as_tensor([] if x is None else x).tolist() for x in (image_grids, video_grids)]
+    if pace is None:  # Times are text: every slot is an image.
+        grids[1] = [[1, h, w] for t, h, w in grids[1] for _ in range(t)]
+    media = [iter(found) for found in grids]
     times = iter([1.0] * ids.numel() if seconds is None else torch.as_tensor(seconds).tolist())
     out = torch.zeros((3, *ids.shape), dtype=torch.long)
     for row, keep in enumerate(mask.bool().cpu()):
@@ -188,10 +188,10 @@ def rope_ids(config, ids, mask, image_grids, video_grids, seconds):
         while at < len(tokens):
             span = torch.zeros((3, 1), dtype=torch.long)
             if tokens[at] in (config.image_token_id, config.video_token_id):
-                still = tokens[at] == config.image_token_id
-                t, h, w = next(images if still else videos)
-                step = torch.tensor(0.0 if still else next(times))
-                axes = ((torch.arange(t) * step * vision.tokens_per_second).long(),
+                moving = tokens[at] == config.video_token_id
+                t, h, w = next(media[moving])
+                step = torch.tensor(next(times) if moving else 0.0)
+                axes = ((torch.arange(t) * step * (pace or 0)).long(),
                         torch.arange(h // merge), torch.arange(w // merge))
                 span = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)
             spans.append(span + start)
