@@ -12,9 +12,11 @@ import heapq
 import itertools
 import math
 import os
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import av
 import av.error
@@ -33,6 +35,19 @@ from fourd4d.processing.media import Video, existing_file
 from fourd4d.processing.patches import resize
 
 FrameSize = Callable[[int, int], tuple[int, int]]
+
+
+# What FFmpeg would open that names other files and hosts, and what often stands in a video's place:
+# the start of the file, what it is, remedy.
+_FOREIGN: Final = (
+    (re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:ffconcat version|#EXTM3U|(?:<\?xml[^>]*>\s*)?<MPD|"
+                rb"v=0\r?\no=)"),
+     "it is a list of other files or streams, not a video", "Give the video files themselves"),
+    (re.compile(rb"version https://git-lfs"), "it is a Git LFS pointer, not the video",
+     "Fetch the video with git lfs pull"),
+    (re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE),
+     "it is a web page, not a video", "Fetch the video again"),
+)
 
 
 def pick_frames(
@@ -102,7 +117,8 @@ def read_video(
         wanted = pick_frames(times, fps, max_frames, start, end)
         if not wanted:
             raise InputError(
-                path, f"no frame between {start} s and {end} s of {times[-1]:.3f} s",
+                path, f"no frame between {start} s and "
+                f"{'its end' if end is None else f'{end} s'}; it lasts {times[-1]:.3f} s",
                 "Choose a window inside the video")
         return wanted
 
@@ -229,8 +245,13 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> InputContainer:
+    with path.open("rb") as file:
+        beginning = file.read(4096)
+    for start, what, remedy in _FOREIGN:
+        if start.match(beginning):
+            raise InputError(path, what, remedy)
     # Without the protocol, a colon in a relative name would end the name of one.
-    return av.open(f"file:{os.fspath(path)}")
+    return av.open(f"file:{os.fspath(path)}", options={"protocol_whitelist": "file"})
 
 
 def _stream(container: InputContainer, path: Path) -> VideoStream:

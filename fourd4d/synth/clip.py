@@ -86,7 +86,7 @@ class Clip:
       video_id: name of the source video, unique in a dataset.
       frames: sRGB.
       timestamps: seconds, rising.
-      tracks: dynamic things first, then landmarks; the main one of each role leads.
+      tracks: dynamic objects first, then landmarks; the main one of each role leads.
       camera: spans in time order that do not overlap; empty where the motion is unknown.
       poses: camera-to-world. None where unknown; their scale may be arbitrary (``provenance``
         key ``scale``: ``metric`` or ``relative``).
@@ -123,10 +123,10 @@ class Clip:
 
     @property
     def dynamic(self) -> Track | None:
-        """The main moving thing."""
+        """The main moving object."""
         return next((t for t in self.tracks if t.role == "dynamic"), None)
 
     @property
     def landmark(self) -> Track | None:
-        """The main static thing."""
+        """The main static object."""
         return next((t for t in self.tracks if t.role == "static"), None)

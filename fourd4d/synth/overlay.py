@@ -1,4 +1,4 @@
-"""Overlays: a frame with the thing in question tinted red and outlined."""
+"""Draws overlays: a frame with one object tinted red and outlined."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RED = np.array([255, 0, 0], np.float32)
 def overlay(
     frame: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "rows columns"], alpha: float = 0.4
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The frame with the mask tinted red (share ``alpha``) and its contour drawn red.
+    """Return the frame with the mask tinted red (share ``alpha``) and its contour drawn red.
 
     The contour is one pixel wide, plus one for every 360 rows of the frame.
     """

@@ -109,7 +109,10 @@ def test_it_builds_the_frozen_specs(name):
     for section, cls in SECTIONS.items():
         if isinstance(config.get(section), ConfigDict):
             more = {"total_steps": config.steps} if section == "optimizer" else {}
-            assert frozen(cls, config[section], section, **more) is not None
+            spec = frozen(cls, config[section], section, **more)
+            given = {name: value for name, value in config[section].items()
+                     if isinstance(value, bool | int | float | str) and hasattr(spec, name)}
+            assert given and {name: getattr(spec, name) for name in given} == given
     if "protocol" in config:
         frozen(ProtocolSpec, config.protocol, "protocol")
     if "variant" in config:

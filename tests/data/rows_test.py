@@ -280,6 +280,10 @@ class Strange(Exception):
     """An error that nobody thought of."""
 
 
+class Panic(BaseException):
+    """As Rust libraries raise, which is not an ``Exception``."""
+
+
 STAGES = {
     "row": (JsonlSource, "__getitem__", lambda self, index: index == 7),
     "media": (media, "row_media", lambda row, *_, **__: ":8" in row.where),
@@ -290,7 +294,7 @@ STAGES = {
 
 
 @pytest.mark.parametrize("error", [Strange, MemoryError, KeyError, OSError, StopIteration,
-                                   AssertionError])
+                                   AssertionError, Panic])
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_bad_row_is_left_out_and_the_rest_is_exact(path, processor, shape, tmp_path,
                                                        monkeypatch, stage, error, caplog):

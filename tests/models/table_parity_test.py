@@ -121,6 +121,7 @@ def test_deepstack_is_added_after_the_first_layers(pair, examples):
         hook.remove()
     batch = collate([examples[4]], shape_for([examples[4]]), pair.ours.processor.protocol)
     _, left = stages(pair.ours.model, jax.tree.map(jnp.asarray, batch))
+    assert len(entered) == len(layers) > 1
     for number, wanted in enumerate(entered[1:]):
         np.testing.assert_allclose(np.asarray(left)[number, 0][: len(wanted)], wanted, atol=1e-4)
 

@@ -83,8 +83,24 @@ def test_all_frames_and_a_limit_over_the_whole_duration(ramp):
 def test_window(ramp):
     video = read_video(ramp, fps=5.0, start=1.0, end=2.0)
     np.testing.assert_allclose(video.timestamps, 1 + np.arange(6) / 5, atol=1e-3)
-    with pytest.raises(InputError, match="no frame between"):
+    with pytest.raises(InputError, match="no frame between 9.0 s and its end; it lasts 3.900 s"):
         read_video(ramp, start=9.0)
+
+
+@pytest.mark.parametrize("text, told", [
+    ("ffconcat version 1.0\nfile 'ramp.mp4'\n", "list of other files"),
+    ("#EXTM3U\n#EXTINF:1,\nramp.mp4\n", "list of other files"),
+    ("<?xml version='1.0'?>\n<MPD xmlns='urn:mpeg:dash:schema:mpd:2011'/>", "list of other files"),
+    ("v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n", "list of other files"),
+    ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer.*git lfs pull"),
+    ("<!DOCTYPE html><html>403</html>", "web page"), ("words\n" * 99, "not a whole video"),
+])
+def test_what_is_not_a_video_is_called_so_and_opens_no_other_file(ramp, text, told, tmp_path):
+    (tmp_path / "ramp.mp4").write_bytes(Path(ramp).read_bytes())
+    path = tmp_path / "other.mp4"
+    path.write_text(text)
+    with pytest.raises(InputError, match=told):
+        read_video(path)
 
 
 @pytest.mark.parametrize("gop", [1, 3, 12, 250])

@@ -144,12 +144,12 @@ def explain(
 
 def keeps_place(tracks: PointTracks, size: tuple[int, int],
                 spec: CameraEstimateSpec | None = None) -> bool:
-    """Whether the camera keeps its place and at most shakes, whatever moves before it.
+    """Return whether the camera stays in place and at most shakes, whatever moves before it.
 
-    A thing close by may own most of the points, and move as a scene does before a camera that
-    travels; but it comes in from one side, and beside it points rest. Before a camera that turns or
-    travels hardly a point rests at most of the picture's sides, and none of the ground below.
-    A point rests if it stays within a shake of its usual place while it is seen, for a while.
+    A near object may hold most of the points, and move as a scene does before a camera that
+    translates; but it enters from one side, and points beside it rest. Before a camera that rotates
+    or translates, hardly a point rests at most sides of the frame, and none on the ground below.
+    A point rests if it stays within a shake of its median position while it is seen, for a while.
     """
     spec = spec or CameraEstimateSpec()
     rests = _away(tracks) <= spec.max_shake_shift * max(size) / 320
@@ -160,16 +160,16 @@ def keeps_place(tracks: PointTracks, size: tuple[int, int],
 
 
 def _away(tracks: PointTracks) -> Float[np.ndarray, "N"]:
-    """How far a point usually is from its usual place at most, pixels."""
-    usual = np.nanmedian(tracks.xy, axis=1)
-    return np.nanpercentile(np.linalg.norm(tracks.xy - usual[:, None], axis=2), 90, axis=1)
+    """Return each point's distance from its median position, 90th percentile, pixels, (N,)."""
+    median = np.nanmedian(tracks.xy, axis=1)
+    return np.nanpercentile(np.linalg.norm(tracks.xy - median[:, None], axis=2), 90, axis=1)
 
 
 def _shown(static: PointTracks, spec: CameraEstimateSpec, pixel: float) -> bool:
-    """Whether points of the scene that are followed for long move at all.
+    """Return whether points of the scene that are tracked for long move at all.
 
-    Where those that can be followed rest, what a camera seems to do it does between the lives of
-    points that last for a frame or two: things that flit about before a plain ground.
+    Where they rest, apparent camera motion comes from points that last for a frame or two: objects
+    that flit about before a plain background.
     """
     length = static.seen.sum(1)
     long = length >= min(spec.min_frames_at_rest, static.xy.shape[1])
@@ -357,12 +357,12 @@ def resting_share(grey: UInt8[np.ndarray, "T H W"], cells: int = 8) -> float:
     height, width = grey.shape[1:]
     some = grey[np.unique(np.linspace(0, len(grey) - 1, 24).round().astype(int))]
     some = np.stack([cv2.GaussianBlur(g, (0, 0), 1.0) for g in some]).astype(np.float32)
-    usual = np.median(some, 0)
-    slope = np.hypot(cv2.Sobel(usual, cv2.CV_32F, 1, 0, scale=1 / 8),
-                     cv2.Sobel(usual, cv2.CV_32F, 0, 1, scale=1 / 8))
+    median = np.median(some, 0)
+    slope = np.hypot(cv2.Sobel(median, cv2.CV_32F, 1, 0, scale=1 / 8),
+                     cv2.Sobel(median, cv2.CV_32F, 0, 1, scale=1 / 8))
     noise = np.median(np.abs(np.diff(some, axis=0)))
     # Moved by a pixel, a slope changes by its own size.
-    moved = np.percentile(np.abs(some - usual), 80, axis=0) > 0.6 * slope + noise
+    moved = np.percentile(np.abs(some - median), 80, axis=0) > 0.6 * slope + noise
     texture = slope > max(4.0, 4 * noise)
     shares, quarters = [], {}
     for i, rows in enumerate(np.array_split(np.arange(height), cells)):

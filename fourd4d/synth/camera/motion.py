@@ -94,7 +94,7 @@ class CameraMotion:
 
 
 class NoMotion(ValueError):
-    """The camera's motion cannot be told; the message says why."""
+    """The camera's motion is unclear; the message says why."""
 
 def inverse_depth_map(motion: CameraMotion, t: int) -> Float[np.ndarray, "H W"]:
     """Inverse depth in a frame, spread from the static points seen there to their surroundings."""

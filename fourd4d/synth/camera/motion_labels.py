@@ -184,7 +184,7 @@ def _split(units: np.ndarray, steps: np.ndarray, rule: MotionLabelSpec) -> list[
 
 
 def _moves(units: np.ndarray, steps: np.ndarray, rule: MotionLabelSpec) -> tuple[str, ...]:
-    """The moves of one span; ``()`` where they cannot be told."""
+    """Return the moves of one span; ``()`` where they are unclear."""
     seconds = steps.sum()
     mean = (units * steps[:, None]).sum(0) / seconds
     path = (np.abs(units) * steps[:, None]).sum(0) / seconds
@@ -220,6 +220,9 @@ def _join(
 
 
 def without_ambiguous_moves(segment: CameraSegment) -> CameraSegment:
-    """Without its moves where there are three: before things in depth, features confuse a turn with
-    travel the other way, and the two nearly cancel."""
+    """Return a segment without its moves where there are three.
+
+    Before a scene of different depths, features confuse a rotation with translation the other way,
+    and the two nearly cancel.
+    """
     return segment if len(segment.moves) < 3 else dataclasses.replace(segment, moves=())

@@ -189,7 +189,7 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int, rich: bool
     checker = 0.5 + (checker - 0.5) * jnp.exp(-reach / 25.0)
     shadow = jnp.ones_like(spot_x)
 
-    def thing(i: int | jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def draw_object(i: int | jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """Draw object ``i`` into the image so far."""
         near, number, painted, shadow = state
         half, centers = scene["half"][i], scene["centers"][:, i].T[:, :, None]
@@ -227,12 +227,12 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int, rich: bool
     if rich:  # Scenes have room for many objects and hold few; one loop body compiles fast.
         def step(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             there = scene["half"][i, 0] > 0
-            return jax.lax.cond(there, lambda old: thing(i, old), lambda old: old, state)
+            return jax.lax.cond(there, lambda old: draw_object(i, old), lambda old: old, state)
 
         state = jax.lax.fori_loop(0, things, step, state)
     else:
         for i in range(things):
-            state = thing(i, state)
+            state = draw_object(i, state)
     near, number, painted, shadow = state
 
     ground = _mix(scene["ground"][0], scene["ground"][1], checker)

@@ -91,8 +91,10 @@ def _walk(folder: str, relative: str, linked: bool, above: tuple[str, ...],
     for entry in entries:
         inside = os.path.join(relative, entry.name)
         through = linked or entry.is_symlink()
-        if entry.is_dir():
+        # A link to nothing is taken too, and then fails by its name; os.path passes over loops.
+        if os.path.isdir(entry.path):
             _walk(entry.path, inside, through, (*above, here), found)
-        elif (not entry.name.startswith(".") and entry.is_file()
+        elif (not entry.name.startswith(".")
+              and (os.path.isfile(entry.path) or not os.path.exists(entry.path))
               and os.path.splitext(entry.name)[1].lower() in SUFFIXES):
             found.append((through, inside, os.path.realpath(entry.path)))

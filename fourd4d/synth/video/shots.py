@@ -26,7 +26,7 @@ class ShotSpec:
       dip: largest share of its detail that the middle of a dissolve keeps: blended textures cancel.
       blended: largest difference of the frames within a dissolve from a blend of its ends, as a
         share of the ends' difference.
-      clear: least contrast of a shot's first and last frame, as a share of its usual one: the rest
+      clear: minimum contrast of a shot's first and last frame, as a share of its median: the rest
         fades in or out.
       either: least share of a wipe's places that show the one shot or the other, not a blend.
     """
@@ -61,8 +61,8 @@ class CutDetector:
             self._recent = []
             return before is not None
         change = (0.5 * float(np.abs(now[0] - before[0]).sum()), _unlike(now[1], before[1]))
-        usual = np.median(self._recent, axis=0) if self._recent else np.zeros(2)
-        limits = np.maximum((self.spec.colours, self.spec.layout), self.spec.above * usual)
+        median = np.median(self._recent, axis=0) if self._recent else np.zeros(2)
+        limits = np.maximum((self.spec.colours, self.spec.layout), self.spec.above * median)
         if (np.array(change) > limits).any() and _survivors(before[2], grey) < self.spec.survive:
             self._recent = []
             return True
@@ -154,7 +154,7 @@ def _wiped(tiny: np.ndarray, even: np.ndarray, spec: ShotSpec) -> bool:
 
 
 def _kept(tiny: np.ndarray, still: np.ndarray, there: np.ndarray) -> bool:
-    """Whether pictures, each where it is there, are usually like a still one; plain ones are."""
+    """Return whether most images, where they are shown, are like a still one; plain ones are."""
     alike = []
     for now, here in zip(tiny, there):
         if here.sum() < 60:

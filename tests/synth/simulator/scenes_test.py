@@ -31,6 +31,7 @@ def test_a_clip_depends_on_seed_and_number_only(some):
 
 
 def test_masks_lie_where_the_geometry_says(some):
+    compared = 0
     for clip in some:
         assert clip.poses is not None
         start = clip.poses[0]
@@ -39,7 +40,9 @@ def test_masks_lie_where_the_geometry_says(some):
             expected = project(to_camera(clip.poses, world), SPEC.focal)
             inside = track.seen & (np.abs(expected - 0.5) < 0.3).all(1)
             gap = np.abs(geometry.box_center(track) - expected)[inside]
-            assert gap.size == 0 or gap.max() < 0.06, track.name
+            assert gap.max(initial=0) < 0.06, track.name
+            compared += len(gap)
+    assert compared > 100
 
 
 def test_what_is_asked_about_is_seen_and_big_enough(some):

@@ -40,10 +40,12 @@ def test_links_are_followed_once_and_without_loops(tmp_path):
     os.symlink(tmp_path / "disk", tmp_path / "in" / "disk")
     os.symlink(tmp_path / "in", tmp_path / "in" / "sub" / "loop")
     os.symlink(tmp_path / "in" / "near.mp4", tmp_path / "in" / "again.mp4")
-    os.symlink(tmp_path / "nowhere.mp4", tmp_path / "in" / "broken.mp4")
+    os.symlink(tmp_path / "nowhere.mp4", tmp_path / "in" / "broken.mp4")  # Fails by its name.
+    os.symlink(tmp_path / "in" / "itself.mp4", tmp_path / "in" / "itself.mp4")
+    os.symlink(tmp_path / "in" / "circle", tmp_path / "in" / "circle")
     found = [str(path.relative_to(tmp_path / "in")) for path in
              find_videos(tmp_path / "in").values()]
-    assert found == ["disk/far.mp4", "near.mp4", "sub/deep.mp4"]
+    assert found == ["broken.mp4", "disk/far.mp4", "itself.mp4", "near.mp4", "sub/deep.mp4"]
 
 
 def test_an_earlier_versions_names_are_noticed(tmp_path):

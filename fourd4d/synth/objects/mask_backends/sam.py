@@ -171,10 +171,10 @@ class Sam3Masks:
                 dtype=getattr(torch, self.dtype))
             processor.add_text_prompt(session, list(self.prompts))
             for seen in model.propagate_in_video_iterator(session):
-                told = processor.postprocess_outputs(session, seen)
-                for prompt, numbers in told["prompt_to_obj_ids"].items():
+                outputs = processor.postprocess_outputs(session, seen)
+                for prompt, numbers in outputs["prompt_to_obj_ids"].items():
                     names |= {int(n): prompt for n in numbers}
-                for number, mask in zip(told["object_ids"].tolist(), told["masks"]):
+                for number, mask in zip(outputs["object_ids"].tolist(), outputs["masks"]):
                     where = masks.setdefault(number, np.zeros(request.frames.shape[:3], bool))
                     where[seen.frame_idx] = mask.cpu().numpy()
         found = sorted(masks, key=lambda n: -int(masks[n].sum()))
