@@ -41,6 +41,14 @@ def client(server):
         yield found
 
 
+@pytest.fixture(scope="module")
+def long(server):
+    """A clip and a question whose answer fills the budget and imagines something."""
+    return next((clip(seed), question) for seed in range(7) for question in QUESTIONS
+                if (said := server.thinker.answer(clip(seed), question, OPTIONS, max_tokens=48))
+                and said.truncated and len(said.latents))
+
+
 @pytest.fixture
 def slowly(monkeypatch):
     """Decodes a few tokens a second."""
@@ -100,10 +108,10 @@ def test_greedy_answers_are_those_of_answer(server, client):
     assert imagined > 8
 
 
-def test_a_stream_joins_to_the_same(server, client):
-    video = clip(3)
-    want = server.thinker.answer(video, QUESTIONS[3], OPTIONS, max_tokens=48)
-    parts = list(ask(client, video, QUESTIONS[3], {"latents": True}, stream=True,
+def test_a_stream_joins_to_the_same(server, client, long):
+    video, question = long
+    want = server.thinker.answer(video, question, OPTIONS, max_tokens=48)
+    parts = list(ask(client, video, question, {"latents": True}, stream=True,
                      stream_options={"include_usage": True}))
     said = [part.choices[0].delta.content for part in parts if part.choices]
     assert "".join(text or "" for text in said) == want.text
@@ -176,8 +184,8 @@ def test_mental_images_are_painted_over_frames(server, client):
             assert max(heat["peak"] for heat in maps) > min(heat["peak"] for heat in maps)
 
 
-def test_probes_change_what_is_fed_and_the_own_latents_nothing(server, client):
-    video, question = clip(3), QUESTIONS[3]
+def test_probes_change_what_is_fed_and_the_own_latents_nothing(client, long):
+    video, question = long
     natural = ask(client, video, question, {"latents": True}).choices[0]
     mine = np.concatenate([read_latents(image["latents"], "")
                            for image in own(natural)["mental_images"]])
@@ -208,13 +216,13 @@ def test_a_conversation_goes_on(server, client):
     assert ordered.usage.prompt_tokens != said(first).usage.prompt_tokens
 
 
-def test_a_stop_text_ends_the_response_early(server, client):
-    whole = ask(client, clip(3), QUESTIONS[3]).choices[0].message.content
+def test_a_stop_text_ends_the_response_early(client, long):
+    whole = ask(client, *long).choices[0].message.content
     stop = whole[len(whole) // 3 : len(whole) // 3 + 4]
     want = whole[: whole.index(stop)]
-    reply = ask(client, clip(3), QUESTIONS[3], stop=[stop, "never said"])
+    reply = ask(client, *long, stop=[stop, "never said"])
     assert reply.choices[0].message.content == want and reply.choices[0].finish_reason == "stop"
-    parts = ask(client, clip(3), QUESTIONS[3], stop=stop, stream=True)
+    parts = ask(client, *long, stop=stop, stream=True)
     assert "".join(part.choices[0].delta.content or "" for part in parts) == want
 
 
@@ -376,10 +384,10 @@ def vanish(server, value, after=0.3):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_frees_its_slot(server, slowly, stream):
+def test_a_client_that_leaves_frees_its_slot(server, long, slowly, stream):
     before = server.worker.tokens
     left = server.service.metrics.requests.labels("499")._value.get()
-    vanish(server, body(clip(3), QUESTIONS[3], stream=stream, max_tokens=48), after=1.0)
+    vanish(server, body(*long, stream=stream, max_tokens=48), after=1.0)
     server.until(lambda: server.worker.load == (0, 0), 3.0)  # To its end were 5 s.
     assert server.worker.tokens - before < 30
     server.until(lambda: server.service._open == 0)
@@ -417,13 +425,13 @@ def test_a_full_queue_says_come_back(server, client, slowly, monkeypatch):
     assert ask(client, clip(3), "x", max_tokens=8).choices
 
 
-def test_what_takes_too_long_is_ended(server, client, slowly, monkeypatch):
+def test_what_takes_too_long_is_ended(server, client, long, slowly, monkeypatch):
     monkeypatch.setattr(server.service, "spec", dataclasses.replace(SPEC, timeout=0.6))
     with pytest.raises(openai.APIStatusError) as late:
-        ask(client, clip(3), QUESTIONS[3])
+        ask(client, *long)
     assert late.value.status_code == 504 and late.value.code == "timeout"
     with pytest.raises(openai.APIError, match="time limit"):
-        list(ask(client, clip(3), QUESTIONS[3], stream=True))
+        list(ask(client, *long, stream=True))
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
     connection.putrequest("POST", "/v1/chat/completions")
     connection.putheader("Content-Type", "application/json")
@@ -434,7 +442,7 @@ def test_what_takes_too_long_is_ended(server, client, slowly, monkeypatch):
     server.until(lambda: server.worker.load == (0, 0) and server.service._open == 0)
 
 
-def test_a_failing_engine_begins_its_jobs_anew(server, client, monkeypatch):
+def test_a_failing_engine_begins_its_jobs_anew(server, client, long, monkeypatch):
     run, fails = Engine.run, threading.Event()
 
     def flaky(self, turns=None, waiting=False):
@@ -444,10 +452,10 @@ def test_a_failing_engine_begins_its_jobs_anew(server, client, monkeypatch):
         return run(self, turns=2, waiting=waiting)
 
     monkeypatch.setattr(Engine, "run", flaky)
-    video = clip(3)
-    want = server.thinker.answer(video, QUESTIONS[3], OPTIONS, max_tokens=48)
+    video, question = long
+    want = server.thinker.answer(video, question, OPTIONS, max_tokens=48)
     said = []
-    for part in ask(client, video, QUESTIONS[3], stream=True):
+    for part in ask(client, video, question, stream=True):
         said.append(part.choices[0].delta.content or "")
         if len(said) == 3:
             fails.set()
