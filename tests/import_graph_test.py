@@ -24,7 +24,7 @@ LAYERS = {
 }
 ENTRY = 7  # fourd4d/*.py and every __main__.py.
 LIGHT = {"processing", "pages", "core.sample", "core.jsonl", "core.protocol", "core.example",
-         "core.errors", "core.files"}
+         "core.errors", "core.files", "core.storage", "core.bucket_path"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "tensorflow"}
 
 
