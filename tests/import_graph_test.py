@@ -25,7 +25,7 @@ LAYERS = {
 }
 ENTRY = 8  # fourd4d/*.py and every __main__.py.
 LIGHT = {"processing", "pages", "core.sample", "core.jsonl", "core.protocol", "core.example",
-         "core.errors", "core.files", "core.html"}
+         "core.errors", "core.files", "core.html", "core.storage", "core.bucket_path"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "tensorflow"}
 
 

@@ -13,7 +13,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.terminal import say
 
 BENCHES: Final = ("data", "dift", "eval", "fit", "parity", "replay", "rollout", "serve",
-                  "synthesis", "update")
+                  "synthesis", "train", "update")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import uuid
 from typing import Final
@@ -27,9 +26,6 @@ def check_bucket(directory: epath.Path) -> None:
       InputError: one of them is not installed, or fails.
     """
     check_writable(directory)
-    if not importlib.util.find_spec("google.cloud.storage"):
-        raise InputError(directory, "old checkpoints cannot be deleted there without "
-                         "google-cloud-storage", "Install it with: pip install 'fourd4d[gcs]'")
     try:
         _write_array(directory)
     except Exception as error:
@@ -37,6 +33,10 @@ def check_bucket(directory: epath.Path) -> None:
                          ) from error
     try:
         _look_up(directory)
+    except ImportError as error:
+        raise InputError(directory, "old checkpoints cannot be deleted there without "
+                         "google-cloud-storage", "Install it with: pip install 'fourd4d[gcs]'"
+                         ) from error
     except Exception as error:
         raise InputError(directory, f"the bucket cannot be looked up ({one_line(error)})", _REMEDY
                          ) from error

@@ -283,7 +283,8 @@ class CheckpointManager:
         return f"Free space or lower the number of checkpoints kept; {safe}"
 
     def _remove_incomplete(self) -> None:
-        if jax.process_index() == 0:
+        # In a bucket a step lies under its own name, and Orbax removes it at the next start.
+        if jax.process_index() == 0 and not is_remote(self.directory):
             for path in self.directory.iterdir():
                 if ".orbax-checkpoint-tmp" in path.name:
                     path.rmtree(missing_ok=True)

@@ -73,7 +73,7 @@ class CachedEncoder:
         flat = jax.tree.map(lambda x: x.reshape(b * f, *x.shape[2:]), vision)
         if not b * f:
             return batch
-        store = self._store = self._store or self._opened(flat)
+        store = self._store = self._opened(flat) if self._store is None else self._store
         keys = list(self._pool.map(functools.partial(_key, flat), range(b * f)))
         first = {key: i for i, key in reversed(list(enumerate(keys)))}  # Alike slots are one.
         known = store.get(list(first))
@@ -100,9 +100,10 @@ class CachedEncoder:
 
     def _opened(self, flat: VisionInput) -> FeatureStore:
         """The store of this encoder, and of slots of this size."""
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape[1:]), x.dtype), flat)
+        some = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((self._slots, 1, *x.shape[1:]), x.dtype), flat)
         with use(self._mesh):
-            made = jax.eval_shape(self._encode, self._weights, one)
+            made = jax.eval_shape(self._encode, self._weights, some)
         shape, dtype = made.shape[2:], made.dtype
         name = repr([*sorted(self._about.items()), shape, dtype.name])
         return FeatureStore(self._directory / hashlib.sha256(name.encode()).hexdigest()[:16],
