@@ -79,7 +79,8 @@ def frames(pictures: UInt8[np.ndarray, "T H W 3"], timestamps: Sequence[float] =
     return figure
 
 
-def sample(one: Sample, root: str | os.PathLike[str], protocol: ProtocolSpec | None = None) -> Figure:
+def sample(one: Sample, root: str | os.PathLike[str],
+           protocol: ProtocolSpec | None = None) -> Figure:
     """Draws a sample's frames, and below them the overlays that its response imagines.
 
     Args:
