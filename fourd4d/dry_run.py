@@ -258,7 +258,9 @@ def show(plan: Plan, console: Console | None = None) -> None:
               f"{', '.join(f'{k}={v}' for k, v in plan.mesh.shape.items() if v > 1) or 'of one'}; "
               "nothing is written.\n", soft_wrap=True)
     _show_parameters(plan, out)
+    out.print()
     _show_needs(plan, out)
+    out.print()
     _show_batch(plan, out)
 
 
@@ -277,7 +279,7 @@ def _show_parameters(plan: Plan, out: Console) -> None:
 
 def _show_needs(plan: Plan, out: Console) -> None:
     optimizer = sum(map(_local_bytes, jax.tree.leaves(plan.state.opt_state)))
-    table = _table("\nneeds", "", "")
+    table = _table("needs", "", "")
     table.add_row("optimizer's state, a device", _bytes(optimizer), "")
     for program in plan.programs:
         fits = ""
@@ -304,7 +306,7 @@ def _show_batch(plan: Plan, out: Console) -> None:
     segments, latent = np.asarray(batch.segment_ids), np.asarray(batch.latent_index)
     rows, length = segments.shape
     used = segments != 0
-    table = _table("\nfirst batch of this host", "", "")
+    table = _table("first batch of this host", "", "")
     table.add_row("rows", f"{rows}", f"of {length} tokens")
     table.add_row("tokens that are not padding", f"{used.mean():.1%}",
                   f"rows of {used.sum(1).min()} to {used.sum(1).max()}")

@@ -22,10 +22,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data.media import load_media
 from fourd4d.pages import Series, read_curves
 from fourd4d.pages.pictures import paint
+from fourd4d.processing.media import Video
 from fourd4d.synth.clip import Clip, Track
 from fourd4d.train.writer import JSONL
 
@@ -77,26 +79,26 @@ def frames(pictures: UInt8[np.ndarray, "T H W 3"], timestamps: Sequence[float] =
     return figure
 
 
-def sample(one: Sample, root: str | os.PathLike[str], protocol: Any = None) -> Figure:
+def sample(one: Sample, root: str | os.PathLike[str],
+           protocol: ProtocolSpec | None = None) -> Figure:
     """Draws a sample's frames, and below them the overlays that its response imagines.
 
     Args:
       root: where its paths start.
-      protocol: a ``ProtocolSpec``, which says how many frames are kept; the default's otherwise.
+      protocol: says how many frames are kept; the default's otherwise.
 
     Raises InputError: a file cannot be read.
     """
-    from fourd4d.core.protocol import ProtocolSpec
-
     media, overlays = load_media(one, Path(root), protocol or ProtocolSpec(), assumed_fps=1.0)
-    shown = getattr(media[0], "frames", None)
-    shown = media[0].pixels[None] if shown is None else shown
+    medium = media[0]
+    video = isinstance(medium, Video)
+    shown = medium.frames if video else medium.pixels[None]
     chosen = np.unique(np.linspace(0, len(shown) - 1, min(8, len(shown))).round().astype(int))
     columns = max(len(chosen), len(overlays), 1)
     figure, axes = _figure(2 if overlays else 1, columns, 1.5 * columns, 3.4 if overlays else 1.8)
     for axis in axes.flat:
         axis.set_axis_off()
-    times = getattr(media[0], "timestamps", ())
+    times = medium.timestamps if video else ()
     for axis, i in zip(axes[0], chosen, strict=False):
         _picture(axis, shown[i], f"{times[i]:.2f} s" if len(times) else "")
     for number, (axis, overlay) in enumerate(zip(axes[-1], overlays, strict=False)):

@@ -250,13 +250,14 @@ def _cards(run: Run, data: str, root: str, samples: int) -> tuple[list[Card], st
         texts = run.texts[step]
         row = rows.get(texts.get("sample", ""))
         sample = Sample(texts.get("sample", ""), "") if row is None else row.sample
-        frames, times, slots = np.zeros((0, 1, 1, 3), np.uint8), (), ()
+        frames, times, slots = np.zeros((0, 1, 1, 3), np.uint8), (), ()  # type: Any, Any, Any
         if row is not None:
             try:
                 media, _ = row_media(row, protocol, assumed_fps=fps, with_overlays=False)
-                video = isinstance(media[0], Video)
-                frames = media[0].frames if video else media[0].pixels[None]
-                times = media[0].timestamps if video else ()
+                medium = media[0]
+                video = isinstance(medium, Video)
+                frames = medium.frames if video else medium.pixels[None]
+                times = medium.timestamps if video else ()
                 slots = tuple(range(0, len(frames), protocol.temporal_patch if video else 1))
             except Exception as error:
                 note = f"Frames of {sample.id} cannot be shown: {one_line(error)}"

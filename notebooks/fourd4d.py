@@ -102,7 +102,7 @@ with open(WORK / "dift.log", "w") as log:
         f"workdir={WORK / 'dift'}", f"steps={STEPS}", "batch=16", "log_every=2",
         "dift.self_feed_passes=0", "optimizer.learning_rate=2e-3", f"save_every={STEPS}"),
         stdout=log, stderr=log)
-    plot.watch(training, WORK / "dift", "text_loss", "cosine", "centred_cosine")
+    plot.watch(training, WORK / "dift", "text_loss", "cosine", "centred_cosine", "retrieval")
 
 # %% [markdown]
 # ## An answer

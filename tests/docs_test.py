@@ -20,7 +20,7 @@ STANDS_FOR = {"--config=FILE": "--config=configs/dift_tiny.py"}
 def lines(text: str) -> list[str]:
     """Whole lines of code, and code within the text, each on one line."""
     found, prose, fenced = [], [], False
-    for line in text.splitlines():
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
         if line.startswith("```"):
             fenced = not fenced
         elif fenced or (line.startswith("    ") and line.strip()):

@@ -23,6 +23,7 @@ def hub(tmp_path, monkeypatch):
 
     with running() as found:
         monkeypatch.setenv("HF_ENDPOINT", found.url)
+        monkeypatch.setattr(constants, "ENDPOINT", found.url)  # Read when it is imported.
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
@@ -63,11 +64,11 @@ def test_what_is_no_address(text):
 def test_a_folder_of_a_repository_opens_and_no_other_is_fetched(hub, exported):
     hub.repos["someone/four"] = files_of(exported, "dift/checkpoints/") | {
         "4drl/config.json": b"{}", "dift/checkpoints/optimizer.pt": b"x" * 99,
-        "README.md": b"words"}
+        "NOTES.md": b"words"}
     thinker = fourd4d.load("hf://someone/four/dift/checkpoints")
     assert thinker.bundle.config == fourd4d.load(exported).bundle.config
     names = {path.rpartition("/")[2] for method, path in hub.asked if "/resolve/" in path}
-    assert "model.safetensors" in names and not {"optimizer.pt", "README.md"} & names
+    assert "model.safetensors" in names and not {"optimizer.pt", "NOTES.md"} & names
     assert not any("4drl" in path for _, path in hub.asked)
     assert kind_of("hf://someone/four/dift/checkpoints") == "hf"
     asked = len(hub.asked)
