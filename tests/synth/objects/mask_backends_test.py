@@ -152,7 +152,7 @@ def test_what_moves_against_the_scene_is_dynamic():
 def test_boxes_are_taken_where_a_thing_shows_best(monkeypatch):
     evidence = GOING * np.linspace(0.5, 3, COUNT, dtype=np.float32)[:, None, None]
     thing = MovingObject(GOING, 1.0, 0.3)
-    monkeypatch.setattr(motion.motion_segmentation, "find_moving", lambda *_: [thing])
+    monkeypatch.setattr(motion.motion_segmentation, "find_moving", lambda *_, **__: [thing])
     (frame, box, found), = boxes_of(sight(evidence=evidence))
     x = 4 + 4 * frame
     assert box == (x, 10, x + 10, 20) and found.role == "dynamic" and evidence[frame].max() > 1

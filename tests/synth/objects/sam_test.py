@@ -178,11 +178,11 @@ def test_the_prompted_frame_is_what_the_model_says_there(sam2):
 
 def test_without_boxes_what_moves_is_followed(sam2, monkeypatch):
     monkeypatch.setattr(motion.motion_segmentation, "find_moving",
-                        lambda *_: [MovingObject(GOING, 1.0, 0.3)] * 2)
+                        lambda *_, **__: [MovingObject(GOING, 1.0, 0.3)] * 2)
     found = mask_backend_finder(MaskSpec("sam2", model=str(sam2)))("any video").find(textured())
     assert len(found) == 2 and all(f.role == "dynamic" for f in found)
     np.testing.assert_array_equal(found[0].masks, found[1].masks)  # A session leaves no trace.
-    monkeypatch.setattr(motion.motion_segmentation, "find_moving", lambda *_: [])
+    monkeypatch.setattr(motion.motion_segmentation, "find_moving", lambda *_, **__: [])
     assert Sam2Masks(sam2)(textured()) == []
 
 

@@ -106,8 +106,8 @@ def test_a_refusal_stops_the_run_and_the_key_is_never_told(serve, caplog, capfd,
 
 
 @pytest.mark.parametrize("url, told", [
-    ("file:///etc/passwd", "no web address"), ("http://me:pw@host/v1", "user, password"),
-    ("http://host/v1?key=3", "query"), ("", "no web address"),
+    ("file:///etc/passwd", "not a web address"), ("http://me:pw@host/v1", "user, password"),
+    ("http://host/v1?key=3", "query"), ("", "not a web address"),
 ])
 def test_addresses_are_checked(url, told):
     with pytest.raises(InputError, match=told):
@@ -115,9 +115,10 @@ def test_addresses_are_checked(url, told):
 
 
 @pytest.mark.parametrize("reply, told", [
-    ("YES", "no JSON object"), ("[1]", "no JSON object"), ('{"name": "x"} indeed', "no JSON"),
-    ('{"name": "x", "name": "y"}', "no JSON"), ('{"name": NaN}', "no JSON"),
-    ("[" * 9999, "no JSON"),
+    ("YES", "not a JSON object"), ("[1]", "not a JSON object"),
+    ('{"name": "x"} indeed', "not a JSON"), ('{"name": "\\ud800"}', "not a JSON"),
+    ('{"name": "x", "name": "y"}', "not a JSON"), ('{"name": NaN}', "not a JSON"),
+    ("[" * 9999, "not a JSON"),
     ('{"name": "x", "why": ""}', "other fields"), ("{}", "other fields"),
     ('{"name": 3}', "name is not text"), ('{"name": "  "}', "name is empty"),
     ('{"name": "<b>cube</b>"}', "markup"), ('{"name": "<script>"}', "markup"),
