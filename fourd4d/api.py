@@ -66,7 +66,7 @@ class Answer:
     frames: UInt8[np.ndarray, "T H W 3"] | None = None
     timestamps: tuple[float, ...] = ()
     slot_frames: tuple[int, ...] = ()
-    maps: tuple[Float[np.ndarray, "2 R slots rows columns"], ...] = ()
+    maps: tuple[Float[np.ndarray, "2 _ _ _ _"], ...] = ()
 
     def _repr_html_(self) -> str:
         keys, response = list(self.options), marked(self.text)

@@ -14,7 +14,7 @@ import io
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +25,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data.media import load_media
-from fourd4d.pages import Series, read_curves
+from fourd4d.pages import Reals, Series, read_curves
 from fourd4d.pages.pictures import paint
 from fourd4d.processing.media import Video
 from fourd4d.synth.clip import Clip, Track
@@ -63,7 +63,7 @@ def _picture(axis: Any, pixels: np.ndarray, title: str = "") -> None:
     axis.set_axis_off()
 
 
-def frames(pictures: UInt8[np.ndarray, "T H W 3"], timestamps: Sequence[float] = (),
+def frames(pictures: UInt8[np.ndarray, "T H W 3"], timestamps: Reals = (),
            most: int = 8) -> Figure:
     """Draws up to ``most`` frames side by side, spread over the clip, under their times.
 
@@ -225,7 +225,7 @@ def watch(process: subprocess.Popen[Any], run: str | os.PathLike[str], *names: s
         size = file.stat().st_size if file.is_file() else 0
         if size and size != drawn:
             figure, drawn = curves(run, *names), size
-            if handle is None:
+            if handle is None:  # And again where there is no notebook, which has no handles.
                 handle = display(figure, display_id=True)
             else:
                 handle.update(figure)
@@ -234,5 +234,5 @@ def watch(process: subprocess.Popen[Any], run: str | os.PathLike[str], *names: s
     if process.returncode:
         raise InputError(run, f"the training failed (exit {process.returncode})",
                          "Look at what it printed")
-    if handle is None:
+    if drawn < 0:
         raise InputError(run, "the training left no metrics", "Check its workdir")

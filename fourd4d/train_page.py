@@ -239,18 +239,20 @@ def _cards(run: Run, data: str, root: str, samples: int) -> tuple[list[Card], st
     chosen = [steps[i] for i in np.unique(
         np.linspace(len(steps) - 1, 0, min(samples, len(steps))).round().astype(int))]
     wanted = {run.texts[step].get("sample", "") for step in chosen}
+    protocol: Any = None
+    fps: float | None = None
+    rows: dict[str, Row] = {}
     try:
         protocol, fps, rows = _question_rows(run, data, root, wanted)
         note = "" if len(rows) == len(wanted) else "Some of the questions are not in the data."
     except Exception as error:  # The curves are shown whatever became of the data.
-        protocol, fps, rows = None, None, {}
         note = f"Without questions and frames: {one_line(error)} (--data and --root)"
     store, cards = MapStore(run.folder / "maps"), []
     for step in chosen:
         texts = run.texts[step]
         row = rows.get(texts.get("sample", ""))
         sample = Sample(texts.get("sample", ""), "") if row is None else row.sample
-        frames, times, slots = np.zeros((0, 1, 1, 3), np.uint8), (), ()  # type: Any, Any, Any
+        frames, times, slots = np.zeros((0, 1, 1, 3), np.uint8), (), ()
         if row is not None:
             try:
                 media, _ = row_media(row, protocol, assumed_fps=fps, with_overlays=False)

@@ -64,7 +64,7 @@ def test_responses_stand_with_their_frames_and_heat_maps(tmp_path, monkeypatch):
     html = page_of([found]).html()
     assert "Which way, 1?" in html and "update 4" in html and "reward 1.2" in html
     assert 'data-verdict="right"' in html and "mental image 1" in html
-    assert "latents imagined here" not in html and html.count('<img alt="frame') == 2
+    assert "latents imagined here" not in html and html.count('alt="frame ') == 2
     MapStore(found.folder / "maps").save("4", [np.random.default_rng(0).random((2, 2, 1, 2, 2))])
     assert "2 latents imagined here" in page_of([found]).html()
     assert PROTOCOL.latent_size == 2

@@ -7,6 +7,7 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
 from fourd4d.core.html import table
@@ -43,7 +44,7 @@ class Rollout:
         shape = "{} rows of {} tokens, {} latents of width {}".format(
             *self.tokens.shape, *self.latents.shape[1:])
         if not all(isinstance(leaf, np.ndarray | jax.Array) and not isinstance(
-                leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
+                leaf, Tracer) for leaf in jax.tree.leaves(self)):
             return table([], title=f"Rollout of shapes: {shape}")
         mask, sampled, cut = (np.asarray(x) for x in (self.mask, self.sampled, self.truncated))
         fed = np.asarray(self.latent_index).max(1, initial=-1) + 1

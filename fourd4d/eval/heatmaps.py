@@ -64,7 +64,7 @@ def cosine_maps(
 def mental_images(
     latents: Float[np.ndarray, "Q D"], features: Float[np.ndarray, "F U E"], example: Example,
     protocol: ProtocolSpec,
-) -> list[Float[np.ndarray, "2 R slots rows columns"]]:
+) -> list[Float[np.ndarray, "2 _ _ _ _"]]:
     """Plain and centred ``cosine_maps`` of each mental image of a response, in order.
 
     None where the media's slots have different grids.

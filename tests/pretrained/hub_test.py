@@ -23,7 +23,10 @@ def hub(tmp_path, monkeypatch):
 
     with running() as found:
         monkeypatch.setenv("HF_ENDPOINT", found.url)
-        monkeypatch.setattr(constants, "ENDPOINT", found.url)  # Read when it is imported.
+        # Read when it is imported.
+        monkeypatch.setattr(constants, "ENDPOINT", found.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE",
+                            found.url + "/{repo_id}/resolve/{revision}/{filename}")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
