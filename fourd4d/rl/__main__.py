@@ -14,13 +14,14 @@ from fourd4d.config import fields
 from fourd4d.config.build import frozen
 from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
+from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.terminal import say
 from fourd4d.data import FailureLimit, Reading, Shard, open_source, prompt_pipeline
 from fourd4d.losses import PolicySpec
 from fourd4d.models import ModelConfig
 from fourd4d.pretrained.open import specs, training
-from fourd4d.rewards import named_rewards
+from fourd4d.rewards import JointReward, named_rewards
 from fourd4d.rl.grpo import RLSpec
 from fourd4d.rl.setup import policy_spec, prompt_shape, trains_vision
 from fourd4d.rl.trainer import Setting, Step, copied
@@ -50,7 +51,12 @@ def train(config: Any) -> Outcome:
         batches = iter(prompt_pipeline(
             source, processor, rows, seed=config.seed, epochs=config.epochs or None,
             shard=Shard(jax.process_index(), jax.process_count()), assumed_fps=fps,
-            reading=frozen(Reading, config.reading, "reading"), limit=limit, shape=shape))
+            reading=frozen(Reading, config.reading, "reading"), limit=limit, shape=shape,
+            pairs=config.data.pairs))
+        rewards = rewards_of(config.rewards)
+        if not config.data.pairs and any(isinstance(one, JointReward) for one in rewards):
+            raise InputError("config.data.pairs", "False, with a reward of pairs",
+                             "Give --config.data.pairs=True")
 
         spec = frozen(RLSpec, config.rl, "rl")
         tx = make_optimizer(frozen(
@@ -59,7 +65,7 @@ def train(config: Any) -> Outcome:
         state = state_from(bundle.tree, tx, mesh, trainable=config.trainable)
         reference = copied(state.params)
         about = specs(config, bundle.config, processor, config.trainable) | origin(
-            reference, config.seed, source.fingerprint())
+            reference, config.seed, source.fingerprint() + " in pairs" * config.data.pairs)
 
         with contextlib.closing(batches), CheckpointManager(
                 workdir / "checkpoints", keep=config.keep,
@@ -74,7 +80,7 @@ def train(config: Any) -> Outcome:
                     sampling=SamplingSpec.of(processor.tokenizer, processor.protocol,
                                              imagery=config.imagery, **config.sampling),
                     processor=processor, mesh=mesh, seed=config.seed, writer=writer, shape=shape,
-                    rewards=rewards_of(config.rewards),
+                    rewards=rewards,
                     cache_features=not trains_vision(state.params),
                     show_every=config.show_every))
                 return run(
