@@ -113,10 +113,11 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
         low, high = (scale * found[f"{name}{end}"] for end in ("_low", "_high"))
         return f"{scale * found[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
-    titles = (("both_right", "both right, %", 100, 1), ("one_right", "one of the two, %", 100, 1),
-              ("same_answer", "the same answer to both, %", 100, 1),
-              ("moved", "latents move, 1 - centred cosine", 1, 3),
-              ("targets_moved", "their true targets move", 1, 3))
+    titles = (("both_right", "both right, %", 100.0, 1),
+              ("one_right", "one of the two, %", 100.0, 1),
+              ("same_answer", "the same answer to both, %", 100.0, 1),
+              ("moved", "latents move, 1 - centred cosine", 1.0, 3),
+              ("targets_moved", "their true targets move", 1.0, 3))
     return [[title, value(name, scale, digits)] for name, title, scale, digits in titles
             if name in found]
 
