@@ -105,7 +105,7 @@ def test_what_was_fed_is_recorded_of_the_chosen_items_alone(tmp_path):
     index[0, 1:5] = [0, 1, 2, 3]
     index[2, 2:4] = [0, 1]
     rollout = dataclasses.replace(
-        Rollout.fake(3, 6, 4, 2), latent_index=index,
+        Rollout.fake(3, 6, 4, 2, block=2), latent_index=index,
         latents=np.arange(3 * 4 * 2, dtype=np.float32).reshape(3, 4, 2))
     observe = recorder(store, {"a", "b"})
     assert observe(["a", "b", "c"], object.__new__(Batch), None, rollout) == [{}, {}, {}]
