@@ -42,6 +42,10 @@ from fourd4d.train.resume import resumed
 def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/rl_tiny.py``."""
     workdir = Path(os.path.expanduser(config.workdir))  # As the checkpoints' folder.
+    rewards = rewards_of(config.rewards)
+    if not config.data.pairs and any(isinstance(one, JointReward) for one in rewards):
+        raise InputError("config.data.pairs", "False, with a reward of pairs",
+                         "Give --config.data.pairs=True")
     with training(config) as (mesh, bundle):
         processor, fps = bundle.processor, config.data.assumed_fps or None
         source = open_source(config.data.path, config.data.root or None, keep_bad=True)
@@ -53,10 +57,6 @@ def train(config: Any) -> Outcome:
             shard=Shard(jax.process_index(), jax.process_count()), assumed_fps=fps,
             reading=frozen(Reading, config.reading, "reading"), limit=limit, shape=shape,
             pairs=config.data.pairs))
-        rewards = rewards_of(config.rewards)
-        if not config.data.pairs and any(isinstance(one, JointReward) for one in rewards):
-            raise InputError("config.data.pairs", "False, with a reward of pairs",
-                             "Give --config.data.pairs=True")
 
         spec = frozen(RLSpec, config.rl, "rl")
         tx = make_optimizer(frozen(
