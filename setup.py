@@ -9,13 +9,20 @@ HERE = Path(__file__).parent
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
+    # Orbax deletes old checkpoints in a bucket through google-cloud-storage.
+    "gcs": ["gcsfs", "google-cloud-storage"],
     # Beam wants an older protobuf than sentencepiece's newer releases are generated for.
     "synth": ["pycolmap", "apache-beam", "sentencepiece<0.2.2"],
     "sam": ["torch", "torchvision", "transformers>=5"],
     "quickstart": ["scikit-video"],
+    "serve": ["starlette>=0.40", "uvicorn>=0.30", "prometheus_client"],
+    "hub": ["huggingface_hub>=0.34"],
+    "notebook": ["matplotlib>=3.8", "ipykernel", "ipython"],
     "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
     "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video",
-             "safetensors>=0.5"],
+             "safetensors>=0.5", "starlette>=0.40", "uvicorn>=0.30", "prometheus_client",
+             "openai>=1.50", "httpx", "websocket-client", "huggingface_hub>=0.34",
+             "matplotlib>=3.8", "nbclient", "jupytext", "ipykernel"],
     "dev": ["ruff", "pyright", "pre-commit"],
 }
 

@@ -33,6 +33,9 @@ def get_config() -> ConfigDict:
     config.data.pack = 0  # Longest examples a packed row has room for; 0 packs nothing.
     config.data.measure = 256  # Examples looked at to find the batch shape; 0 is all.
     config.data.round_to = 128
+    # Folder that keeps a frozen encoder's features, so that later epochs skip it; "" is none.
+    config.data.feature_cache = ""
+    config.data.feature_cache_bytes = 200_000_000_000  # Most it may take.
     # Rows of an epoch that may be left out because they cannot be used: so many of each process, or
     # this share, whichever is more. One more ends the run.
     config.data.max_failed_rows = 10

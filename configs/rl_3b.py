@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     # Decoding and training round differently in bfloat16; ratios should not see that.
     config.rl = ConfigDict(dict(group=8, epochs=1, minibatches=1, accumulate=2, old="recomputed",
                                 train_start=False, latent_sigma=0.0, latent_kappa=0.0, overlong=0,
-                                slots=0, pack=False))
+                                slots=0, pack=False, rounds=1))
     config.variant = "grpo"  # Or dr_grpo, dapo, gspo, cispo.
     # Fields that differ from the variant's: see losses.PolicySpec.
     config.policy = ConfigDict(dict(

@@ -12,9 +12,11 @@ COMMANDS = {
     "dift": "fine-tuning: text and imagery supervised together",
     "rl": "4DRL: outcome rewards, policy gradient on text tokens",
     "eval": "scores a checkpoint on multiple-choice questions about videos",
+    "train_page": "one page of training runs: curves over each other, sampled responses",
     "experiments": "trainings that differ in one thing, several seeds each, in one table",
     "eval probe": "asks whether a checkpoint's answers depend on what it imagines",
-    "convert": "checkpoints to and from Hugging Face safetensors",
+    "serve": "answers over HTTP, in the manner of OpenAI's chat completions; a page to try it",
+    "convert": "checkpoints to and from Hugging Face safetensors, and to the hub",
     "bench": "measurements: speed, parity, replay, memory",
 }
 

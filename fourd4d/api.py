@@ -7,31 +7,35 @@ import dataclasses
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
-from fourd4d.core.errors import InputError, one_line
+from fourd4d.core.errors import InputError, asks_to_stop, one_line
 from fourd4d.core.example import Example
+from fourd4d.core.options import Options, checked_options, with_options
 from fourd4d.core.rollout import Rollout
-from fourd4d.core.sample import LETTERS, Sample, option_text
+from fourd4d.core.sample import Sample
 from fourd4d.data.collate import bucket, bucketed_shape, collate
 from fourd4d.data.media import load_media
+from fourd4d.eval.heatmaps import mental_images
+from fourd4d.eval.runner import encode
+from fourd4d.pages import Card, MentalImage, fragment
 from fourd4d.parallel import host_to_global, make_mesh, use
-from fourd4d.parallel.memory import check_room, is_out_of_memory, needed_bytes
+from fourd4d.parallel.memory import Room, is_out_of_memory
 from fourd4d.pretrained.bundle import ModelBundle
 from fourd4d.pretrained.open import open_checkpoint
 from fourd4d.processing import Processor, parse_answer
+from fourd4d.processing.latent_spans import marked
 from fourd4d.processing.media import Image, Video, decode_image, read_image
 from fourd4d.processing.video import read_video
 from fourd4d.sampling import SamplingSpec, generate, texts
 
-Options = Iterable[Any] | Mapping[str, Any]
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -44,12 +48,36 @@ class Answer:
       letter: the option it chose; None without options, or when the answer is not well-formed.
       latents: the vectors it imagined, in order.
       truncated: the budget ended the response.
+      question, options: what was asked; options by what they are called.
+      frames: those that were seen, (T, H, W, 3); of the first video or image where sizes differ.
+      timestamps: seconds, one a frame; empty for images.
+      slot_frames: the frame that stands for each slot of the maps.
+      maps: of each mental image in order, if they were asked for: the cosine of every latent with
+        the video's own features, plain and without their mean; (2, latents, slots, rows, columns).
+        Empty where the media are of different sizes.
     """
 
     text: str
     letter: str | None
     latents: Float[np.ndarray, "Q D"]
     truncated: bool
+    question: str = ""
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    frames: UInt8[np.ndarray, "T H W 3"] | None = None
+    timestamps: tuple[float, ...] = ()
+    slot_frames: tuple[int, ...] = ()
+    maps: tuple[Float[np.ndarray, "2 R slots rows columns"], ...] = ()
+
+    def _repr_html_(self) -> str:
+        keys, response = list(self.options), marked(self.text)
+        letter = LETTERS[keys.index(self.letter)] if self.letter in keys else ""
+        facts = [f"{len(self.latents)} latents"] + ["cut off by the budget"] * self.truncated
+        return fragment(Card(
+            key="", kind="answer", question=self.question, options=list(self.options.values()),
+            answer="", chosen=letter, judged=False, response=response,
+            frames=np.zeros((0, 1, 1, 3), np.uint8) if self.frames is None else self.frames,
+            timestamps=self.timestamps, slot_frames=self.slot_frames, facts=facts,
+            images=[MentalImage(m) for m in self.maps]).html())
 
 
 class Answerer:
@@ -58,11 +86,11 @@ class Answerer:
     def __init__(self, bundle: ModelBundle, mesh: Any):
         self.bundle = bundle
         self._mesh = mesh
-        self._needed: dict[Any, int] = {}
+        self._room = Room(list(mesh.devices.flat))
 
     def answer(self, media: Any, question: str, options: Options = (), *,
                max_tokens: int = 512, temperature: float = 0.0, imagery: bool = True,
-               seed: int = 0) -> Answer:
+               seed: int = 0, maps: bool = False) -> Answer:
         """The model's response.
 
         Args:
@@ -74,16 +102,16 @@ class Answerer:
           max_tokens: most tokens of the response, latents included.
           temperature: 0 is greedy.
           imagery: False never imagines.
+          maps: also tell where each mental image looks; see ``Answer.maps``.
 
         Raises:
           InputError: unreadable media; options that are not texts or numbers, or that are more
             than there are letters; a prompt that the memory or the model's positions have no room
             for; whatever else is raised on the way.
         """
-        keys, said_options = _checked_options(options)
+        keys, said_options = checked_options(options)
         processor = self.bundle.processor
-        lines = [f"{key}. {text}" for key, text in zip(keys, said_options, strict=True)]
-        text = "\n\n".join([question, "\n".join(lines)]) if lines else question
+        text = with_options(question, keys, said_options)
         items = media if isinstance(media, list | tuple) else [media]
         with _one_error("media"):
             found = [self._read(item) for item in items]
@@ -94,8 +122,25 @@ class Answerer:
                                          temperature=temperature, imagery=imagery)
             said = texts(rollout, processor.tokenizer, spec)[0]
         count = int(np.max(np.asarray(rollout.latent_index[0]), initial=-1)) + 1
-        return Answer(said, parse_answer(said, said_options, keys),
-                      np.asarray(rollout.latents[0, :count]), bool(rollout.truncated[0]))
+        latents = np.asarray(rollout.latents[0, :count])
+        frames, times, slots = _shown(found, processor.protocol.temporal_patch)
+        looks: list[Any] = []
+        if maps and slots and count:
+            with _one_error("heat maps"):
+                looks = mental_images(latents, self._features(example), example,
+                                      processor.protocol)
+        return Answer(said, parse_answer(said, said_options, keys), latents,
+                      bool(rollout.truncated[0]), question,
+                      dict(zip(keys, said_options, strict=True)), frames, times, slots,
+                      tuple(looks))
+
+    def _features(self, example: Example) -> np.ndarray:
+        """What the vision encoder makes of a prompt's frames, (F, U, E)."""
+        bundle = self.bundle
+        batch = collate([example], bucketed_shape([example]), bundle.processor.protocol)
+        with use(self._mesh):
+            vision = host_to_global(batch, self._mesh).vision
+            return np.asarray(jax.device_get(encode(bundle.graphdef, (bundle.tree,), vision)))[0]
 
     def say(self, text: str, images: Sequence[bytes] = (), *, max_tokens: int = 512) -> str:
         """The greedy response to a plain prompt about image files, without any mental image.
@@ -136,7 +181,7 @@ class Answerer:
                 media, _ = load_media(one, Path(root), processor.protocol, assumed_fps=assumed_fps,
                                       with_overlays=False)
                 examples[i] = processor.prompt(one.text_input, media)
-            except Exception as error:
+            except BaseException as error:
                 _left_out(one, error)
 
         def ask(asked: Sequence[int]) -> list[int]:
@@ -152,7 +197,9 @@ class Answerer:
                     letters[i] = [parse_answer(text, list(samples[i].options))
                                   for text in said[row * count : (row + 1) * count]]
                 return list(asked)
-            except Exception as error:
+            except BaseException as error:
+                if asks_to_stop(error):
+                    raise
                 failed = error
             if len(asked) > 1:
                 half = len(asked) // 2
@@ -187,10 +234,7 @@ class Answerer:
         with use(self._mesh):
             args = (bundle.graphdef, (bundle.tree,), host_to_global(batch, self._mesh), rng, spec,
                     count, None, None, None, np.int32(max_tokens))
-            program = shape, spec, count
-            if program not in self._needed:
-                self._needed[program] = needed_bytes(generate, *args)
-            check_room(self._needed[program], list(self._mesh.devices.flat))
+            self._room.check((shape, spec, count), generate, *args)
             return jax.device_get(generate(*args)), spec
 
     def _read(self, item: Any) -> Video | Image:
@@ -202,6 +246,23 @@ class Answerer:
         return read_video(item, protocol.fps, protocol.max_frames)
 
 
+def _shown(media: Sequence[Video | Image], patch: int
+           ) -> tuple[np.ndarray, tuple[float, ...], tuple[int, ...]]:
+    """Frames, their times, and the first frame of each slot, which no times of several media have.
+
+    Where sizes differ, the first medium's frames, and no slots.
+    """
+    parts = [m.frames if isinstance(m, Video) else m.pixels[None] for m in media]
+    if len({part.shape[1:] for part in parts}) > 1:
+        parts, media, patch = parts[:1], media[:1], 0
+    starts = np.cumsum([0, *map(len, parts)])
+    slots = [int(start) + i for start, part, m in zip(starts, parts, media, strict=False)
+             for i in range(0, len(part), patch if isinstance(m, Video) else 1)] if patch else []
+    times = tuple(map(float, media[0].timestamps)) if len(media) == 1 and isinstance(
+        media[0], Video) else ()
+    return np.concatenate(parts), times, tuple(slots)
+
+
 @contextlib.contextmanager
 def _one_error(where: str) -> Iterator[None]:
     """Whatever is raised becomes an InputError in one line."""
@@ -209,43 +270,22 @@ def _one_error(where: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if asks_to_stop(error):
+            raise
         raise InputError(where, one_line(error), "Give another") from error
 
 
-def _left_out(one: Sample, error: Exception) -> None:
+def _left_out(one: Sample, error: BaseException) -> None:
+    if asks_to_stop(error):
+        raise error
     logging.warning("no answers to sample %r: %s", one.id, one_line(error))
-
-
-def _checked_options(options: Options) -> tuple[list[str], list[str]]:
-    """What each option is called in the prompt and the answer, and its text."""
-    ordered = isinstance(options, Iterable) and not isinstance(options, str | bytes | Set)
-    if not ordered:
-        raise InputError("options", f"{options!r} is not a list", "Give a list of texts")
-    given = options.values() if isinstance(options, Mapping) else options
-    texts = [_text(value, number) for number, value in enumerate(given, 1)]
-    if len(texts) > len(LETTERS):
-        raise InputError("options", f"there are {len(texts)}", f"Give {len(LETTERS)} at most")
-    if not isinstance(options, Mapping):
-        return list(LETTERS[: len(texts)]), texts
-    keys = [option_text(key, "options", f"key {key!r}") for key in options]
-    if len(set(keys)) < len(keys):
-        raise InputError("options", f"two keys are the same: {keys}", "Make the keys differ")
-    pairs = list(zip(keys, texts, strict=True))
-    if set(keys) <= set(LETTERS):
-        pairs.sort()
-    return [key for key, _ in pairs], [text for _, text in pairs]
-
-
-def _text(value: Any, number: int) -> str:
-    if isinstance(value, bool | np.bool_):
-        raise InputError("options", f"option {number} is {value}", "Give it a text or a number")
-    return option_text(value, "options", f"option {number}")
 
 
 def load(directory: str | os.PathLike[str], *, mesh: str = "single", step: int | None = None,
          **model: Any) -> Answerer:
-    """A trainer's or a Hugging Face directory, ready to answer.
+    """A trainer's or a Hugging Face directory, ready to answer; ``hf://OWNER/NAME[/FOLDER]`` is
+    fetched from the hub.
 
     Args:
       mesh: a mesh preset or axis sizes; see ``parallel.make_mesh``.

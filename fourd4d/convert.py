@@ -1,10 +1,12 @@
 """Hugging Face directories ⇄ trainers' checkpoints.
 
     python -m fourd4d.convert SOURCE TARGET [--to hf|orbax] [--dtype bfloat16] [--new-tokens mean]
+    python -m fourd4d.convert SOURCE TARGET --push OWNER/NAME[/FOLDER]
 
-SOURCE is either kind. ``--to hf`` writes what transformers opens (adapters merged), with a card and
-``custom_generate/generate.py``, which decodes with mental images there; ``--to orbax`` writes a
-checkpoint that every stage of this package starts from.
+SOURCE is either kind, or hf://OWNER/NAME[/FOLDER]. ``--to hf`` writes what transformers opens
+(adapters merged), with a card and ``custom_generate/generate.py``, which decodes with mental images
+there; ``--to orbax`` writes a checkpoint that every stage of this package starts from.
+``--push`` uploads the target to the hub.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from typing import Any
 import fourd4d
 from fourd4d.checkpoint.orbax import CheckpointManager, read_specs
 from fourd4d.core.errors import InputError
+from fourd4d.core.storage import local_copy, local_only
 from fourd4d.core.terminal import say
 from fourd4d.parallel import make_mesh, use
+from fourd4d.pretrained import hub
 from fourd4d.pretrained.bundle import DTYPES, ModelBundle
 from fourd4d.pretrained.huggingface import export_hf, open_hf
 from fourd4d.pretrained.open import kind_of, located, open_checkpoint
@@ -38,10 +42,11 @@ def export_orbax(bundle: ModelBundle, directory: str | os.PathLike[str]) -> None
 
 def origin_of(source: str, step: int | None) -> dict[str, Any]:
     """Where a checkpoint's weights came from, for the card of an export; names, not paths."""
-    found: dict[str, Any] = {"converted from": Path(source).resolve().name,
+    name = source if hub.is_address(source) else Path(source).resolve().name
+    found: dict[str, Any] = {"converted from": name,
                              "written by": f"fourd4d {fourd4d.__version__}"}
     if kind_of(source) == "trained":
-        config = read_specs(source, step).get("config", {})
+        config = read_specs(located(source), step).get("config", {})
         found |= {name: config[name] for name in ("preset", "seed", "steps") if config.get(name)}
         if config.get("init"):
             found["started from"] = Path(config["init"]).name
@@ -82,9 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="what to do when the tokenizer lacks the imagery tokens")
     parser.add_argument("--step", type=int, help="of a trainer's directory; the newest by default")
     parser.add_argument("--mesh", default="cpu", help="mesh to load onto")
+    parser.add_argument("--push", metavar="OWNER/NAME[/FOLDER]", default="",
+                        help="upload the target there afterwards, as one commit")
+    parser.add_argument("--public", action="store_true",
+                        help="of --push: a repository that is made is not private")
     args = parser.parse_args(argv)
     try:
-        target = Path(args.target)
+        if args.public and not args.push:
+            raise InputError("--public", "applies to --push", "Leave it out")
+        where = hub.check_push(args.push) if args.push else None  # Before the work, not after.
+        target = local_only(args.target, "an export")
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(target, "exists and is not empty", "Choose another directory")
         source = kind_of(args.source)
@@ -97,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         mesh = make_mesh(args.mesh)
         with use(mesh):
             if source == "hf":
-                bundle = open_hf(located(args.source), mesh, new_tokens=args.new_tokens)
+                bundle = open_hf(local_copy(located(args.source)), mesh, new_tokens=args.new_tokens)
             else:
                 bundle = open_checkpoint(args.source, mesh, step=args.step)
             if kind == "hf":
@@ -105,10 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                           origin=origin_of(args.source, args.step))
             else:
                 export_orbax(bundle, target)
+        say(f"wrote {target}")
+        if where is not None:
+            commit = hub.push(target, where, private=not args.public)
+            say(f"pushed to {hub.PREFIX}{where.repo} as {commit}")
     except InputError as error:
         say(error, stderr=True)
         return 2
-    say(f"wrote {target}")
     return 0
 
 

@@ -20,11 +20,12 @@ LAYERS = {
     "train": 4,
     "config": 5, "pretrained": 5,
     "dift": 6, "rl": 6, "eval": 6,
-    "bench": 7, "experiments": 7, "quickstart": 7,
+    "serve": 7,
+    "bench": 8, "experiments": 8, "quickstart": 8,
 }
-ENTRY = 7  # fourd4d/*.py and every __main__.py.
+ENTRY = 8  # fourd4d/*.py and every __main__.py.
 LIGHT = {"processing", "pages", "core.sample", "core.jsonl", "core.protocol", "core.example",
-         "core.errors", "core.files"}
+         "core.errors", "core.files", "core.html"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "tensorflow"}
 
 

@@ -12,7 +12,8 @@ from fourd4d.bench.common.result import show, write
 from fourd4d.core.errors import InputError
 from fourd4d.core.terminal import say
 
-BENCHES: Final = ("data", "dift", "fit", "parity", "replay", "rollout", "synthesis", "update")
+BENCHES: Final = ("data", "dift", "eval", "fit", "parity", "replay", "rollout", "serve",
+                  "synthesis", "update")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ from fourd4d.train import OptimizerSpec, abstract_state, make_optimizer
 
 DECODER_ONLY: Final = (r"(?!vision/).*",)
 
-_UTILISATION: Final = 0.4  # Share of the peak that well-tuned training of this kind reaches.
+UTILISATION: Final = 0.4  # Share of the peak that well-tuned training of this kind reaches.
 # What compilers of libtpu say when a program does not fit, older ones first.
 _OVERFLOWS = tuple(map(re.compile, (
     r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm",
@@ -73,10 +73,10 @@ def devices_of(topology: str) -> list[Any]:
 def step_of(
     config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, mesh: Mesh, *,
     rules: Rules = DEFAULT_RULES, trainable: tuple[str, ...] = DECODER_ONLY, accumulate: int = 1,
-    spec: DiftSpec | None = None,
+    spec: DiftSpec | None = None, optimizer: OptimizerSpec | None = None,
 ) -> tuple[Any, Any, Any]:
     """A DIFT step, and the shapes and shardings of its state and batch; allocates nothing."""
-    tx = make_optimizer(OptimizerSpec())
+    tx = make_optimizer(optimizer or OptimizerSpec())
     with use(mesh, rules):
         graphdef, state = abstract_state(
             lambda rngs: Thinker(config, rngs), tx, mesh, rules, trainable)
@@ -122,17 +122,22 @@ def measure(
             raise
         return refused
     count = operations(config, protocol, shape, mesh, **options)
-    memory = compiled.memory_analysis()
-    used = (memory.argument_size_in_bytes + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-            + memory.generated_code_size_in_bytes)
+    used = used_bytes(compiled)
     return {
-        "hbm_used_bytes": int(used),
+        "hbm_used_bytes": used,
         "hbm_limit_bytes": chip.hbm_bytes,
         "fits": int(used <= chip.hbm_bytes),
         "flops": count,
-        "estimated_step_seconds": count / (mesh.size * chip.peak_flops * _UTILISATION),
+        "estimated_step_seconds": count / (mesh.size * chip.peak_flops * UTILISATION),
     }
+
+
+def used_bytes(compiled: Any) -> int:
+    """Memory of a compiled program on each device: what it is given, makes and needs between."""
+    memory = compiled.memory_analysis()
+    return int(memory.argument_size_in_bytes + memory.output_size_in_bytes
+               - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+               + memory.generated_code_size_in_bytes)
 
 
 def overflow(message: str) -> dict[str, float | int] | None:
@@ -191,6 +196,6 @@ def main(args: argparse.Namespace) -> Result:
         "config": {k: v for k, v in vars(args).items() if k not in ("name", "json")},
         "mesh": dict(mesh.shape), "batch": dataclasses.asdict(shape),
         "compile_seconds": round(time.perf_counter() - started, 1),
-        "assumed_utilisation": _UTILISATION,
+        "assumed_utilisation": UTILISATION,
     }
     return Result("fit", metrics, context)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
@@ -19,7 +20,8 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +30,7 @@ from rich.progress import track as progress
 
 from fourd4d.bench.common.result import Result
 from fourd4d.core.errors import InputError
+from fourd4d.core.terminal import say
 from fourd4d.synth.annotate import AnnotateSpec, iter_clips
 from fourd4d.synth.camera.pose_backends import open_named
 from fourd4d.synth.clip import MOVES, Clip, Track
@@ -58,12 +61,12 @@ DIGEST: Final = AnnotateSpec(fps=4.0)  # The clips last four seconds only.
 QUESTIONS: Final = QuestionSpec(
     style="full", varying=True, parts=3,
     overlays={"camera": 2, "direction": 4, "distance": 4, "speed": 5, "box_direction": 3})
+_MOST_IN_VAIN: Final = 3  # Pools of workers in a row of which none finishes anything.
 # Borders themselves, without a margin: the truth always answers.
 FORCED: Final = Margins(angle=0.0, still=0.06, moving=0.06, same=1.2, changed=1.2, steady=1.45,
                         pace=1.45, straight=0.0)
 SMALLEST: Final = 0.0012  # Share of the frame below which nothing is looked for.
 SAME: Final = 0.5, 0.3  # Overlap with the truth that finds a thing; that makes it the thing.
-Digest = Callable[[Path], Clip]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,9 +165,10 @@ def _f1(hits: int, false: int, missed: int) -> float:
 
 
 def digest_all(poses: str, count: int, workers: int = 1) -> Scores:
-    """Scores of ``count`` simulated clips, each digested from a video file.
+    """Return the scores of ``count`` simulated clips, each annotated from a video file.
 
-    ``clips_per_minute`` is then that of one worker.
+    ``clips_per_minute`` is then that of one worker. Clips of a worker that the system ended are
+    annotated again. Raises InputError where workers keep ending.
     """
     starts = range(0, count, 8)
     parts = [(poses, start, min(8, count - start)) for start in starts]
@@ -177,17 +181,41 @@ def digest_all(poses: str, count: int, workers: int = 1) -> Scores:
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     os.environ.update(dict.fromkeys(before, "1"))
     try:
-        with concurrent.futures.ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(digest_part, *part) for part in parts]
-            for job in progress(jobs, f"clips, {poses}"):
-                scores += job.result()
+        for one in _by_workers(parts, workers, f"clips, {poses}"):
+            scores += one
     finally:
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
     return scores
+
+
+def _by_workers(parts: Sequence[tuple[str, int, int]], workers: int, name: str) -> list[Scores]:
+    """Return the scores of each part, in order."""
+    found: dict[int, Scores] = {}
+    in_vain = 0
+    while len(found) < len(parts):
+        before = len(found)
+        with concurrent.futures.ProcessPoolExecutor(
+                workers, multiprocessing.get_context("spawn")) as pool:
+            jobs: dict[concurrent.futures.Future[Scores], int] = {}
+            # A lost worker takes all unfinished jobs of its pool with it, and those to come.
+            with contextlib.suppress(BrokenProcessPool):
+                for number in range(len(parts)):
+                    if number not in found:
+                        jobs[pool.submit(digest_part, *parts[number])] = number
+            for job in progress(concurrent.futures.as_completed(jobs), name, total=len(jobs)):
+                with contextlib.suppress(BrokenProcessPool):
+                    found[jobs[job]] = job.result()
+        in_vain = in_vain + 1 if len(found) == before else 0
+        if in_vain == _MOST_IN_VAIN:
+            raise InputError("--workers", "the system keeps ending worker processes, as it does "
+                             "for want of memory", "Use fewer workers")
+        if len(found) < len(parts):
+            say("a worker process was ended by the system; its clips are annotated again",
+                stderr=True)
+    return [found[number] for number in range(len(parts))]
 
 
 def digest_part(poses: str, start: int, count: int, scenes: SceneSpec = SCENES) -> Scores:

@@ -17,7 +17,8 @@ import jax
 from etils import epath
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import parse_json
+from fourd4d.core.files import parse_json, replacing
+from fourd4d.core.storage import as_path, files_below, home, is_remote
 
 NAME: Final = "checksums.json"
 _CHUNK: Final = 16 << 20
@@ -27,7 +28,9 @@ _LONGEST: Final = 1024  # Orbax adds names of its own; paths end at 4096 bytes.
 
 def absolute(directory: str | os.PathLike[str]) -> epath.Path:
     """Return the absolute path; ``~`` is the home, as in a shell, where there is such a user."""
-    return epath.Path(os.path.expanduser(os.fspath(directory))).absolute()
+    path = home(directory)
+    # Of a path in a bucket epath would make one below the working directory (etils 1.15).
+    return epath.Path(path) if is_remote(path) else epath.Path(path).absolute()
 
 
 def plain_path(directory: str | os.PathLike[str]) -> epath.Path:
@@ -43,7 +46,7 @@ def plain_path(directory: str | os.PathLike[str]) -> epath.Path:
     """
     path = absolute(directory)
     name = os.fspath(path)
-    if "://" in name:
+    if is_remote(name):
         return path
     if _PLAIN.fullmatch(name) and len(name) <= _LONGEST:
         return path
@@ -66,13 +69,16 @@ def _link_of(directory: str) -> str:
 
 
 def write_checksums(step: epath.Path) -> None:
-    """Write size and CRC-32 of every file of a step beside them; the first process does."""
+    """Write size and CRC-32 of every file of a step beside them; the first process does.
+
+    In a bucket only the sizes: the store keeps checksums of its own, and to make ours would fetch
+    the whole checkpoint.
+    """
     if jax.process_index():
         return
     value = dict(zip(names := _files(step), _map(functools.partial(_sum, step), names)))
-    temporary = step / f".{NAME}.tmp"
-    temporary.write_text(json.dumps(value))
-    temporary.rename(step / NAME)
+    with replacing(step / NAME) as temporary:
+        temporary.write_text(json.dumps(value))
 
 
 def damage(step: epath.Path) -> str:
@@ -84,29 +90,34 @@ def damage(step: epath.Path) -> str:
     path = step / NAME
     if not path.exists():
         return ""
-    value = parse_json(path.read_text(), path, "Use another step")
+    value = parse_json(path.read_bytes(), path, "Use another step")
     names = sorted(value)[jax.process_index() :: jax.process_count()]
     for name, found in zip(names, _map(functools.partial(_sum, step), names), strict=True):
-        if found != value[name]:
+        if found is None or not _same(found, value[name]):
             return f"{name} {'is missing' if found is None else 'is not as it was saved'}"
     return ""
 
 
+def _same(found: list[int | None], saved: list[int | None]) -> bool:
+    """Whether they agree in what both know."""
+    return all(a == b for a, b in zip(found, saved, strict=True) if a is not None and b is not None)
+
+
 def _files(step: epath.Path) -> list[str]:
-    root = os.fspath(step)
-    return sorted(os.path.relpath(os.path.join(folder, name), root)
-                  for folder, _, names in os.walk(root) for name in names
-                  if NAME not in name)
+    return [name for name in files_below(as_path(step))
+            if NAME not in name.rpartition("/")[-1]]
 
 
-def _sum(step: epath.Path, name: str) -> list[int] | None:
-    """Size and CRC-32, or None where there is no such file."""
+def _sum(step: epath.Path, name: str) -> list[int | None] | None:
+    """Size and CRC-32 (None in a bucket), or None where there is no such file."""
     size = total = 0
     try:
+        if is_remote(step):
+            return [(step / name).stat().length, None]
         with (step / name).open("rb") as file:
             while chunk := file.read(_CHUNK):
                 size, total = size + len(chunk), zlib.crc32(chunk, total)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
     return [size, total]
 

@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -28,13 +29,16 @@ from absl import logging
 from etils import epath
 
 from fourd4d.checkpoint import trees
+from fourd4d.checkpoint.buckets import check_bucket
 from fourd4d.checkpoint.integrity import NAME as CHECKSUMS
 from fourd4d.checkpoint.integrity import absolute, damage, plain_path, write_checksums
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import is_disk_full, parse_json
+from fourd4d.core.storage import as_path, files_below, is_remote, local_copy, send
 
 PROCESSOR = "processor"
 _ITEMS = ("state", "data", "specs")
+_WHOLE = "commit_success.txt"  # In a bucket, Orbax's word for a folder that is complete.
 _SLACK = 16 << 20  # Bytes beside the arrays.
 _MOST = 24  # Paths that a message lists; optimizers have each three times.
 
@@ -88,6 +92,8 @@ class CheckpointManager:
             raise InputError("CheckpointManager", f"keep={keep}, every={every}",
                              "Both are at least 1")
         self.directory = absolute(directory)
+        if is_remote(self.directory):
+            check_bucket(self.directory)
         if self.directory.exists() and not self.directory.is_dir():
             raise InputError(self.directory, "a file, not a directory", "Choose another directory")
         self.every = every
@@ -224,7 +230,12 @@ class CheckpointManager:
 
     def _write_processor(self) -> None:
         target = self.directory / PROCESSOR
-        if self._processor is None or jax.process_index() or target.exists():
+        if self._processor is None or jax.process_index():
+            return
+        if is_remote(target):
+            self._send_processor(as_path(target))
+            return
+        if target.exists():
             return
         temporary = self.directory / f".{PROCESSOR}.{os.getpid()}.tmp"
         try:
@@ -235,9 +246,20 @@ class CheckpointManager:
             if temporary.exists():
                 temporary.rmtree()
 
+    def _send_processor(self, target: Path) -> None:
+        """What says that it is whole comes last; Orbax too removes folders without it."""
+        assert self._processor is not None
+        if (target / _WHOLE).exists():
+            return
+        with tempfile.TemporaryDirectory(prefix="fourd4d-") as folder:
+            self._processor(folder)
+            for name in files_below(Path(folder)):
+                send(Path(folder) / name, target / name)
+        (target / _WHOLE).write_bytes(b"")
+
     def _check_space(self, plain: Mapping[Any, Any]) -> None:
         """Before anything is written: an error here leaves nothing to clean up."""
-        if "://" in os.fspath(self.directory):
+        if is_remote(self.directory):
             return
         need = _SLACK + sum(_local_bytes(leaf) for leaf in plain.values())
         free = shutil.disk_usage(self.directory).free
@@ -304,11 +326,11 @@ def restore_params(directory: str | os.PathLike[str], abstract_params: Any,
 
 def processor_dir(directory: str | os.PathLike[str]) -> Path:
     """Where the tokenizer's files of a checkpoint directory are. Raises InputError."""
-    path = Path(absolute(directory)) / PROCESSOR
+    path = as_path(absolute(directory)) / PROCESSOR
     if not path.is_dir():
         raise InputError(directory, f"no {PROCESSOR}/ with tokenizer files",
                          "Give a checkpoint directory written by a trainer")
-    return path
+    return local_copy(path)
 
 
 class IteratorHandler(ocp.CheckpointHandler):
@@ -407,7 +429,8 @@ def _read(where: epath.Path,
 
 def _damaged(where: epath.Path, error: Exception) -> InputError:
     others = [s for s in sorted(ocp.utils.checkpoint_steps(where.parent)) if str(s) != where.name]
-    shown = epath.Path(os.path.realpath(where.parent)) / where.name
+    shown = where if is_remote(where) else (
+        epath.Path(os.path.realpath(where.parent)) / where.name)
     return InputError(shown, f"the checkpoint is damaged ({_first_line(error)})",
                       f"Restore another step: {others}; a trainer goes on from the newest that it "
                       "finds, so delete this one first" if others else "There is no other step")
@@ -450,4 +473,4 @@ def _plain_json(value: Any) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is no JSON value")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")

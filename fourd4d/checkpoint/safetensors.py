@@ -101,7 +101,7 @@ def _header(file: Path) -> list[Tensor]:
                  for key, item in header.items()]
     except (InputError, KeyError, TypeError, AttributeError) as error:
         what = f" ({error.what})" if isinstance(error, InputError) else ""
-        raise InputError(file, f"its header is no safetensors header{what}",
+        raise InputError(file, f"its header is not a safetensors header{what}",
                          "Copy the shard again") from error
     if any(not 8 + length <= tensor.start <= tensor.stop for tensor in found):
         raise InputError(file, "its header speaks of data outside the file",

@@ -37,6 +37,8 @@ DIFT: Final[Lines] = _TRAINER | {
     "data.held_out": "data whose losses are measured and never trained on; empty for none.",
     "data.held_out_root": "as data.root, of the held-out data.",
     "data.pack": "longest examples that a packed row has room for; 0 packs nothing.",
+    "data.feature_cache": "folder that keeps a frozen encoder's features for later epochs.",
+    "data.feature_cache_bytes": "most that its files may take.",
     "dift.text_weight": "weight of the text's cross-entropy.",
     "dift.imagery_weight": "weight of the latents' cosine loss.",
     "dift.nce_temperature": "divides the similarities of InfoNCE.",
@@ -62,7 +64,7 @@ RL: Final[Lines] = _TRAINER | {
 }
 
 EVAL: Final[Lines] = {
-    "checkpoint": "checkpoint directory, ours or Hugging Face's; or tiny-base.",
+    "checkpoint": "checkpoint directory, ours or Hugging Face's; or tiny-base, tiny-imagery.",
     "step": "of the checkpoint; 0 takes the newest.",
     "mesh": "of one host's devices: cpu, single, gpu-node, or sizes such as data=-1.",
     "benchmark": "a published benchmark by its name, from files below root, instead of data.",
@@ -120,6 +122,7 @@ EXPERIMENTS: Final[Lines] = {
     "root": "where the rows' paths start; the file's own directory when empty.",
     "output": "folder to write rows to, one file for each arm.",
     "aloud": "say after each mental image what it shows.",
+    "together": "write one file, lesson.jsonl, with every row once for each arm.",
 }
 
 SYNTH: Final[Lines] = {

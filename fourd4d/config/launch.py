@@ -16,14 +16,19 @@ from fourd4d.config.siblings import SHIPPED
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import file_errors_told, full_disk_told
 from fourd4d.core.terminal import plain_console
+from fourd4d.parallel import ending_together
 from fourd4d.train import NonFiniteError
 
 _NOTHING: Final = Help()
+_PLAIN: Final = (InputError, NonFiniteError)  # Told in a line.
+DRY_RUN: Final = ("tell parameters, memory, operations, time and the first batch; train and write "
+                  "nothing")
+TOPOLOGY: Final = "of --dry_run: a TPU that need not be here, as v5p:2x2x2"
 
 
 def launch(run: Callable[[Any], Any], default: str | None = None,
            sections: Mapping[str, type] | None = None, about: Help = _NOTHING,
-           command: str = "") -> None:
+           command: str = "", dry: Callable[[Any, str], Any] | None = None) -> None:
     """The body of an entry point: reads ``--config``, runs, and says bad input in one line.
 
     So do a full disk, a file or folder that cannot be used, and a run that diverged.
@@ -34,11 +39,16 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
       sections: sections of the config in which any field of a dataclass may be given.
       about: what ``--help`` says of the fields.
       command: the word after the module on the command line, if any.
+      dry: runs instead under ``--dry_run``, with the config and the value of ``--topology``; it
+        writes nothing.
     """
     if help.asked(sys.argv[1:]):
-        tell(default, sections or {}, about)
+        tell(default, sections or {}, about, dry is not None)
         sys.exit(0)
     flag = define(flags.FLAGS, sections)
+    if dry is not None:
+        flags.DEFINE_bool("dry_run", False, DRY_RUN, flags.FLAGS)
+        flags.DEFINE_string("topology", "", TOPOLOGY, flags.FLAGS)
 
     def main(argv: Sequence[str]) -> None:
         del argv
@@ -46,22 +56,31 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
             logging.set_verbosity(logging.WARNING)  # Orbax reports every array.
         config = only_given(flag.value, sections or ())
         try:
-            with file_errors_told(lambda file: field_of(file, config)), full_disk_told("output"):
-                run(config)
-        except (InputError, NonFiniteError) as error:
+            with (ending_together(_PLAIN), file_errors_told(lambda file: field_of(file, config)),
+                  full_disk_told("output")):
+                if dry is not None and flags.FLAGS["dry_run"].value:
+                    dry(config, str(flags.FLAGS["topology"].value))
+                elif dry is not None and flags.FLAGS["topology"].value:
+                    raise InputError("--topology", "this run is no dry run", "Add --dry_run")
+                else:
+                    run(config)
+        except _PLAIN as error:
             sys.exit(str(error))
 
     app.run(main, flags_parser=lambda argv: read_flags(
         argv, flags.FLAGS, default, f"{_module()} {command}".strip()))
 
 
-def tell(default: str | None, sections: Mapping[str, type], about: Help) -> None:
+def tell(default: str | None, sections: Mapping[str, type], about: Help,
+         dry: bool = False) -> None:
     """Print the help of the command that runs, with the fields of the config that is given.
 
     Without one these are the fields of ``default``, or of ``about.example``.
     """
     console, module = plain_console(), _module()
     help.show(console, module, sys.modules["__main__"].__doc__ or "", configs_of(module))
+    if dry:
+        console.print(f"--dry_run: {DRY_RUN}; --topology: {TOPOLOGY}", soft_wrap=True)
     example = SHIPPED / f"{about.example}.py"
     if default is None and about.example and example.is_file():
         default = str(example)

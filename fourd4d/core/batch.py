@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,19 @@ class VisionInput:
     patches: Float[AnyArray, "B F W M C"]
     coords: Int[AnyArray, "B F W M 2"]
     mask: Bool[AnyArray, "B F W M"]
+
+
+@pytree
+class VisionFeatures:
+    """Frame slots that are encoded already: what ``Thinker.encode`` makes of a VisionInput."""
+
+    features: Float[AnyArray, "B F U E"]
+
+
+if TYPE_CHECKING:
+    AnyVision = Any
+else:
+    AnyVision = VisionInput | VisionFeatures
 
 
 @pytree
@@ -88,7 +101,7 @@ class Batch:
     text_weights: Float[AnyArray, "B L"]
     vision_index: Int[AnyArray, "B L"]
     latent_index: Int[AnyArray, "B L"]
-    vision: VisionInput
+    vision: AnyVision
     overlays: OverlayInput
     reader: ReaderInput | None = None
 

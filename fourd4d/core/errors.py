@@ -22,17 +22,25 @@ class DiskFullError(InputError):
     """No space left where output goes; whatever was being read is not to blame."""
 
 
+def asks_to_stop(error: BaseException) -> bool:
+    """Return whether an error asks for the end of the run: it is not the fault of an item.
+
+    Not all that an item can raise is an ``Exception``: panics of Rust libraries are not.
+    """
+    return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
 def text_of(error: BaseException) -> str:
-    """``str(error)``, empty where the error fails to describe itself, as some libraries' do."""
+    """Return ``str(error)`` as text that can be written as UTF-8; empty where that raises."""
     try:
-        return str(error)
+        return str(error).encode("utf-8", "backslashreplace").decode("utf-8")
     except Exception:
         return ""
 
 
 def one_line(error: BaseException) -> str:
-    """The error in one line that can be printed and written as UTF-8; its type unless it says."""
+    """Return the error in one line that can be printed and written as UTF-8, with its type."""
     text = text_of(error).strip()
     if not isinstance(error, InputError):
         text = f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no message'}"
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text

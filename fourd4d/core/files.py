@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from fourd4d.core.errors import DiskFullError, InputError, text_of
+from fourd4d.core.storage import as_path, is_remote, send
 
 # Deeper values, copied or written again, come to Python's own limit.
 _LEVELS: Final = 100
@@ -27,7 +29,7 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_WORDS: Final = ("No space left", "Disk quota exceeded", "File too large", "ENOSPC")
 
 
-def is_disk_full(error: Exception) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether a full disk or quota, or a file that may not grow, is behind an error."""
     return getattr(error, "errno", None) in _FULL or any(
         words in text_of(error) for words in _FULL_WORDS)
@@ -70,9 +72,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside ``path``, renamed to it when the block ends well, else removed.
 
     Folders are made as needed. Readers see the old file or the new one, never a part; of several
-    processes or threads that write one file at once, the last to finish wins. Raises DiskFullError.
+    processes or threads that write one file at once, the last to finish wins. For a file in a
+    bucket it is a local name, sent at the end. Raises DiskFullError, and InputError where a bucket
+    takes nothing.
     """
-    path = Path(path)
+    path = as_path(path)
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="fourd4d-") as folder, full_disk_told(folder):
+            draft = Path(folder) / path.name
+            yield draft
+            send(draft, path)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     with full_disk_told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +188,7 @@ def readable(where: str | os.PathLike[str]) -> Iterator[None]:
 
 def read_object(path: str | os.PathLike[str], remedy: str) -> dict[str, Any]:
     """The JSON object in a file. Raises InputError: no such file (``remedy``), or no object."""
-    path = Path(path)
+    path = as_path(path)
     with readable(path):
         if path.is_dir():
             raise InputError(path, "it is a folder, not a file", remedy)

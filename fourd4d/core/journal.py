@@ -15,6 +15,7 @@ from typing import Any
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import full_disk_told, parse_json, replacing
+from fourd4d.core.storage import Mirror, as_path, is_remote
 from fourd4d.core.terminal import say
 
 _SHORT = reprlib.Repr()
@@ -45,9 +46,12 @@ class Layout:
     ascii: bool = False
     finite: bool = True
 
-    def line(self, value: Any) -> bytes:
-        """Return the line that holds a JSON value."""
-        return (json.dumps(value, ensure_ascii=self.ascii) + "\n").encode()
+    def line(self, value: Any, *, allow_nan: bool = True) -> bytes:
+        """Return the line that holds a JSON value.
+
+        Raises TypeError or ValueError where no such line can hold it.
+        """
+        return (json.dumps(value, ensure_ascii=self.ascii, allow_nan=allow_nan) + "\n").encode()
 
 
 def read(path: str | os.PathLike[str], layout: Layout) -> tuple[Any, list[Any]]:
@@ -58,7 +62,8 @@ def read(path: str | os.PathLike[str], layout: Layout) -> tuple[Any, list[Any]]:
     Raises InputError, naming file and line, for what is not a line of such a file.
     """
     header, rows = None, []
-    for is_header, value, _ in _parsed(Path(path), layout):
+    path = as_path(path)
+    for is_header, value, _ in _parsed(path, path, layout):
         if is_header:
             header = value
         else:
@@ -66,13 +71,17 @@ def read(path: str | os.PathLike[str], layout: Layout) -> tuple[Any, list[Any]]:
     return header, rows
 
 
-def _parsed(path: Path, layout: Layout) -> Iterator[tuple[bool, Any, bytes]]:
-    """Of every whole line: whether it is the header, what it holds, its bytes."""
+def _parsed(path: Path, name: Path, layout: Layout) -> Iterator[tuple[bool, Any, bytes]]:
+    """Of every whole line: whether it is the header, what it holds, its bytes.
+
+    Args:
+      name: what errors call the file.
+    """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
                 return
-            where = f"{path}:{number}"
+            where = f"{name}:{number}"
             value = parse_json(line, where, layout.remedy, finite=layout.finite)
             is_header = bool(layout.header) and number == 1
             try:
@@ -102,7 +111,8 @@ class Journal:
     """An open journal: rows are appended as they come about, and found again after a stop.
 
     A line that a kill left half-written is cut off when the file is opened again. One process at a
-    time may hold a journal, by a lock on the file that ends with the process.
+    time may hold a journal, by a lock on the file that ends with the process. In a bucket, which
+    has neither appending nor locks, the file is sent anew now and then (``core.storage.Mirror``).
 
     Attributes:
       path: the file.
@@ -123,11 +133,14 @@ class Journal:
           InputError: the file has another header, is damaged, is not such a journal (it is left as
             it is), or another process holds it.
         """
-        self.path, self._layout, self._sync, self._lock = Path(path), layout, sync, lock
+        self.path, self._layout, self._sync = as_path(path), layout, sync
+        self._mirror = Mirror(self.path) if is_remote(self.path) else None
+        self._local = self.path if self._mirror is None else self._mirror.local
+        self._lock = lock and self._mirror is None  # A mirror's file is this process's own.
         self._header: Any = None if header is None else json.loads(json.dumps(header))
         self.rows: list[Any] = []
         with full_disk_told(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._local.parent.mkdir(parents=True, exist_ok=True)
         self._file: io.FileIO | None = self._opened()
         try:
             self._resume(self._file)
@@ -137,12 +150,12 @@ class Journal:
 
     def _opened(self) -> io.FileIO:
         while True:
-            file = self.path.open("a+b", buffering=0)
+            file = self._local.open("a+b", buffering=0)
             try:
                 if not self._lock:
                     return file
                 self._take(file)
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self._local)):
                     return file
             except FileNotFoundError:
                 pass
@@ -163,7 +176,7 @@ class Journal:
 
     def _resume(self, file: io.FileIO) -> None:
         whole = 0
-        for is_header, value, line in _parsed(self.path, self._layout):
+        for is_header, value, line in _parsed(self._local, self.path, self._layout):
             whole += len(line)
             if not is_header:
                 self.rows.append(value)
@@ -189,10 +202,13 @@ class Journal:
     def append(self, *rows: Any) -> None:
         """Write rows, JSON values: a kill of this process no longer takes them away.
 
-        Raises DiskFullError; then none of them is in the file.
+        Raises DiskFullError, or TypeError or ValueError where a row could not be read again; then
+        none of them is in the file.
         """
         if rows:
-            self._write(b"".join(map(self._layout.line, rows)))
+            self._write(b"".join([self._layout.line(row, allow_nan=not self._layout.finite)
+                                  for row in rows]))
+            self.flush()
 
     def _write(self, lines: bytes) -> None:
         if self._file is None:
@@ -210,23 +226,42 @@ class Journal:
 
     def keep_only(self, wanted: Callable[[Any], bool]) -> None:
         """Take the rows out that are not ``wanted``; a kill leaves the old file or the new one."""
-        kept = [parsed for parsed in _parsed(self.path, self._layout)
+        kept = [parsed for parsed in _parsed(self._local, self.path, self._layout)
                 if parsed[0] or wanted(parsed[1])]
         rows = [value for is_header, value, _ in kept if not is_header]
         if len(rows) == len(self.rows):
             return
         with contextlib.ExitStack() as stack:
-            with replacing(self.path) as draft:
+            with replacing(self._local) as draft:
                 draft.write_bytes(b"".join(line for _, _, line in kept))
                 new = stack.enter_context(draft.open("a+b", buffering=0))
                 if self._lock:
                     self._take(new)
             stack.pop_all()
-        self.close()
+        self._release()
         self._file, self.rows = new, rows
+
+    def flush(self, *, now: bool = False) -> bool:
+        """Send the rows to the bucket that holds the file, where it is time or ``now``.
+
+        Returns:
+          Whether it was time; rows in a local file are there already.
+        """
+        due = self._mirror is not None and (now or self._mirror.due())
+        if self._mirror is not None:
+            self._mirror.send(now=now)
+        return due
 
     def close(self) -> None:
         """Let go of the file; another may open it."""
+        try:
+            self._release()
+        finally:
+            mirror, self._mirror = self._mirror, None
+            if mirror is not None:
+                mirror.close()
+
+    def _release(self) -> None:
         file, self._file = self._file, None
         if file is None:
             return

@@ -17,6 +17,7 @@ from typing import Any
 from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.files import parse_json, replacing
 from fourd4d.core.sample import LETTERS, Sample, check, option_text
+from fourd4d.core.storage import as_path, below, is_remote, local_copy
 
 _OPTION = re.compile(rf"^([{LETTERS}])\.(?:\s+(.*))?$")
 _KEY = re.compile(rf"<answer>\s*([{LETTERS}])\b")
@@ -62,7 +63,7 @@ def rl_row(sample: Sample) -> dict[str, Any]:
 def parse_row(row: Any, where: object) -> Sample:
     """A checked Sample from a row of either layout. Raises InputError naming ``where``."""
     if not isinstance(row, Mapping):
-        raise InputError(where, "the row is no JSON object", "Write one object a line")
+        raise InputError(where, "the row is not a JSON object", "Write one object a line")
     if "text_input" in row:
         sample = _parse_dift(row, where)
     elif "Question" in row:
@@ -221,12 +222,12 @@ def lines_of(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, bytes]]:
 
     Raises InputError where there is no such file, or it may not be read.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise InputError(path, "no such file", "Give a JSONL file")
     offset = 0
     try:
-        with path.open("rb") as lines:
+        with local_copy(path).open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 start, offset = offset, offset + len(line)
                 if line.strip():
@@ -246,7 +247,7 @@ def scan(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, Sample]]:
 
 def scan_all(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, Sample | InputError]]:
     """As ``scan``; the error of a malformed row stands in its place."""
-    path = Path(path)
+    path = as_path(path)
     seen: dict[str, int] = {}
     for start, number, line in lines_of(path):
         where = f"{path}:{number}"
@@ -308,15 +309,24 @@ def _line(row: Mapping[str, Any], where: object) -> str:
 
 def inside(root: str | os.PathLike[str], relative: str, where: object) -> Path:
     """``root / relative``; raises InputError when that leaves the root, by ``..`` or by a link."""
+    if is_remote(root):
+        found = below(os.fspath(root), relative)
+        if found is None:
+            raise _leaves(where, relative, root)
+        return as_path(found)
     base = _resolved(os.fspath(root))
     folder, name = os.path.split(os.path.join(base, relative))
     path = os.path.join(_resolved(folder), name)
     if name in ("", ".", "..") or os.path.islink(path):
         path = os.path.realpath(path)
     if not path.startswith(base.rstrip(os.sep) + os.sep):
-        raise InputError(where, f"path {relative!r} leaves the data root {base}",
-                         "Paths must stay below the root")
+        raise _leaves(where, relative, base)
     return Path(path)
+
+
+def _leaves(where: object, relative: str, root: object) -> InputError:
+    return InputError(where, f"path {relative!r} leaves the data root {root}",
+                      "Paths must stay below the root")
 
 
 @functools.lru_cache(maxsize=65536)

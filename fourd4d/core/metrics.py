@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fourd4d.core.html import table
 from fourd4d.core.struct import pytree
 
 
@@ -28,6 +29,9 @@ class Mean:
 
     def __add__(self, other: Mean) -> Mean:
         return Mean(self.total + other.total, self.weight + other.weight)
+
+    def _repr_html_(self) -> str:
+        return table([(self.value(), self.weight)], ("mean", "weight"))
 
     def value(self) -> Any:
         """total / weight, and 0 where there is no weight."""

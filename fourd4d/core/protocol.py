@@ -107,7 +107,7 @@ class ProtocolSpec:
         if self.window % (self.patch_size * self.merge):
             raise InputError(
                 "ProtocolSpec.window",
-                f"{self.window} is no multiple of patch_size * merge = "
+                f"{self.window} is not a multiple of patch_size * merge = "
                 f"{self.patch_size * self.merge}",
                 "Choose a window that holds whole merged tokens",
             )
@@ -124,7 +124,7 @@ class ProtocolSpec:
                 raise InputError(f"ProtocolSpec.{name}", f"unknown value {value!r}",
                                  f"Use {known!r}, or leave it out")
         if self.pooling == "grid" and round(self.latent_size**0.5) ** 2 != self.latent_size:
-            raise InputError("ProtocolSpec.latent_size", f"{self.latent_size} is no square",
+            raise InputError("ProtocolSpec.latent_size", f"{self.latent_size} is not a square",
                              "Grid pooling needs a square number, or use pooling='strips'")
 
     @property

@@ -22,6 +22,7 @@ from typing import Any
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import full_disk_told, parse_json, replacing
 from fourd4d.core.sample import Sample, check
+from fourd4d.core.storage import as_path, local_only
 
 MAGIC = b"4DR1"
 SUFFIX = ".array_record"
@@ -105,8 +106,8 @@ def write_shards(directory: str | os.PathLike[str], name: str, records: Iterable
     from array_record.python.array_record_module import ArrayRecordWriter
 
     if shards < 1:
-        raise InputError("shards", f"{shards} is no number of files", "Give 1 or more")
-    directory = Path(directory)
+        raise InputError("shards", f"{shards} is not a number of files", "Give 1 or more")
+    directory = local_only(directory, "shards that are written")
     directory.mkdir(parents=True, exist_ok=True)
     final = [directory / f"{name}-{i:05d}-of-{shards:05d}{SUFFIX}" for i in range(shards)]
     temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in final]
@@ -146,7 +147,7 @@ def find_shards(path: str | os.PathLike[str], name: str = "") -> list[Path]:
 
     Raises InputError when there are none, or when some of a set are missing.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.is_file():
         return [path]
     found = sorted(p for p in path.glob(f"{name}*{SUFFIX}*") if not p.name.startswith("."))

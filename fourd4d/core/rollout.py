@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fourd4d.core.html import table
 from fourd4d.core.struct import AnyArray, pytree
+
+_SHOWN: Final = 32  # Rows that a notebook shows.
 
 
 @pytree
@@ -35,6 +38,21 @@ class Rollout:
     latents: Float[AnyArray, "B Q D"]
     latent_index: Int[AnyArray, "B T"]
     truncated: Bool[AnyArray, "B"]
+
+    def _repr_html_(self) -> str:
+        shape = "{} rows of {} tokens, {} latents of width {}".format(
+            *self.tokens.shape, *self.latents.shape[1:])
+        if not all(isinstance(leaf, np.ndarray | jax.Array) and not isinstance(
+                leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
+            return table([], title=f"Rollout of shapes: {shape}")
+        mask, sampled, cut = (np.asarray(x) for x in (self.mask, self.sampled, self.truncated))
+        fed = np.asarray(self.latent_index).max(1, initial=-1) + 1
+        means = np.asarray(self.log_probs).sum(1) / np.maximum(sampled.sum(1), 1)
+        rows = [[i, mask[i].sum(), fed[i], f"{means[i]:.3f}", "yes" if cut[i] else ""]
+                for i in range(min(len(mask), _SHOWN))]
+        more = f"; the first {_SHOWN}" if len(mask) > _SHOWN else ""
+        return table(rows, ["row", "tokens", "latents", "mean log-prob", "cut off"],
+                     f"Rollout: {shape}{more}")
 
     @staticmethod
     def spec(rows: int, tokens: int, latents: int, width: int, dtype: Any = jnp.float32) -> Rollout:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.html import table
 
 LETTERS = "ABCDEFGHIJ"
 IMAGE_MARK = "<output_image>"
@@ -75,6 +76,17 @@ class Sample:
         if not self.options:
             return self.question
         return f"{self.question}\n\n{lettered(self.options)}"
+
+    def _repr_html_(self) -> str:
+        media = self.video or f"{len(self.frames)} frames"
+        if self.timestamps:
+            media += f", {self.timestamps[0]:g} to {self.timestamps[-1]:g} s"
+        rows = [("question", self.question), ("options", lettered(self.options)),
+                ("answer", f"{self.answer}. {self.answer_text}" if self.answer else ""),
+                ("video", media), ("response", self.response),
+                ("overlays", ", ".join(self.overlays))]
+        return table([row for row in rows if row[1]],
+                     title=f"{self.id} ({self.kind})" if self.kind else self.id)
 
     @staticmethod
     def fake(seed: int = 0) -> Sample:
@@ -143,7 +155,7 @@ def check(sample: Sample, where: object) -> None:
     if sample.options and not 2 <= len(sample.options) <= len(LETTERS):
         raise bad(f"{len(sample.options)} options", f"Give 2 to {len(LETTERS)}")
     if sample.options and sample.answer not in tuple(LETTERS[: len(sample.options)]):
-        raise bad(f"answer {sample.answer!r} is no option's letter",
+        raise bad(f"answer {sample.answer!r} is not an option's letter",
                   f"Use one of {LETTERS[: len(sample.options)]}")
     for letter, text in zip(LETTERS, sample.options, strict=False):
         option_text(text, where, f"sample {sample.id!r}: option {letter}")

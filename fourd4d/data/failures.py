@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import logging
 
-from fourd4d.core.errors import InputError, one_line
+from fourd4d.core.errors import InputError, asks_to_stop, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,10 @@ class FailureLimit:
                 f"or config.data.max_failed_share (now {self.share:g})")
 
 
-def failed_row(error: Exception, where: str) -> Failed:
-    """Return what is said of a row that raised ``error``."""
+def failed_row(error: BaseException, where: str) -> Failed:
+    """Return what is said of a row that raised ``error``. Raises what asks for the run's end."""
+    if asks_to_stop(error):
+        raise error
     if isinstance(error, InputError):
         return Failed(error.where, f"{error.what}. {error.remedy}".strip(". "))
     return Failed(where, one_line(error))

@@ -13,6 +13,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.records import Record
 from fourd4d.core.sample import Sample
+from fourd4d.core.storage import is_remote, local_file
 from fourd4d.data.image_cache import ImageCache
 from fourd4d.data.source import Row
 from fourd4d.processing.media import Image, MediumShape, Video, decode_image, image_size
@@ -62,7 +63,8 @@ def load_media(
     if not sample.frames:
         file = jsonl.inside(root, sample.video, where)
         try:
-            return (read_video(file, protocol.fps, protocol.max_frames),), overlays
+            with local_file(file) as file:
+                return (read_video(file, protocol.fps, protocol.max_frames),), overlays
         except InputError as error:
             raise InputError(where, f"{error.where}: {error.what}", error.remedy) from error
     frames = sample.frames
@@ -182,7 +184,8 @@ def _file(root: str | Path, path: str, where: object) -> bytes:
     except OSError as error:
         what = ("is missing" if isinstance(error, FileNotFoundError)
                 else f"cannot be read ({error.strerror})")
-        raise InputError(where, f"{path!r} {what} below {Path(root).resolve()}",
+        below = root if is_remote(root) else Path(root).resolve()
+        raise InputError(where, f"{path!r} {what} below {below}",
                          "Check the data root, or delete the row") from error
 
 

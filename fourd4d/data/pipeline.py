@@ -229,7 +229,7 @@ def sizes_of(source: Source, size: Callable[[Row], Size], count: int | None = No
         try:
             where = row_name(source, index)
             sizes.append(size(source[index]))
-        except Exception as error:  # Whatever lies in one row.
+        except BaseException as error:  # Whatever lies in one row.
             failures.append(failed_row(error, where))
             limit.check(len(failures), len(chosen), failures[-1])
     if failures:

@@ -174,7 +174,7 @@ class _Share(grain.MapDataset):
         try:
             where = row_name(source, row)
             return index, *_detached(self._make(source[row]))
-        except Exception as error:  # Whatever lies in one row.
+        except BaseException as error:  # Whatever lies in one row.
             return index, None, failed_row(error, where)
 
 

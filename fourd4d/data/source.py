@@ -16,6 +16,7 @@ from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError
 from fourd4d.core.records import SUFFIX, Record, decode_sample, find_shards
 from fourd4d.core.sample import Sample
+from fourd4d.core.storage import as_path, local_copy
 
 _BLOCK: Final = 1 << 16  # Bytes of a shard that are looked at in one place,
 _BLOCKS: Final = 64  # and at how many places.
@@ -64,8 +65,8 @@ class JsonlSource:
 
     def __init__(self, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None,
                  keep_bad: bool = False):
-        self.path = Path(path)
-        self.root = Path(root) if root is not None else self.path.parent
+        self.path = as_path(path)
+        self.root = as_path(root) if root is not None else self.path.parent
         self._bad: dict[int, InputError] = {}
         table = []
         for offset, line, found in jsonl.scan_all(self.path):
@@ -77,6 +78,7 @@ class JsonlSource:
         if not table:
             raise InputError(self.path, "the file has no rows", "Give a file with samples")
         self._table = np.array(table, np.int64)
+        self._file = local_copy(self.path)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -93,7 +95,7 @@ class JsonlSource:
 
     def fingerprint(self) -> str:
         """Tells files of other content apart, wherever they lie."""
-        with self.path.open("rb") as file:
+        with self._file.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         return f"{len(self)} rows {digest}"
 
@@ -105,7 +107,7 @@ class JsonlSource:
     def _line(self, index: int) -> tuple[str, bytes]:
         offset, where = int(self._table[index][0]), self.where(index)
         try:
-            with self.path.open("rb") as file:
+            with self._file.open("rb") as file:
                 file.seek(offset)
                 return where, file.readline()
         except OSError as error:
@@ -121,10 +123,11 @@ class RecordSource:
 
     def __init__(self, path: str | os.PathLike[str], name: str = ""):
         self.paths = [os.fspath(p) for p in find_shards(path, name)]
+        self._files = [os.fspath(local_copy(p)) for p in self.paths]
         counts = []
-        for shard in self.paths:
+        for shard, file in zip(self.paths, self._files, strict=True):
             try:
-                reader = _open(shard)
+                reader = _open(file)
                 counts.append(reader.num_records())
                 reader.close()
             except Exception as error:  # The binding raises bare RuntimeErrors.
@@ -155,7 +158,7 @@ class RecordSource:
         where = self.where(index)
         readers = self._local.__dict__.setdefault("readers", {})  # A reader serves one thread.
         if shard not in readers:
-            readers[shard] = _open(self.paths[shard])
+            readers[shard] = _open(self._files[shard])
         try:
             data = readers[shard].read([number])[0]
         except RuntimeError as error:
@@ -168,7 +171,7 @@ class RecordSource:
         spread over each.
         """
         digest = hashlib.sha256()
-        for path in self.paths:
+        for path in self._files:
             size = os.path.getsize(path)
             digest.update(size.to_bytes(8, "little"))
             starts = np.linspace(0, max(size - _BLOCK, 0), min(_BLOCKS, -(-size // _BLOCK) or 1))
@@ -194,7 +197,7 @@ class ListSource:
 
     def __init__(self, samples: Sequence[Sample], root: str | os.PathLike[str],
                  name: str = "samples"):
-        self.samples, self.root, self.name = tuple(samples), Path(root), name
+        self.samples, self.root, self.name = tuple(samples), as_path(root), name
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -218,7 +221,7 @@ def open_source(path: str | os.PathLike[str], root: str | os.PathLike[str] | Non
       root: where the image paths of a JSONL file start; by default the file's own directory.
       keep_bad: as of ``JsonlSource``.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.exists():
         raise InputError(path, "no such file or directory",
                          "Give a .jsonl file or a dataset directory")

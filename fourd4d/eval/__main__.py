@@ -31,6 +31,7 @@ from fourd4d.config.launch import launch
 from fourd4d.core.environment import environment
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
+from fourd4d.core.storage import as_path, check_writable
 from fourd4d.core.terminal import plain_console
 from fourd4d.data.source import Source, open_source
 from fourd4d.eval import compare, report
@@ -62,12 +63,13 @@ def evaluate(config: Any) -> dict[str, Any] | None:
     for field in ("checkpoint", "root" if benchmark else "data"):
         if not config[field]:
             raise InputError(f"config.{field}", "nothing given", f"Give --config.{field}=…")
+    check_writable(config.out)
     start()
     mesh = make_mesh(config.mesh, jax.local_devices())
     spec = frozen(EvalSpec, config.eval, "eval")
     if benchmark:
         rows = get(benchmark).open(config.root, split=config.split, seed=spec.seed)
-        grid = cells(rows, Path(config.out), config.protocols, config.modes, config.runs)
+        grid = cells(rows, as_path(config.out), config.protocols, config.modes, config.runs)
         subset = read_subset(config.subset)
         if config.runs > 1 and not spec.temperature:
             raise InputError("config.runs", f"{config.runs} runs at temperature 0 are all the same",
@@ -81,7 +83,7 @@ def evaluate(config: Any) -> dict[str, Any] | None:
     subject = Subject(bundle.graphdef, (bundle.tree,), bundle.processor, config.checkpoint, mesh,
                       bundle.config.decoder.max_positions)
     if not benchmark:
-        return evaluate_source(config, subject, bundle, source, items, spec, Path(config.out))
+        return evaluate_source(config, subject, bundle, source, items, spec, as_path(config.out))
     return evaluate_grid(config, subject, bundle, rows, grid, spec, subset)
 
 
@@ -107,7 +109,7 @@ def evaluate_grid(config: Any, subject: Subject, bundle: ModelBundle, rows: Benc
             found.append((cell, {item.key: records[item.key] for item in items}))
     if len(grid) == 1 or len(found) < len(grid):
         return results[0] if len(grid) == 1 else None
-    out, benchmark = Path(config.out), rows.benchmark
+    out, benchmark = as_path(config.out), rows.benchmark
     seen = overlap(rows, training_data(config.checkpoint, config.step or None))
     whole = table(found) | {"overlap": seen, "benchmark": benchmark.name, "title": benchmark.title,
                             "model": config.checkpoint, "split": rows.split,

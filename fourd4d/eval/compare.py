@@ -15,6 +15,7 @@ from rich.table import Table
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import file_errors_told
+from fourd4d.core.storage import as_path
 from fourd4d.core.terminal import plain_console
 from fourd4d.eval.items import Record, read_log
 from fourd4d.eval.statistics import (
@@ -57,7 +58,7 @@ def read_folder(folder: str | Path) -> dict[str, Record]:
     Raises:
       InputError: it is none, a shard is missing or of another evaluation.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     logs = sorted(folder.glob("items-*-of-*.jsonl"))
     if not logs:
         raise InputError(folder, "no items-*.jsonl here", "Give the folder of one evaluation")
@@ -140,11 +141,11 @@ def main(argv: Sequence[str]) -> int:
             if args.out:
                 from fourd4d.eval.report import write_json
 
-                write_json(Path(args.out) / "compare.json", {
+                write_json(as_path(args.out) / "compare.json", {
                     "a": args.a, "b": args.b, "reading": args.reading, "all": whole.to_json(),
                     "by_type": {kind: part.to_json() for kind, part in kinds.items()}})
                 page(args.a, args.b, pairs, whole, kinds, field).write(
-                    Path(args.out) / "compare.html")
+                    as_path(args.out) / "compare.html")
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fourd4d.core.files import replacing
+from fourd4d.core.storage import as_path
 
 Maps = Float[np.ndarray, "2 R slots rows columns"]
 
@@ -20,7 +21,7 @@ class MapStore:
     """One ``.npz`` file per item below ``directory``; item keys need not be file names."""
 
     def __init__(self, directory: str | os.PathLike[str]):
-        self.directory = Path(directory)
+        self.directory = as_path(directory)
 
     def save(self, key: str, maps: Sequence[Maps]) -> None:
         """Plain and centred cosines of each mental image, kept in half precision."""
@@ -33,7 +34,7 @@ class MapStore:
         path = self._path(key)
         if not path.exists():
             return []
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return [file[name].astype(np.float32) for name in sorted(file.files)]
 
     def _path(self, key: str) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fourd4d.core.example import Example
+from fourd4d.core.protocol import ProtocolSpec
 
 
 def slot_grid(example: Example, slot: int, merge: int) -> tuple[int, int]:
@@ -58,6 +59,26 @@ def cosine_maps(
         middle = raster.mean((0, 1, 2))
         raster, latents = raster - middle, np.asarray(latents) - middle
     return np.einsum("rd,shwd->rshw", _unit(latents), _unit(raster))
+
+
+def mental_images(
+    latents: Float[np.ndarray, "Q D"], features: Float[np.ndarray, "F U E"], example: Example,
+    protocol: ProtocolSpec,
+) -> list[Float[np.ndarray, "2 R slots rows columns"]]:
+    """Plain and centred ``cosine_maps`` of each mental image of a response, in order.
+
+    None where the media's slots have different grids.
+
+    Args:
+      latents: those of the response, all blocks in order.
+      features: of the example's slots; what DeepStack adds behind the first D is left out.
+    """
+    if len({slot_grid(example, slot, protocol.merge) for slot in media_slots(example)}) != 1:
+        return []
+    own = np.asarray(features[..., : latents.shape[-1]], np.float32)
+    return [np.stack([cosine_maps(latents[i : i + protocol.latent_size], own, example,
+                                  protocol.merge, centred) for centred in (False, True)])
+            for i in range(0, len(latents), protocol.latent_size)]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ class Item:
       kind: question type.
       options: how many options it has; 0 where that is not known.
       problem: why it cannot be asked; empty where it can.
+      video: items of one name are asked together; empty where that is not known.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Item:
     kind: str
     options: int
     problem: str = ""
+    video: str = ""
 
 
 def read_items(source: Source, limit: int = 0) -> list[Item]:
@@ -52,7 +54,8 @@ def read_items(source: Source, limit: int = 0) -> list[Item]:
         try:
             row = source[number]
             sample = row.sample
-            item = Item(number, sample.id, sample.kind, len(sample.options))
+            item = Item(number, sample.id, sample.kind, len(sample.options), video=sample.video
+                        or os.path.dirname((*sample.frames, "")[0]))
             if not sample.options:
                 raise InputError(row.where, f"item {sample.id!r} has no options",
                                  "Evaluate multiple-choice questions")
@@ -81,10 +84,24 @@ def _unreadable(source: Source, number: int, problem: str) -> Item:
 
 
 def shard(items: Sequence[Item], index: int, count: int) -> list[Item]:
-    """Every ``count``-th item from ``index`` on."""
+    """The items of shard ``index``: videos are dealt in turn, each to the shard with fewest items.
+
+    Items without a video are each dealt alone.
+    """
     if not 0 <= index < count:
         raise InputError("shard", f"{index} of {count}", "Use 0 … shards - 1")
-    return list(items[index::count])
+    dealt: list[list[Item]] = [[] for _ in range(count)]
+    for group in by_video(items):
+        min(dealt, key=len).extend(group)
+    return sorted(dealt[index], key=lambda item: item.number)
+
+
+def by_video(items: Sequence[Item]) -> list[list[Item]]:
+    """The items of each video together, in order of the videos' first items."""
+    groups: dict[object, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.video or item.number, []).append(item)
+    return list(groups.values())
 
 
 def item_seed(key: str, seed: int) -> int:

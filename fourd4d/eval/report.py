@@ -18,6 +18,7 @@ from fourd4d.core.errors import DiskFullError, InputError, one_line
 from fourd4d.core.files import replacing
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
+from fourd4d.core.storage import as_path
 from fourd4d.data.media import row_media
 from fourd4d.data.source import Source
 from fourd4d.eval.benchmarks.overlap import sentence
@@ -90,7 +91,7 @@ def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n",
                              encoding="utf-8")
-    return Path(path)
+    return as_path(path)
 
 
 def cards(

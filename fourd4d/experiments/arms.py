@@ -81,3 +81,28 @@ def write_rows(arm: Arm, source: JsonlSource, path: Path, aloud: bool, pause: st
 
     jsonl.write(path, made())
     return source.root if arm.sees else path.parent
+
+
+def write_lesson(arms: Sequence[Arm], source: JsonlSource, path: Path, aloud: bool,
+                 pause: str) -> int:
+    """Write every row of a data set once for each arm, one after the other; returns their number.
+
+    Their ids end in the arm's name. Paths keep the data set's root.
+
+    Raises:
+      InputError: an arm that is not shown the video; a sample that is not of the style ``short``.
+    """
+    for arm in arms:
+        if not arm.sees:
+            raise InputError("config.arms", f"{arm.name!r} shows grey frames, not the data's",
+                             "Leave it out")
+
+    def made() -> Iterator[dict]:
+        for index in range(len(source)):
+            sample = source[index].sample
+            for arm in arms:
+                row = arm.row(sample, aloud, pause)
+                yield jsonl.dift_row(dataclasses.replace(row, id=f"{sample.id}_{arm.name}"))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return jsonl.write(path, made())

@@ -17,6 +17,7 @@ from rich.console import Console
 from fourd4d.config.commands import Stage, run_stage
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import read_object, replacing
+from fourd4d.core.storage import local_only
 from fourd4d.data.source import JsonlSource
 from fourd4d.experiments import rows
 from fourd4d.experiments.arms import Arm, chosen, write_rows
@@ -172,7 +173,7 @@ def carry_out(config: Any, console: Console) -> dict[str, str]:
     Raises:
       InputError: bad config, a work directory of another experiment, no data.
     """
-    workdir = Path(config.workdir).expanduser().resolve()
+    workdir = local_only(config.workdir, "the experiments' folder").expanduser().resolve()
     planned, making = runs(config), data_stages(config, workdir)
     pause = pause_of(config) if any(run.arm.paused for run in planned) else ""
     phases(config)  # Bad ones are told before anything is made.

@@ -83,7 +83,7 @@ def _obstacle(implementation: str, q: Array, k: Array, first_slot: Array | int |
     length, keys, width = q.shape[1], k.shape[1], q.shape[3]
     if implementation == "splash":
         if length % 128 or keys % 128:
-            return f"lengths {length} and {keys} are no multiples of 128"
+            return f"lengths {length} and {keys} are not multiples of 128"
         if first_slot is not None and not (isinstance(first_slot, int) and first_slot == 0):
             return "it does not decode against a cache"
     if implementation == "cudnn":

@@ -174,10 +174,10 @@ class ModelConfig:
 
         need(v.width % v.heads == 0, "vision.heads", f"{v.heads} does not divide width {v.width}",
              "Choose a divisor")
-        need(v.head_dim % 4 == 0, "vision.heads", f"head width {v.head_dim} is no multiple of 4",
+        need(v.head_dim % 4 == 0, "vision.heads", f"head width {v.head_dim} is not a multiple of 4",
              "2-D rotary embedding needs four parts")
         need(v.window % (v.patch_size * v.merge) == 0, "vision.window",
-             f"{v.window} is no multiple of patch_size * merge = {v.patch_size * v.merge}",
+             f"{v.window} is not a multiple of patch_size * merge = {v.patch_size * v.merge}",
              "Choose a window that holds whole merged tokens")
         need(all(0 <= i < v.layers for i in v.full_layers), "vision.full_layers",
              f"{v.full_layers} leave the range of {v.layers} layers", "Name existing layers")

@@ -38,6 +38,6 @@ _FAMILIES: dict[str, Any] = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
 def family(name: object, where: object) -> Family:
     """The family called ``name``. Raises InputError on one we do not have."""
     if not isinstance(name, str) or name not in _FAMILIES:
-        raise InputError(where, f"model_type {name!r} is no known family",
+        raise InputError(where, f"model_type {name!r} is not a known family",
                          f"Known: {sorted(_FAMILIES)}")
     return _FAMILIES[name]

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fourd4d.core.batch import Batch, OverlayInput, VisionInput
+from fourd4d.core.batch import Batch, OverlayInput, VisionFeatures, VisionInput
 from fourd4d.core.kv_cache import KVCache, SlotCache
 from fourd4d.models.config import ModelConfig
 from fourd4d.models.decoder import Decoder
@@ -43,11 +43,14 @@ class Thinker(nnx.Module):
             self.output = param(rngs, (d.width, d.vocab), ("embed", "vocab"),
                                 normal(1 / math.sqrt(d.width)), dtype)
 
-    def encode(self, vision: VisionInput) -> Float[Array, "B F U E"]:
+    def encode(self, vision: VisionInput | VisionFeatures) -> Float[Array, "B F U E"]:
         """Merged features of every frame slot, in decoder width.
 
         Behind them come those that ``decode`` adds after its first layers (DeepStack), if any.
+        What is encoded already comes back as it is.
         """
+        if isinstance(vision, VisionFeatures):
+            return jnp.asarray(vision.features)
         return self.vision(vision)
 
     def pool(self, features: Float[AnyArray, "B F U E"], overlays: OverlayInput

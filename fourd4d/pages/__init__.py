@@ -2,9 +2,9 @@
 
 from fourd4d.pages.cards import Card, MentalImage
 from fourd4d.pages.charts import Bar, Bars, Interval, Lines, Paths, Real, Reals, Series
-from fourd4d.pages.page import Number, Page, read_curves
+from fourd4d.pages.page import Curves, Number, Page, fragment, read_curves, read_texts
 
 __all__ = [
-    "Bar", "Bars", "Card", "Interval", "Lines", "MentalImage", "Number", "Page", "Paths", "Real",
-    "Reals", "Series", "read_curves",
+    "Bar", "Bars", "Card", "Curves", "Interval", "Lines", "MentalImage", "Number", "Page", "Paths",
+    "Real", "Reals", "Series", "fragment", "read_curves", "read_texts",
 ]

@@ -47,6 +47,7 @@ class Card:
       timestamps: seconds, one per frame.
       chosen: the letter a model gave under strict parsing; empty when there is none. None: no
         model was asked.
+      judged: say whether it is right; False where nobody knows the answer.
       slot_frames: which frame stands for each frame slot of the maps.
       images: one per imagery block, in order.
       facts: short notes shown in the header, e.g. ``("88 tokens",)``.
@@ -66,11 +67,12 @@ class Card:
     images: Sequence[MentalImage] = ()
     facts: Sequence[str] = ()
     charts: Sequence[tuple[str, Chart]] = ()
+    judged: bool = True
 
     @property
     def verdict(self) -> str:
-        """A key of ``VERDICTS`` (``none``: no answer that can be read), or '' without a model."""
-        if self.chosen is None:
+        """A key of ``VERDICTS`` (``none``: no answer that can be read), or '' without a judge."""
+        if self.chosen is None or not self.judged:
             return ""
         if not self.chosen:
             return "none"

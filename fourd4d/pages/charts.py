@@ -34,11 +34,18 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line. ``x`` and ``y`` are of equal length; points that are not finite are left out."""
+    """One line. ``x`` and ``y`` are of equal length; points that are not finite are left out.
+
+    Attributes:
+      colour: number of its colour; None takes its place among the chart's series.
+      dashed: draw it dashed, without the pale raw line that ``Lines.smooth`` adds.
+    """
 
     name: str
     x: Reals
     y: Reals
+    colour: int | None = None
+    dashed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +147,9 @@ class Lines:
 
     def svg(self, width: int = 480, height: int = 260) -> str:
         """The chart as an ``<svg>`` element."""
-        left, right, top, bottom = 52, width - 14, 30, height - 38
+        left, right = 52, width - 14
+        places = self._legend(left, right)
+        top, bottom = 30 + places[-1][1] - 15 if places else 30, height - 38
         points = [[(float(x), float(y)) for x, y in zip(s.x, s.y, strict=True)
                    if math.isfinite(x) and math.isfinite(y)] for s in self.series]
         xs = [x for line in points for x, _ in line] or [0.0, 1.0]
@@ -178,27 +187,39 @@ class Lines:
                          f'y2="{y:.1f}"/>')
             parts.append(f'<text class="tick" x="{right}" y="{y - 5:.1f}" text-anchor="end">'
                          f"{escape(name)}</text>")
-        cursor = float(left)
         for number, (line, series) in enumerate(zip(points, self.series, strict=True)):
-            hue = number % SERIES_COLOURS
-            smooth = _running_mean(line, self.smooth)
-            if self.smooth > 1:
+            hue = (number if series.colour is None else series.colour) % SERIES_COLOURS
+            kind = f"line dashed s{hue}" if series.dashed else f"line s{hue}"
+            if self.smooth > 1 and not series.dashed:
                 parts.append(_polyline([place(*p) for p in line], f"line faint s{hue}"))
-            drawn = [place(*p) for p in smooth]
-            parts.append(_polyline(drawn, f"line s{hue}"))
+            drawn = [place(*p) for p in _running_mean(line, self.smooth)]
+            parts.append(_polyline(drawn, kind))
             if len(drawn) == 1:
                 parts.append(f'<circle class="dot s{hue}" cx="{drawn[0][0]:.1f}" '
                              f'cy="{drawn[0][1]:.1f}" r="3.5"/>')
-            parts.append(f'<rect class="fill s{hue}" x="{cursor:.1f}" y="9" width="12" height="4" '
-                         f'rx="1"/><text class="label" x="{cursor + 17:.1f}" y="15">'
+            x, y = places[number]
+            key = (f'<path class="{kind}" d="M{x:.1f} {y - 4}h12"/>' if series.dashed else
+                   f'<rect class="fill s{hue}" x="{x:.1f}" y="{y - 6}" width="12" height="4" '
+                   'rx="1"/>')
+            parts.append(f'{key}<text class="label" x="{x + 17:.1f}" y="{y}">'
                          f"{escape(series.name)}</text>")
-            cursor += 34 + 6.6 * len(series.name)
         parts.append(f'<text class="tick" x="{right}" y="{height - 5}" text-anchor="end">'
                      f"{escape(self.x_label)}</text>")
         if self.y_label:
             parts.append(f'<text class="tick" x="{right}" y="15" text-anchor="end">'
                          f"{escape(self.y_label)}</text>")
         return _svg(width, height, parts, "line chart")
+
+    def _legend(self, left: Real, right: Real) -> list[tuple[float, int]]:
+        """Where each series' key stands; in rows, as wide as the chart allows."""
+        places, x, y = [], float(left), 15
+        for series in self.series:
+            wide = 34 + 6.6 * len(series.name)
+            if x > left and x + wide - 17 > right:
+                x, y = float(left), y + 18
+            places.append((x, y))
+            x += wide
+        return places
 
 
 @dataclasses.dataclass(frozen=True)

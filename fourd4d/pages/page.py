@@ -19,17 +19,19 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
+from fourd4d.core.storage import as_path
 from fourd4d.pages.cards import VERDICTS, Card
-from fourd4d.pages.charts import Chart, Interval, Real, Series
+from fourd4d.pages.charts import Chart, Interval, Lines, Real, Series
 from fourd4d.pages.pictures import data_uri
 
 Cell = str | Real | Interval | None
@@ -144,7 +146,7 @@ class Page:
         """Writes the page under a temporary name, then renames; returns its path."""
         with replacing(path) as temporary:
             temporary.write_text(self.html(), encoding="utf-8")
-        return Path(path)
+        return as_path(path)
 
     def _add(self, title: str, body: str) -> Page:
         heading = f"<h2>{escape(title)}</h2>" if title else ""
@@ -152,19 +154,55 @@ class Page:
         return self
 
 
-def read_curves(path: str | os.PathLike[str], *names: str) -> dict[str, Series]:
+def fragment(body: str) -> str:
+    """HTML of a page's parts for the output of a notebook's cell, in the page's style."""
+    style = _asset("page.css").replace(":root {", "& {").replace("\nbody {", "\n& {")
+    return f'<div class="fourd4d"><style>.fourd4d {{ {style} }}</style>{body}</div>'
+
+
+class Curves(dict[str, Series]):
+    """Series by the name of their metric; a notebook draws them."""
+
+    def _repr_html_(self) -> str:
+        cells = "".join(_figure(Lines([series]).svg(480), name) for name, series in self.items())
+        return fragment(f'<div class="charts">{cells}</div>')
+
+
+def read_curves(path: str | os.PathLike[str], *names: str) -> Curves:
     """Series of the named metrics (all of them by default) from a metrics JSONL file.
 
     A line is an object with ``step`` and numbers under metric names. A half-written last line is
     left out. When a resumed run repeats a step, the later line counts.
 
     Raises:
-      InputError: there is no such file, or a line before the last is no JSON object.
+      InputError: there is no such file, or a line before the last is not a JSON object with a step.
     """
-    path = Path(path)
+    found: dict[str, dict[int, float]] = {}
+    for row in _rows(path):
+        for name, value in row.items():
+            number_like = isinstance(value, int | float) and not isinstance(value, bool)
+            if name != "step" and number_like and (not names or name in names):
+                if math.isfinite(value):
+                    found.setdefault(name, {})[int(row["step"])] = float(value)
+    return Curves({
+        name: Series(name, tuple(sorted(points)), tuple(points[s] for s in sorted(points)))
+        for name, points in found.items()})
+
+
+def read_texts(path: str | os.PathLike[str]) -> dict[int, dict[str, str]]:
+    """Texts of a metrics JSONL file by step, e.g. sampled responses; else as ``read_curves``."""
+    found: dict[int, dict[str, str]] = {}
+    for row in _rows(path):
+        texts = {name: value for name, value in row.items() if isinstance(value, str)}
+        if texts:
+            found[int(row["step"])] = texts
+    return dict(sorted(found.items()))
+
+
+def _rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    path = as_path(path)
     if not path.is_file():
         raise InputError(path, "no such file", "Give a metrics JSONL file")
-    found: dict[str, dict[int, float]] = {}
     lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -173,16 +211,14 @@ def read_curves(path: str | os.PathLike[str], *names: str) -> dict[str, Series]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             if number == len(lines):
-                break
+                return
             raise InputError(f"{path}:{number}", f"malformed JSON ({error.msg})",
                              "Fix or delete the line") from error
-        for name, value in row.items():
-            number_like = isinstance(value, int | float) and not isinstance(value, bool)
-            if name != "step" and number_like and (not names or name in names):
-                if math.isfinite(value):
-                    found.setdefault(name, {})[int(row["step"])] = float(value)
-    return {name: Series(name, tuple(sorted(points)), tuple(points[s] for s in sorted(points)))
-            for name, points in found.items()}
+        step = row.get("step") if isinstance(row, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool):
+            raise InputError(f"{path}:{number}", "no object with a whole number as 'step'",
+                             "Fix or delete the line")
+        yield row
 
 
 def _cell(value: Cell) -> str:

@@ -1,6 +1,13 @@
 """One mesh, one table from logical axes to mesh axes, and everything born sharded."""
 
-from fourd4d.parallel.hosts import batch_axes, host_to_global, is_main, start, to_host
+from fourd4d.parallel.hosts import (
+    batch_axes,
+    ending_together,
+    host_to_global,
+    is_main,
+    start,
+    to_host,
+)
 from fourd4d.parallel.mesh import make_mesh
 from fourd4d.parallel.rules import (
     DEFAULT_RULES,
@@ -15,6 +22,6 @@ from fourd4d.parallel.sharding import abstract_for, born_sharded, shardings_for
 
 __all__ = [
     "DEFAULT_RULES", "Rules", "abstract_for", "batch_axes", "born_sharded", "constrain",
-    "host_to_global", "is_main", "make_mesh", "partition", "platform", "row_split",
-    "shardings_for", "start", "to_host", "use",
+    "ending_together", "host_to_global", "is_main", "make_mesh", "partition", "platform",
+    "row_split", "shardings_for", "start", "to_host", "use",
 ]

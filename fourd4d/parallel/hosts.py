@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import traceback
+from collections.abc import Iterator
 from typing import Any, Final
 
 import jax
@@ -10,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from fourd4d.core.errors import InputError
+from fourd4d.core.errors import InputError, text_of
 from fourd4d.parallel.rules import DEFAULT_RULES, Rules
 
 # Arrays whose axes are not (batch, …). Everything else is split by its rows only.
@@ -24,6 +28,13 @@ BATCH_AXES: Final[dict[str, tuple[str | None, ...]]] = {
     "speaks": ("batch", "length"),
     "given": ("batch", "length"),
 }
+
+
+HEARTBEAT: Final = 30
+"""Seconds after which a silent process counts as gone, and the others are ended."""
+# What a collective or the coordination service says when another process is gone.
+_GONE: Final = ("Gloo", "Connection closed by peer", "Connection reset by peer",
+                "Connection refused", "Socket closed", "heartbeat", "coordination service")
 
 
 def start(coordinator: str | None = None, processes: int | None = None,
@@ -50,7 +61,32 @@ def start(coordinator: str | None = None, processes: int | None = None,
         processes = int(environment["JAX_NUM_PROCESSES"])
     if index is None and "JAX_PROCESS_ID" in environment:
         index = int(environment["JAX_PROCESS_ID"])
-    jax.distributed.initialize(coordinator, processes, index)
+    jax.distributed.initialize(coordinator, processes, index,
+                               heartbeat_timeout_seconds=HEARTBEAT)
+
+
+@contextlib.contextmanager
+def ending_together(plain: tuple[type[Exception], ...] = (InputError,)) -> Iterator[None]:
+    """A process that fails ends at once, so that the others notice; alone, nothing happens.
+
+    An orderly end would wait for processes that wait for this one. That another one is gone is told
+    in a line, and so are errors of the ``plain`` types; others with their traceback.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        gone = _GONE[:1] if isinstance(error, plain) else _GONE
+        if any(words in text_of(error) for words in gone):
+            told = ("another process of this run has ended. Look at what it said; the same command "
+                    "goes on from the last checkpoint.")
+        else:
+            told = str(error) if isinstance(error, plain) else traceback.format_exc()
+        print(told, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def is_main() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +42,28 @@ def check_room(needed: int, devices: Sequence[Any]) -> None:
     free = free_bytes(devices)
     if free is not None and needed > _SHARE * free:
         raise MemoryNeeded(f"{needed / 1e9:.3g} GB of memory are needed, {free / 1e9:.3g} are free")
+
+
+class Room:
+    """Checks that devices have room for programs; what each needs is found out once.
+
+    Args:
+      devices: that all programs run on.
+    """
+
+    def __init__(self, devices: Sequence[Any]):
+        self._devices = list(devices)
+        self._needed: dict[Hashable, int] = {}
+
+    def check(self, program: Hashable, function: Any, *args: Any) -> None:
+        """Raises MemoryNeeded where a jitted function's program would not fit.
+
+        Args:
+          program: tells its shapes and static arguments from others.
+        """
+        if program not in self._needed:
+            self._needed[program] = needed_bytes(function, *args)
+        check_room(self._needed[program], self._devices)
 
 
 def free_bytes(devices: Sequence[Any]) -> int | None:

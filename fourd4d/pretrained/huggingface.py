@@ -105,6 +105,27 @@ def _quantized(part: dict[str, Any]) -> str:
     return str(known or bits or "unnamed method") if said else ""
 
 
+def describe_hf(directory: str | os.PathLike[str], new_tokens: str = "refuse", **model: Any
+                ) -> tuple[ModelConfig, Processor]:
+    """The model and processor of a Hugging Face directory, without reading a weight.
+
+    Arguments and errors are those of ``open_hf``.
+    """
+    directory = Path(directory)
+    check_kind(directory)
+    config = hf_config(directory, **model)
+    processor = _processor(directory, config.protocol(), new_tokens)
+    size = processor.tokenizer.vocab_size
+    if size > config.decoder.vocab:
+        raise InputError(directory, f"{size} tokens, the embedding table has "
+                         f"{config.decoder.vocab} rows", "Enlarge the table with transformers' "
+                         "resize_token_embeddings, then convert again")
+    config = dataclasses.replace(
+        config, decoder=dataclasses.replace(config.decoder, valid_vocab=size))
+    config.check_protocol(processor.protocol, directory)
+    return config, processor
+
+
 def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES, *,
             new_tokens: str = "refuse", check_finite: bool = True, **model: Any) -> ModelBundle:
     """A Hugging Face directory's model and processor, each parameter read onto its sharding.
@@ -123,17 +144,7 @@ def open_hf(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAUL
         ``load_processor``; or a vocabulary larger than the embedding table.
     """
     directory = Path(directory)
-    check_kind(directory)
-    config = hf_config(directory, **model)
-    processor = _processor(directory, config.protocol(), new_tokens)
-    size = processor.tokenizer.vocab_size
-    if size > config.decoder.vocab:
-        raise InputError(directory, f"{size} tokens, the embedding table has "
-                         f"{config.decoder.vocab} rows", "Enlarge the table with transformers' "
-                         "resize_token_embeddings, then convert again")
-    config = dataclasses.replace(
-        config, decoder=dataclasses.replace(config.decoder, valid_vocab=size))
-    config.check_protocol(processor.protocol, directory)
+    config, processor = describe_hf(directory, new_tokens, **model)
     layers, found = max(config.decoder.layers, config.vision.layers), len(open_directory(directory))
     if layers > found:  # Each has tensors; their shapes alone might not fit the memory.
         raise InputError(directory, f"the config has {layers} layers, the files {found} tensors",

@@ -19,25 +19,31 @@ from fourd4d.checkpoint.orbax import PROCESSOR, processor_dir, read_specs, resto
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import readable
+from fourd4d.core.storage import home, local_copy
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.parallel import DEFAULT_RULES, Rules, abstract_for, born_sharded, make_mesh, start, use
+from fourd4d.pretrained import hub
 from fourd4d.pretrained.bundle import ModelBundle, fresh_parts, shapes
-from fourd4d.pretrained.huggingface import open_hf
+from fourd4d.pretrained.huggingface import describe_hf, open_hf
 from fourd4d.processing import Processor, load_processor, load_tokenizer, tiny_tokenizer
 from fourd4d.train import state as train_state
 
-SHIPPED: Final = {"tiny-base": Path(__file__).parents[1] / "models" / "assets" / "tiny_base"}
+_ASSETS: Final = Path(__file__).parents[1] / "models" / "assets"
+SHIPPED: Final = {"tiny-base": _ASSETS / "tiny_base", "tiny-imagery": _ASSETS / "tiny_imagery"}
 """Checkpoints in the package, by the name that stands for their directory."""
 
 Kind = Literal["hf", "trained"]
 
 
 def located(directory: str | os.PathLike[str]) -> Path:
-    """Return where a checkpoint lies: a directory, or one in the package by its name.
+    """Return where a checkpoint lies: a directory, one in the package by its name, or one that was
+    fetched from the hub (``hub.fetched``).
 
     Raises InputError where there is no such directory.
     """
-    path = Path(SHIPPED.get(os.fspath(directory), os.path.expanduser(directory)))
+    if hub.is_address(directory):
+        return hub.fetched(os.fspath(directory))
+    path = SHIPPED.get(os.fspath(directory)) or home(directory)
     with readable(path):
         if path.is_dir():
             return path
@@ -66,6 +72,15 @@ def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokeni
       protocol: fields that differ from the preset's protocol.
       model: fields of ``ModelConfig`` that differ from the preset.
     """
+    config, processor = _preset(name, tokenizer, protocol or {}, model)
+    graphdef, _ = shapes(config)
+    tree = born_sharded(lambda key: nnx.split(Thinker(config, nnx.Rngs(key)))[1], mesh, rules)(
+        jax.random.key(seed))
+    return ModelBundle(config, processor, graphdef, tree)
+
+
+def _preset(name: str, tokenizer: str, protocol: Mapping[str, Any], model: Mapping[str, Any]
+            ) -> tuple[ModelConfig, Processor]:
     words = load_tokenizer(tokenizer) if tokenizer else tiny_tokenizer()
     config = preset(name).changed(**model)
     if words.vocab_size > config.decoder.vocab:
@@ -73,13 +88,10 @@ def fresh(name: str, mesh: Mesh, seed: int, rules: Rules = DEFAULT_RULES, tokeni
                          f"embeds {config.decoder.vocab}", "Choose a preset with a larger table")
     config = dataclasses.replace(
         config, decoder=dataclasses.replace(config.decoder, valid_vocab=words.vocab_size))
-    spec = dataclasses.replace(preset_protocol(name), **dict(protocol or {}))
+    spec = dataclasses.replace(preset_protocol(name), **protocol)
     config.check_protocol(spec, "config.protocol")
     config.check_latents(spec, "config.protocol")
-    graphdef, _ = shapes(config)
-    tree = born_sharded(lambda key: nnx.split(Thinker(config, nnx.Rngs(key)))[1], mesh, rules)(
-        jax.random.key(seed))
-    return ModelBundle(config, Processor(words, spec), graphdef, tree)
+    return config, Processor(words, spec)
 
 
 def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
@@ -95,11 +107,7 @@ def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = D
     Raises:
       InputError: no checkpoint, or one that does not fit its own specs.
     """
-    specs = read_specs(directory, step)
-    for key in ("model", "trainable"):
-        if key not in specs:
-            raise InputError(directory, f"its specs lack {key!r}", "Use a trainer's directory")
-    saved = ModelConfig.from_json(specs["model"], directory)
+    specs, saved = _saved(directory, step)
     config = saved.changed(**model)
     graphdef, tree = shapes(config)
     known = {path for path, _ in nnx.to_flat_state(shapes(saved)[1])}
@@ -111,6 +119,15 @@ def open_trained(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = D
              for name, part in parts.items()}
     return ModelBundle(config, load_processor(processor_dir(directory)), graphdef,
                   nnx.merge_state(*parts.values(), fresh_parts(config, new, mesh, rules)))
+
+
+def _saved(directory: str | os.PathLike[str], step: int | None
+           ) -> tuple[dict[str, Any], ModelConfig]:
+    specs = read_specs(directory, step)
+    for key in ("model", "trainable"):
+        if key not in specs:
+            raise InputError(directory, f"its specs lack {key!r}", "Use a trainer's directory")
+    return specs, ModelConfig.from_json(specs["model"], directory)
 
 
 @contextlib.contextmanager
@@ -128,25 +145,53 @@ def start_from(config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> ModelBu
     ``config.protocol`` and ``config.model`` hold the fields to change.
     """
     model, protocol = config.model.to_dict(), config.protocol.to_dict()
+    _check_start(config)
+    if config.preset:
+        return fresh(config.preset, mesh, config.seed, rules, config.tokenizer, protocol, **model)
+    bundle = open_checkpoint(config.init, mesh, rules, **model)
+    return dataclasses.replace(bundle, processor=_with_protocol(
+        bundle.config, bundle.processor, protocol))
+
+
+def described(config: Any) -> tuple[ModelConfig, Processor]:
+    """The model and processor that ``start_from`` would open, without reading a weight.
+
+    Raises InputError as ``start_from``, but for what is wrong with the weights.
+    """
+    model, protocol = config.model.to_dict(), config.protocol.to_dict()
+    _check_start(config)
+    if config.preset:
+        return _preset(config.preset, config.tokenizer, protocol, model)
+    path = located(config.init)
+    if kind_of(path) == "trained":
+        known, processor = (_saved(path, None)[1].changed(**model),
+                            load_processor(processor_dir(path)))
+    else:
+        known, processor = describe_hf(path, **model)
+    return known, _with_protocol(known, processor, protocol)
+
+
+def _check_start(config: Any) -> None:
     if bool(config.init) == bool(config.preset):
         raise InputError("config.init", f"init {config.init!r} and preset {config.preset!r}",
                          "Give one of them: a checkpoint, or a preset to start at random")
-    if config.preset:
-        return fresh(config.preset, mesh, config.seed, rules, config.tokenizer, protocol, **model)
-    if config.tokenizer:
+    if config.init and config.tokenizer:
         raise InputError("config.tokenizer", "a checkpoint brings its own tokenizer",
                          "Leave it empty, or start from a preset")
-    bundle = open_checkpoint(config.init, mesh, rules, **model)
-    changed = dataclasses.replace(bundle.processor.protocol, **protocol)
-    bundle.config.check_protocol(changed, "config.protocol")
-    bundle.config.check_latents(changed, "config.protocol")
-    return dataclasses.replace(bundle, processor=Processor(bundle.processor.tokenizer, changed))
+
+
+def _with_protocol(model: ModelConfig, processor: Processor, changes: Mapping[str, Any]
+                   ) -> Processor:
+    changed = dataclasses.replace(processor.protocol, **changes)
+    model.check_protocol(changed, "config.protocol")
+    model.check_latents(changed, "config.protocol")
+    return Processor(processor.tokenizer, changed)
 
 
 def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules = DEFAULT_RULES,
                     step: int | None = None, **model: Any) -> ModelBundle:
-    """A trainer's directory (``open_trained``), a Hugging Face one (``huggingface.open_hf``), or
-    the name of a checkpoint in the package (``SHIPPED``); see ``kind_of``.
+    """A trainer's directory (``open_trained``), a Hugging Face one (``huggingface.open_hf``), the
+    name of a checkpoint in the package (``SHIPPED``) or on the hub (``hub``); see ``kind_of``.
 
     Raises InputError: no such directory, or ``step`` of one that no trainer wrote.
     """
@@ -156,7 +201,7 @@ def open_checkpoint(directory: str | os.PathLike[str], mesh: Mesh, rules: Rules 
     if step is not None:
         raise InputError(directory, f"step {step} of a directory that no trainer wrote",
                          "Leave the step out, or give a trainer's directory")
-    return open_hf(path, mesh, rules, **model)
+    return open_hf(local_copy(path), mesh, rules, **model)
 
 
 def packed_rows(shape: BatchShape, examples: int) -> BatchShape:

@@ -7,7 +7,7 @@ writes the same text without Jinja.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -114,11 +114,33 @@ def turns(parts: Sequence[str | Video | Image | MediumShape], protocol: Protocol
     Args:
       suffix: end the user turn with the protocol's wording.
     """
-    if protocol.system:
-        yield Part(f"{TURN_START}system\n{protocol.system}{TURN_END}\n")
-    yield Part(f"{TURN_START}user\n")
-    for part in parts:
-        yield (Part(part, True) if isinstance(part, str) else
-               Part(_medium_text(part, protocol)))
-    yield Part(user_text("", protocol) if suffix else "")
-    yield Part(f"{TURN_END}\n{TURN_START}assistant\n")
+    return conversation([Turn("user", tuple(parts))], protocol, suffix=suffix)
+
+
+class Turn(NamedTuple):
+    """What one side of a conversation said: texts and media in their order."""
+
+    role: Literal["user", "assistant"]
+    parts: tuple[str | Video | Image | MediumShape, ...]
+
+
+def conversation(said: Sequence[Turn], protocol: ProtocolSpec, *, suffix: bool = False,
+                 system: str | None = None) -> Iterator[Part]:
+    """Yield the text of several turns and of the assistant turn's head.
+
+    Args:
+      suffix: end the last turn with the protocol's wording.
+      system: the system turn's text; by default the protocol's.
+    """
+    if system or (system is None and protocol.system):
+        yield Part(f"{TURN_START}system\n")
+        yield Part(protocol.system) if system is None else Part(system, True)
+        yield Part(f"{TURN_END}\n")
+    for number, turn in enumerate(said, 1):
+        yield Part(f"{TURN_START}{turn.role}\n")
+        for part in turn.parts:
+            yield (Part(part, True) if isinstance(part, str) else
+                   Part(_medium_text(part, protocol)))
+        yield Part(user_text("", protocol) if suffix and number == len(said) else "")
+        yield Part(f"{TURN_END}\n")
+    yield Part(f"{TURN_START}assistant\n")

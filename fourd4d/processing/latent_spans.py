@@ -15,6 +15,8 @@ from fourd4d.processing.tokenizer import LATENT_END, LATENT_PAD, LATENT_START
 
 _MARK_AT_START = re.compile(rf"(^|<think>)(?:[ \t]*{IMAGE_MARK})+[ \t]*", re.MULTILINE)
 _MARK = re.compile(rf"[ \t]*{IMAGE_MARK}")
+_SPAN = re.compile(
+    rf"{re.escape(LATENT_START)}(?:{re.escape(LATENT_PAD)})*(?:{re.escape(LATENT_END)})?")
 
 
 def span(latent_size: int) -> str:
@@ -25,6 +27,11 @@ def span(latent_size: int) -> str:
 def insert_spans(response: str, latent_size: int) -> str:
     """The response with a span in place of every ``<output_image>``."""
     return response.replace(IMAGE_MARK, span(latent_size))
+
+
+def marked(response: str) -> str:
+    """The response with ``<output_image>`` in place of every span, one cut off included."""
+    return _SPAN.sub(IMAGE_MARK, response)
 
 
 def remove_marks(response: str) -> str:

@@ -108,19 +108,20 @@ _IS: Final = (
 _ADVERB: Final = (
     r"(?:(?:to be|clearly|definitely|also|thus|therefore|then|all|both|the|only|most)\s+)*")
 _IS_GOOD: Final = re.compile(
-    rf"\s*(?:(?:option|choice|şıkkı|seçeneği)\s+)?(?:(?:[?).:\]\-–—\s]*|"
+    rf"\s*(?:(?:option|choice|şıkkı|seçeneği)\s+)?(?:(?:[?).:\]\-–—→⇒>=\s]*|"
     rf"[,\s]*{_IS}\s+){_ADVERB}(?:{_GOOD})(?![^\W_])|"
-    r",?\s*I (?:think|believe|guess)\s*(?:[.!]|\Z)|\s*it is\s*(?:[.!]|\Z)|\s*[:\s]*[✓✔✅√]|"
+    r",?\s*I (?:think|believe|guess)\s*(?:[.!]|\Z)|\s*it is\s*(?:[.!]|\Z)|"
+    r"[)\].:\-–—→⇒>=\s]*[✓✔✅☑√]|"
     r"[\s:]*(?:选项|選項|项)?(?:是|为|才是)?(?:对(?![^\W_])|正确|正確|对的|對的)|\s*(?:が|は)(?:正|答え)|\s*です|"
     r"\s*だ(?:[。.]|$)|"
     r"\s*を選|\s*(?:가|이)?\s*(?:정답|맞|옳)|\s*(?:을|를)\s*(?:선택|고르|골)|\s*(?:입니다|이다|번입니다)|"
     r"\s*(?:seçeneğini\s+|şıkkını\s+)?seç\w+|"
     r"\s*(?:है|सही)|\s*'?(?:dir|dır|dur|dür|tir|tır)(?![^\W_]))", re.IGNORECASE)
 _IS_BAD: Final = re.compile(
-    rf"\s*(?:(?:[?).:\]\-–—\s]*|[,\s]*(?:'s \w+\s+)?{_IS}\s+){_ADVERB}(?:{_BAD})(?![^\W_])|"
+    rf"\s*(?:(?:[?).:\]\-–—→⇒>=\s]*|[,\s]*(?:'s \w+\s+)?{_IS}\s+){_ADVERB}(?:{_BAD})(?![^\W_])|"
     r"[)\s]*(?:isn't|aren't|cannot|can't|can not|does not|doesn't|do not|don't|contradicts|fails|"
     r"no es|no son|n'est|non è|não|не(?![^\W_]))|"
-    r"[\s:]*(?:选项|選項|项)?(?:都)?(?:是)?(?:错|錯|不)|[\s:]*[✗✘❌×]|\s*नहीं|\s*(?:は|が)(?:違|間違|誤)|"
+    r"[\s:]*(?:选项|選項|项)?(?:都)?(?:是)?(?:错|錯|不)|[)\].:\-–—→⇒>=\s]*[✗✘❌❎×]|\s*नहीं|\s*(?:は|が)(?:違|間違|誤)|"
     r"\s*では(?:なく|ない|ありません)|\s*じゃな|\s*değil|"
     r"\s*(?:가|이|는|은)?\s*(?:아니|아닙|틀))", re.IGNORECASE)
 _NOT: Final = re.compile(
@@ -241,7 +242,7 @@ def _plain(text: str) -> str:
     """Without markup, full-width forms and look-alikes; a boxed result is an answer."""
     text = unicodedata.normalize("NFKC", text)
     text = re.sub(r"(?<![^\W_])[АВСЕНБГ](?![^\W_])", lambda m: m[0].translate(_CYRILLIC), text)
-    text = re.sub(r"~~.*?~~", " ", text)
+    text = re.sub(r"~~.*?~~|<\|[^|<>\s]{1,40}\|>", " ", text)  # Struck out; special tokens.
     text = re.sub(r"\\f?box(?:ed)?\s*(?=\{)", " answer: ", text)
     text = re.sub(r"(?<!\*)\*\*\s*([A-J])[.:]?\s*\*\*(?!\*)", r"(\1)", text)
     text = _MARKUP.sub("", text).replace("’", "'").replace("{", "(").replace("}", ")")

@@ -10,6 +10,7 @@ import re
 import stat
 import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
@@ -34,7 +35,20 @@ _TRANSPOSE: Final = {  # By orientation.
     8: PIL.Image.Transpose.ROTATE_90,
 }
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
-_TEXT: Final = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}
+_TEXT: Final = {b"tEXt", b"zTXt", b"iTXt"}
+_SHOWN: Final = {b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}  # Others of lower case add nothing.
+# What often has a picture's name and cannot be read: the start of the file, what it is, remedy.
+_FOREIGN: Final = (
+    (re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL),
+     "it is a HEIC image, which is not supported", "Convert it to JPEG or PNG"),
+    (re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]",
+                re.DOTALL), "it is an SVG drawing, which has no pixels", "Convert it to PNG"),
+    (re.compile(rb"%PDF-"), "it is a PDF document", "Convert its page to PNG"),
+    (re.compile(rb"version https://git-lfs"), "it is a Git LFS pointer, not the image",
+     "Fetch the image with git lfs pull"),
+    (re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE),
+     "it is a web page, not an image", "Fetch the image again"),
+)
 _SHORT_TEXT: Final = 1 << 20  # Bytes that Pillow takes.
 _ORIENTED: Final = {b"XML:com.adobe.xmp", b"Raw profile type exif"}
 
@@ -165,6 +179,9 @@ def _opened(data: bytes, where: object) -> Iterator[PIL.ImageFile.ImageFile]:
     except MemoryError as error:
         raise InputError(where, "there is not memory enough for it", "Scale it down") from error
     except Exception as error:  # Pillow has errors of every type for bad data.
+        for start, what, remedy in _FOREIGN:
+            if start.match(data[:4096]):
+                raise InputError(where, what, remedy) from error
         what = re.sub(r" <_io.*?>", "", str(error).strip()) or type(error).__name__
         raise InputError(where, f"it is not a readable image ({what})",
                          "Give a whole image file") from error
@@ -200,9 +217,10 @@ def _keep_orientation_alone(image: PIL.TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _without_text(data: bytes) -> bytes:
-    """A PNG file without text and colour profile, of which Pillow inflates no more than 1 MB.
+    """Return a PNG file without the chunks that change no pixel, such as text and profiles.
 
-    Text that may hold the orientation stays.
+    Viewers pass over damaged ones, which Pillow refuses, as it does text of more than 1 MB. Whole
+    text that may hold the orientation stays.
     """
     if not data.startswith(_PNG):
         return data
@@ -211,7 +229,9 @@ def _without_text(data: bytes) -> bytes:
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
         keyword = data[at + 8 : min(at + 88, end)].split(b"\0")[0]
-        if kind not in _TEXT or keyword in _ORIENTED and length < _SHORT_TEXT:
+        if kind[:1].isupper() or (
+                kind in _SHOWN or kind in _TEXT and keyword in _ORIENTED and length < _SHORT_TEXT
+                ) and data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[at + 4 : end - 4])):
             kept.append(data[at:end])
         at = end
     return b"".join([*kept, data[at:]])

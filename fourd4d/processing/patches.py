@@ -183,7 +183,12 @@ def frames_to_slots(
 
 
 def join_slots(parts: Sequence[VisionSlots], protocol: ProtocolSpec) -> VisionSlots:
-    """All slots one after the other, padded to the largest number of windows among them."""
+    """All slots one after the other, padded to the largest number of windows among them.
+
+    Of a single part, the part itself.
+    """
+    if len(parts) == 1:
+        return parts[0]
     windows = max((part.mask.shape[1] for part in parts), default=0)
     m, c = protocol.window_patches, protocol.patch_dim
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -42,17 +43,28 @@ from fourd4d.processing.tokenizer import (
 )
 
 
+@runtime_checkable
+class Cut(Protocol):
+    """``patches.frames_to_slots``, or what gives the same."""
+
+    def __call__(self, frames: UInt8[np.ndarray, "T H W 3"], protocol: ProtocolSpec, *,
+                 kind: str) -> tuple[VisionSlots, Grid]: ...
+
+
 class Processor:
     """Tokenises questions about media, and responses with mental images.
 
     Args:
       tokenizer: any ``Tokenizer``.
       protocol: the numbers and wordings; a checkpoint carries the same.
+      cut: what cuts media into slots, where that is not done anew each time.
     """
 
-    def __init__(self, tokenizer: Tokenizer, protocol: ProtocolSpec):
+    def __init__(self, tokenizer: Tokenizer, protocol: ProtocolSpec,
+                 cut: Cut = frames_to_slots):
         self.tokenizer = tokenizer
         self.protocol = protocol
+        self.cut = cut
         self._pads = {"image": tokenizer.id(IMAGE_PAD), "video": tokenizer.id(VIDEO_PAD)}
         self._latent_pad = tokenizer.id(LATENT_PAD)
 
@@ -80,9 +92,19 @@ class Processor:
         Args:
           suffix: end the turn with the protocol's wording.
         """
-        media = [part for part in parts if not isinstance(part, str)]
+        return self.conversation([chat_template.Turn("user", tuple(parts))], suffix=suffix)
+
+    def conversation(self, turns: Sequence[chat_template.Turn], *, suffix: bool = False,
+                     system: str | None = None) -> Example:
+        """A prompt of several turns, each with texts and media; otherwise as ``prompt_of``.
+
+        Args:
+          suffix: end the last turn with the protocol's wording.
+          system: the system turn's text; by default the protocol's.
+        """
+        media = [part for turn in turns for part in turn.parts if not isinstance(part, str)]
         text, cuts = "", list[int]()
-        for part in chat_template.turns(parts, self.protocol, suffix=suffix):
+        for part in chat_template.conversation(turns, self.protocol, suffix=suffix, system=system):
             if part.given:
                 cuts += [len(text) + at for at in inside_tokens(part.text)]
             text += part.text
@@ -178,7 +200,7 @@ class Processor:
         parts: list[VisionSlots] = []
         spans, offsets = [], []
         for medium in media:
-            slots, grid = frames_to_slots(medium.frames, protocol, kind=medium.kind)
+            slots, grid = self.cut(medium.frames, protocol, kind=medium.kind)
             times = (slot_times(medium.timestamps, protocol) if isinstance(medium, Video)
                      else np.zeros(1, np.int32))
             parts.append(slots)

@@ -96,7 +96,7 @@ def tokenizer_from_ranks(
             continue
         halves = split_by_ranks(token, ranks, below=rank)
         if len(halves) != 2:
-            raise InputError("ranks", f"token {token!r} is no pair of earlier tokens",
+            raise InputError("ranks", f"token {token!r} is not a pair of earlier tokens",
                              "Give a whole table")
         merges.append((write(halves[0]), write(halves[1])))
     vocab = {write(token): rank for token, rank in ranks.items()}

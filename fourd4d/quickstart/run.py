@@ -18,6 +18,7 @@ from rich.console import Console
 from fourd4d.config.commands import Stage, run_stage
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
+from fourd4d.core.storage import local_only
 from fourd4d.core.terminal import plain_console
 from fourd4d.quickstart import report
 
@@ -98,7 +99,7 @@ def stages(config: Any, workdir: Path, video: Path | None) -> list[Stage]:
 
 def quickstart(config: Any, console: Console) -> dict[str, Any]:
     """Runs what is not done yet and writes the report. Returns what ``result.json`` holds."""
-    workdir = Path(config.workdir).resolve()
+    workdir = local_only(config.workdir, "the quickstart's folder").resolve()
     workdir.mkdir(parents=True, exist_ok=True)
     video = find_video(config.video)
     if video is None:

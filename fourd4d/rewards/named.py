@@ -94,10 +94,10 @@ def _function(spec: str) -> FunctionReward:
     except Exception as error:
         raise bad(one_line(error)) from error
     if not callable(function):
-        raise bad("is no function")
+        raise bad("is not a function")
     try:
         number = float(weight) if weight else 1.0
     except ValueError as error:
-        raise bad(f"weight {weight!r} is no number") from error
+        raise bad(f"weight {weight!r} is not a number") from error
     return FunctionReward(function, where, number,
                           "latents" in inspect.signature(function).parameters)

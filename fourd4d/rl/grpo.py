@@ -58,6 +58,8 @@ class RLSpec:
         (VLPO, where it is 10); the paper's method gives them none.
       latent_kappa: the same with a von Mises-Fisher likelihood of their directions, of this
         concentration.
+      rounds: most batches of prompts that are sampled for one step. Above 1, groups whose rewards
+        are equal are replaced by groups of the next batch while there are any (dynamic sampling).
       overlong: above 0, the reward falls by up to 1 over the last so many tokens of the budget.
     """
 
@@ -69,12 +71,13 @@ class RLSpec:
     train_start: bool = False
     latent_sigma: float = 0.0
     latent_kappa: float = 0.0
+    rounds: int = 1
     overlong: int = 0
     slots: int = 0
     pack: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "minibatches", "accumulate"):
+        for field in ("epochs", "minibatches", "accumulate", "rounds"):
             if getattr(self, field) < 1:
                 raise InputError(f"RLSpec.{field}", f"bad value {getattr(self, field)}",
                                  "Use 1 or more")

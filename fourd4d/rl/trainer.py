@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,21 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fourd4d.core import metrics as metrics_lib
 from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
+from fourd4d.core.example import Example
 from fourd4d.core.metrics import Mean
 from fourd4d.core.rollout import Rollout
 from fourd4d.core.sample import Sample
 from fourd4d.data import Prompt, collate
 from fourd4d.losses import PolicySpec
-from fourd4d.parallel import host_to_global, row_split, to_host
+from fourd4d.parallel import host_to_global, is_main, row_split, to_host
 from fourd4d.processing import Processor
 from fourd4d.rewards import DEFAULT, JointReward, Reward, score
 from fourd4d.rewards.joint import partners
 from fourd4d.rl.grpo import RLSpec, gather, update
+from fourd4d.rl.refill import Groups, refill
 from fourd4d.sampling import SamplingSpec, generate, rollout, texts
 from fourd4d.sampling.interventions import replace
 from fourd4d.sampling.tails import pack_tails, padding_share
@@ -36,10 +38,11 @@ from fourd4d.train import MetricWriter, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """The prompts of one step: this host's samples, and the batch of all hosts."""
+    """The prompts of one step: this host's samples, the batch of all hosts, the first example."""
 
     samples: tuple[Sample, ...]
     batch: Batch
+    example: Example | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Setting:
       seed: of the draws.
       cache_features: encode each video once a step; for frozen vision encoders.
       show_every: steps between written responses; 0 for never.
+      keep_imagery: told of each written response with imagery: its step, the prompt's example, the
+        latents (Q, D) and the features of the example's frames (F, U, E).
     """
 
     graphdef: Any
@@ -69,6 +74,7 @@ class Setting:
     cache_features: bool = True
     show_every: int = 0
     writer: MetricWriter | None = None
+    keep_imagery: Callable[[int, Example, np.ndarray, np.ndarray], None] | None = None
 
     def __post_init__(self) -> None:
         if self.sampling.top_p < 1:
@@ -88,11 +94,27 @@ class Setting:
                              f"{row_split(self.mesh)} devices", "Use a multiple")
 
 
-class Step:
-    """``state, metrics = step(state, questions)``; ``place`` makes the questions."""
+@dataclasses.dataclass(frozen=True)
+class _Round:
+    groups: Groups
+    rewards: np.ndarray
+    metrics: dict[str, Mean]
+    responses: list[str]
+    tokens: float
 
-    def __init__(self, setting: Setting):
+
+class Step:
+    """``state, metrics = step(state, questions)``; ``place`` makes the questions.
+
+    Args:
+      more: this host's next prompts for a further round of the same step; None where there are no
+        more. All hosts are asked alike.
+    """
+
+    def __init__(self, setting: Setting,
+                 more: Callable[[], Sequence[Prompt] | None] = lambda: None):
         self.setting = s = setting
+        self._more = more
         fixed = dict(graphdef=s.graphdef, spec=s.spec, policy=s.policy, sampling=s.sampling)
         self._gather = jax.jit(functools.partial(gather, **fixed))
         self._update = jax.jit(functools.partial(update, tx=s.tx, **fixed), donate_argnums=0)
@@ -104,10 +126,12 @@ class Step:
             protocol = dataclasses.replace(protocol, reader=None)
         batch = collate([p.example for p in prompts], s.shape, protocol,
                         names=[p.where for p in prompts])
-        return Questions(tuple(p.sample for p in prompts), host_to_global(batch, s.mesh))
+        return Questions(tuple(p.sample for p in prompts), host_to_global(batch, s.mesh),
+                         prompts[0].example if prompts else None)
 
-    def sample(self, state: TrainState, batch: Batch, fed: Any = None) -> tuple[Any, Rollout]:
-        """(features or None, responses). The keys depend on seed, update and row of the batch.
+    def sample(self, state: TrainState, batch: Batch, number: int = 0, fed: Any = None
+               ) -> tuple[Any, Rollout]:
+        """(features or None, responses). The keys depend on seed, update, round and row.
 
         Args:
           fed: what ``interventions.replace`` feeds, a table for each response; by default the
@@ -115,7 +139,10 @@ class Step:
         """
         s = self.setting
         other = {} if fed is None else dict(intervene=replace, data=fed)
-        key = jax.random.fold_in(jax.random.key(s.seed), int(state.step))
+        key = jax.random.key(s.seed)
+        if number:  # Counted down from the end, where no update's number is.
+            key = jax.random.fold_in(key, 2**32 - number)
+        key = jax.random.fold_in(key, int(state.step))
         states = state.params, state.frozen
         features = encode(s.graphdef, states, batch) if s.cache_features else None
         if not s.spec.slots:
@@ -125,7 +152,8 @@ class Step:
                                  slots=s.spec.slots, shards=row_split(s.mesh), features=features,
                                  **other)
 
-    def swapped(self, state: TrainState, questions: Questions, rollout: Rollout) -> list[str]:
+    def swapped(self, state: TrainState, questions: Questions, rollout: Rollout, number: int = 0
+                ) -> list[str]:
         """This host's texts of the same draws, fed what their counterparts imagined.
 
         Response k to a prompt is fed the latents of response k to the prompt that it is a pair
@@ -141,7 +169,7 @@ class Step:
         table = np.take_along_axis(np.asarray(said.latents[rows], np.float32), places[..., None],
                                    axis=1)
         fed = host_to_global((table, counts > 0), s.mesh)
-        again = self.sample(state, questions.batch, fed)[1]
+        again = self.sample(state, questions.batch, number, fed)[1]
         again = dataclasses.replace(again, latents=np.zeros((again.tokens.shape[0], 0, 0)))
         again = own_rows(to_host(again), jax.process_index(), jax.process_count())
         return texts(again, s.processor.tokenizer, s.sampling)
@@ -193,20 +221,32 @@ class Step:
                  ) -> tuple[TrainState, dict[str, Mean]]:
         s, began = self.setting, time.perf_counter()
         number = int(state.step)
-        features, rollout = self.sample(state, questions.batch)
-        swaps = any(getattr(reward, "swaps", False) for reward in s.rewards)
-        rewards, metrics, responses = self.score(
-            questions, rollout, *([self.swapped(state, questions, rollout)] if swaps else []))
+        first = self._round(state, questions, 0)
+        metrics, tokens = first.metrics, first.tokens
+
+        def another(at: int) -> tuple[Groups, np.ndarray] | None:
+            nonlocal metrics, tokens
+            prompts = self._more()
+            if prompts is None:
+                return None
+            drawn = self._round(state, self.place(prompts), at)
+            metrics, tokens = metrics_lib.add(metrics, drawn.metrics), tokens + drawn.tokens
+            return drawn.groups, drawn.rewards
+
+        found = refill(first.groups, first.rewards, s.spec.rounds, s.mesh, another)
+        groups, rewards, rollout = found.groups, found.rewards, found.groups.rollout
+        if s.spec.rounds > 1:
+            metrics |= {"rounds": Mean(found.rounds, 1.0),
+                        "replaced_groups": Mean(found.replaced, 1.0)}
         sampled = time.perf_counter()
-        tokens = float(np.sum(to_host(rollout.mask)))
         tails = None
         if s.spec.pack:
             lengths = to_host(rollout.mask).sum(axis=1).reshape(-1, s.spec.group)
             tails = pack_tails(lengths, s.sampling.max_tokens)
             metrics["update_padding"] = Mean(padding_share(tails), 1.0)
-        experience, found = self._gather(state.params, state.frozen, s.reference, questions.batch,
-                                         features, rollout, rewards, tails=tails)
-        metrics |= found
+        experience, gathered = self._gather(state.params, state.frozen, s.reference, groups.prompts,
+                                            groups.features, rollout, rewards, tails=tails)
+        metrics |= gathered
         seen: dict[str, Mean] = {}
         for at in range(s.spec.epochs * s.spec.minibatches):
             state, learnt = self._update(state, experience, at % s.spec.minibatches)
@@ -217,15 +257,24 @@ class Step:
             seen = metrics_lib.add(seen, learnt)
         jax.block_until_ready(state.step)
         ended = time.perf_counter()
-        self._show(number, questions, responses, rewards)
+        self._show(number, questions, first.responses, first.rewards, first.groups.features,
+                   first.groups.rollout)
         return state, {
             **metrics, **seen,
             "rollout_tokens_per_second": Mean(tokens, sampled - began),
             "response_tokens_per_second": Mean(tokens, ended - began),
         }
 
+    def _round(self, state: TrainState, questions: Questions, number: int) -> _Round:
+        features, rollout = self.sample(state, questions.batch, number)
+        swaps = any(getattr(reward, "swaps", False) for reward in self.setting.rewards)
+        rewards, metrics, responses = self.score(questions, rollout, *(
+            [self.swapped(state, questions, rollout, number)] if swaps else []))
+        return _Round(Groups(questions.batch, features, rollout), rewards, metrics, responses,
+                      float(np.sum(to_host(rollout.mask))))
+
     def _show(self, number: int, questions: Questions, responses: list[str],
-              rewards: np.ndarray) -> None:
+              rewards: np.ndarray, features: Any, rollout: Rollout) -> None:
         s = self.setting
         updates = s.spec.epochs * s.spec.minibatches
         if s.writer is None or not s.show_every or (number // updates) % s.show_every:
@@ -234,6 +283,13 @@ class Step:
         s.writer.write_texts(number // updates + 1, {
             "sample": questions.samples[0].id, "response": responses[0],
             "response_reward": f"{float(rewards[first, 0]):g}"})
+        if s.keep_imagery is None or features is None:
+            return
+        seen, latents, index = to_host(first_rows((features, rollout.latents,
+                                                   rollout.latent_index), s.mesh))
+        fed = int(index.max()) + 1
+        if is_main() and questions.example is not None and fed:
+            s.keep_imagery(number // updates + 1, questions.example, latents[:fed], seen)
 
 
 def own_rows(tree: Any, process: int, processes: int) -> Any:
@@ -244,6 +300,13 @@ def own_rows(tree: Any, process: int, processes: int) -> Any:
         return x[process * rows : (process + 1) * rows]
 
     return jax.tree.map(part, tree)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def first_rows(arrays: Any, mesh: Mesh) -> Any:
+    """The first row of each array, on every device."""
+    return jax.lax.with_sharding_constraint(
+        jax.tree.map(lambda x: x[0], arrays), NamedSharding(mesh, PartitionSpec()))
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")

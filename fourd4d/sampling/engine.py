@@ -33,6 +33,7 @@ from fourd4d.core.rollout import Rollout
 from fourd4d.core.struct import AnyArray, pytree
 from fourd4d.models.prefix_attention import dealt
 from fourd4d.parallel import batch_axes, constrain, to_host
+from fourd4d.sampling.distribution import RowDraws
 from fourd4d.sampling.loop import (
     Intervention,
     Reader,
@@ -62,6 +63,7 @@ class EngineShape:
       tickets: responses waiting, running or not yet collected.
       length: longest prompt, tokens.
       reader: prompts may have a reader.
+      mixed: responses draw each in their own way, see ``Engine.add``.
       shards: groups of rows, see the module's text; divides the others.
     """
 
@@ -72,6 +74,7 @@ class EngineShape:
     length: int
     reader: bool = False
     shards: int = 1
+    mixed: bool = False
 
     def __post_init__(self) -> None:
         for field in ("slots", "lanes", "group", "tickets", "length", "shards"):
@@ -134,6 +137,7 @@ class Tickets:
       length: tokens recorded.
       ended: by its end-of-turn token.
       running: asked for and not finished.
+      draws: how each draws, where they differ.
       queue: tickets in the order they were asked for, a ring; ``head`` is the next to start,
         ``tail`` the next free place, both counted without end.
     """
@@ -147,6 +151,7 @@ class Tickets:
     length: Int[Array, "R"]
     ended: Bool[Array, "R"]
     running: Bool[Array, "R"]
+    draws: RowDraws | None
     queue: Int[Array, "R"]
     head: Int[Array, "shards"]
     tail: Int[Array, "shards"]
@@ -203,7 +208,9 @@ def empty(graphdef: Any, states: tuple[Any, ...], shape: EngineShape, spec: Samp
         keys=row_keys(jax.random.key(0), r), lane=zeros(r), limit=zeros(r),
         code=jnp.zeros((r, t), jnp.int32), log_probs=jnp.zeros((r, t)),
         latents=jnp.zeros((r, latents, width), dtype), length=zeros(r), ended=zeros(r, bool),
-        running=zeros(r, bool), queue=zeros(r), head=zeros(shape.shards), tail=zeros(shape.shards))
+        running=zeros(r, bool), draws=RowDraws(jnp.zeros(r), jnp.ones(r), zeros(r, bool))
+        if shape.mixed else None, queue=zeros(r), head=zeros(shape.shards),
+        tail=zeros(shape.shards))
     return _laid_out(EngineState(lanes, slots, tickets, jnp.zeros((), jnp.int32),
                                  jnp.zeros((), jnp.int32)))
 
@@ -286,7 +293,9 @@ def _asked(tickets: Tickets, where: Admission, limit: Array, count: Array, shape
         limit=write(tickets.limit, limit), code=write(tickets.code, 0),
         log_probs=write(tickets.log_probs, 0.0), latents=write(tickets.latents, 0),
         length=write(tickets.length, 0), ended=write(tickets.ended, False),
-        running=write(tickets.running, True), queue=queue, tail=tickets.tail + count)
+        running=write(tickets.running, True),
+        draws=jax.tree.map(write, tickets.draws, where.draws), queue=queue,
+        tail=tickets.tail + count)
 
 
 @pytree
@@ -299,12 +308,14 @@ class Admission:
         first.
       keys: of the responses.
       limit: most tokens of each.
+      draws: how each draws, where they differ.
     """
 
     lane: Int[AnyArray, "shards"]
     ticket: Int[AnyArray, "shards G"]
     keys: Key[AnyArray, "shards G"]
     limit: Int[AnyArray, "shards G"]
+    draws: RowDraws | None
 
 
 def _refilled(state: EngineState, shape: EngineShape) -> EngineState:
@@ -385,7 +396,8 @@ def _turn(model: Any, state: EngineState, shape: EngineShape, spec: SamplingSpec
     fed = t.latents[:1] if intervene is None else of_ticket(t.latents)
     tokens, sampled, imagined, log_probs, latent = decide(
         model, s, keys, fed, spec, intervene,
-        None if intervene is None else jax.tree.map(of_ticket, data))
+        None if intervene is None else jax.tree.map(of_ticket, data),
+        own=jax.tree.map(of_ticket, t.draws))
     ended = sampled & jnp.isin(tokens, jnp.asarray(spec.ends))
 
     def record(code: Array, kept: Array, latents: Array, length: Array, finished: Array,
@@ -516,7 +528,8 @@ class Engine:
             len(self._unused[shard]) >= self.shape.group)
 
     def add(self, batch: Batch, keys: Key[AnyArray, "shards G"], *,
-            limits: Int[AnyArray, "shards G"] | None = None, features: Any = None,
+            limits: Int[AnyArray, "shards G"] | None = None, draws: RowDraws | None = None,
+            data: Any = None, features: Any = None,
             present: Sequence[bool] | np.ndarray | None = None) -> list[list[int]]:
         """Asks for responses to one prompt of each shard; their tickets, by shard.
 
@@ -524,6 +537,8 @@ class Engine:
           batch: as many prompts as shards, a prompt a row; padding on either side.
           keys: one of each response, at most ``shape.group`` of them.
           limits: most tokens of each response; ``spec.max_tokens`` by default.
+          draws: how each response draws, of an engine whose shape is ``mixed``, and of no other.
+          data: for ``intervene``, these responses' part: every leaf has first axes (shards, G).
           features: what ``model.encode`` gave for the prompts, if it ran already.
           present: shards that really have one; by default all.
 
@@ -540,6 +555,9 @@ class Engine:
             raise InputError("Engine.add", f"{responses_each} responses to {batch.tokens.shape[1]} "
                              f"tokens; it was made for {shape.group} to {shape.length}",
                              "Make it larger, or bring less")
+        if (draws is not None) != shape.mixed:
+            raise InputError("Engine.add", f"draws {'given' if shape.mixed is False else 'missing'}"
+                             f" where EngineShape.mixed is {shape.mixed}", "Let both agree")
         if limits is None:
             limits = np.full(keys.shape, self.spec.max_tokens)
         limits = np.minimum(np.asarray(limits, np.int32), self.spec.max_tokens)
@@ -549,7 +567,9 @@ class Engine:
             lane[shard] = int(np.flatnonzero(self._left[shard] == 0)[0])
             ticket[shard] = [self._unused[shard].pop(0) for _ in range(responses_each)]
             self._left[shard, lane[shard]] = responses_each
-        where = Admission(lane, ticket, keys, limits)
+        where = Admission(lane, ticket, keys, limits, draws)
+        if data is not None:
+            self._data = _written(self._data, data, ticket, shape)
         self.state = admit(*self._model, self.state, batch, features, where, shape, self.spec)
         each = shape.tickets // shape.shards
         names = [[shard * each + int(t) for t in ticket[shard] if t < each]
@@ -573,6 +593,12 @@ class Engine:
         self._left = to_host(self.state.lanes.left).reshape(self._left.shape).astype(np.int64)
         return bool(self._left.any())
 
+    def progress(self) -> dict[int, Int[np.ndarray, "_"]]:
+        """Tokens so far of each response that has begun and was not collected, by its ticket."""
+        tickets = self.state.tickets
+        code, length = to_host((tickets.code, tickets.length))
+        return {ticket: code[ticket, : length[ticket]] & _TOKEN for ticket in self._open}
+
     def cancel(self, tickets: Sequence[int]) -> None:
         """Stops responses; ``collect`` hands out what they had said by then, as truncated.
 
@@ -595,6 +621,14 @@ class Engine:
             self._unused[ticket // each].append(ticket % each)
         return [(ticket, jax.tree.map(lambda x, t=ticket: x[t : t + 1], rollout))
                 for ticket in done]
+
+
+@functools.partial(jax.jit, static_argnames="shape", donate_argnames="data")
+def _written(data: Any, new: Any, ticket: Int[AnyArray, "shards G"], shape: EngineShape) -> Any:
+    """``data`` with its rows of these tickets replaced."""
+    put = jax.vmap(lambda x, i, v: x.at[i].set(v.astype(x.dtype), mode="drop"))
+    return jax.tree.map(
+        lambda x, v: put(_split(x, shape.shards), ticket, v).reshape(x.shape), data, new)
 
 
 @functools.partial(jax.jit, static_argnames="shards")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from fourd4d.core.struct import AnyArray, pytree
 from fourd4d.sampling.loop import Imagined
 
 
@@ -51,3 +52,29 @@ def replace(imagined: Imagined, data: tuple[Float[Array, "B Q D"], Bool[Array, "
     table, changed = data
     return jnp.where(changed[:, None], swap(imagined, table).astype(imagined.latent.dtype),
                      imagined.latent)
+
+
+NATURAL: Final = 0
+TABLE: Final = 1
+FROZEN: Final = 2
+"""What ``RowProbe.kind`` says of a row: it stays, it is fed its table, its first latent goes on."""
+
+
+@pytree
+class RowProbe:
+    """What each row is fed, where rows are probed each in their own way.
+
+    Attributes:
+      kind: ``NATURAL``, ``TABLE`` or ``FROZEN``.
+      table: what ``TABLE`` feeds, by the latent's number, as in ``swap``; zeros for ``zero``.
+    """
+
+    kind: Int[AnyArray, "*rows"]
+    table: Float[AnyArray, "*rows Q D"]
+
+
+def by_row(imagined: Imagined, data: RowProbe) -> Float[Array, "B D"]:
+    """``swap``, ``freeze`` or nothing, as each row asks."""
+    latent = imagined.latent
+    fed = replace(imagined, (data.table, data.kind == TABLE))
+    return jnp.where((data.kind == FROZEN)[:, None], freeze(imagined), fed).astype(latent.dtype)

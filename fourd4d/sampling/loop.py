@@ -28,7 +28,7 @@ from fourd4d.core.batch import Batch
 from fourd4d.core.kv_cache import KVCache, SlotCache
 from fourd4d.core.rollout import Rollout
 from fourd4d.core.struct import AnyArray, pytree
-from fourd4d.sampling.distribution import draw
+from fourd4d.sampling.distribution import RowDraws, draw
 from fourd4d.sampling.spec import SamplingSpec
 
 
@@ -71,7 +71,8 @@ class Reader:
 class State:
     """The loop's carry. Columns of the (B, T) buffers from ``step`` on are not written yet.
 
-    The cache holds the response's tokens only; the prompt's stay outside, shared by its group.
+    The cache holds the response's tokens, and of the prompt's only those behind a ``head``; the
+    others stay outside, shared by its group.
 
     Attributes:
       step: tokens chosen so far.
@@ -129,6 +130,24 @@ def prefill(model: Any, batch: Batch, features: Float[Array, "B F U E"] | None =
     return last_hidden(hidden, jnp.asarray(batch.segment_ids)), prefix
 
 
+@functools.partial(jax.jit, static_argnames="graphdef")
+def read_head(graphdef: Any, states: tuple[Any, ...], batch: Batch,
+              features: Float[Array, "R F U D"] | None = None) -> KVCache:
+    """Reads what several prompts begin with: keys and values, for ``generate``."""
+    return prefill(nnx.merge(graphdef, *states), batch, features)[1]
+
+
+def with_room(cache: KVCache, group: int, slots: int) -> KVCache:
+    """Each row ``group`` times, one after the other, with room for ``slots`` more tokens."""
+    def more(x: Array, axis: int) -> Array:
+        widths = [(0, 0)] * x.ndim
+        widths[axis + 1] = (0, slots)
+        return jnp.pad(jnp.repeat(x, group, axis=axis), widths)
+
+    return KVCache(more(cache.keys, 1), more(cache.values, 1), more(cache.segment_ids, 0),
+                   cache.used)
+
+
 def reader_embeddings(model: Any, batch: Batch) -> Float[Array, "B L D"]:
     """Embeds prompts for the reader, who does not see what is fed at vision tokens."""
     return model.embed(batch.tokens, None, None, batch.latent_index, None)
@@ -148,9 +167,10 @@ def reader_rows(batch: Batch, group: int) -> Bool[Array, "B"]:
     return jnp.repeat(jnp.any(jnp.asarray(batch.reader.segment_ids) != 0, axis=1), group)
 
 
-def choose(state: Any, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec: SamplingSpec
+def choose(state: Any, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec: SamplingSpec,
+           own: RowDraws | None = None
            ) -> tuple[Int[Array, "B"], Bool[Array, "B"], Bool[Array, "B"], Float[Array, "B"]]:
-    """The next token of each row.
+    """The next token of each row; ``own``: how each draws, where that is not the spec's.
 
     Returns:
       tokens: 0 on ended rows.
@@ -159,7 +179,7 @@ def choose(state: Any, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec:
       log_probs: of drawn tokens, else 0.
     """
     full = state.count + spec.latent_size > spec.max_blocks * spec.latent_size
-    drawn, log_probs = draw(logits, keys, full, spec)
+    drawn, log_probs = draw(logits, keys, full, spec, own)
     sampled = state.live & (state.block == 0)
     imagined = state.live & (state.block > 1)
     forced = jnp.where(state.block > 1, spec.latent_pad, spec.latent_end)
@@ -168,7 +188,8 @@ def choose(state: Any, logits: Float[Array, "B V"], keys: Key[Array, "B"], spec:
 
 
 def decide(model: Any, state: Any, keys: Key[Array, "B"], fed: Float[Array, "_ Q D"],
-           spec: SamplingSpec, intervene: Intervention | None, data: Any
+           spec: SamplingSpec, intervene: Intervention | None, data: Any, *,
+           own: RowDraws | None = None
            ) -> tuple[Int[Array, "B"], Bool[Array, "B"], Bool[Array, "B"], Float[Array, "B"],
                       Float[Array, "B D"]]:
     """What ``choose`` gives, and the latent that a row imagines now, if it does.
@@ -177,12 +198,13 @@ def decide(model: Any, state: Any, keys: Key[Array, "B"], fed: Float[Array, "_ Q
       state: a ``State``, or its fields ``hidden``, ``block``, ``count``, ``live`` and ``reader``.
       keys: of this token.
       fed: see ``Imagined``; without ``intervene`` only its type counts.
+      own: as in ``choose``.
     """
     spoken, reader = state.hidden, state.reader
     if reader is not None:
         speaks = reader.rows & (state.count > 0)  # Inside a block nothing is drawn.
         spoken = jnp.where(speaks[:, None], reader.hidden, spoken)
-    tokens, sampled, imagined, log_probs = choose(state, model.logits(spoken), keys, spec)
+    tokens, sampled, imagined, log_probs = choose(state, model.logits(spoken), keys, spec, own)
     latent = model.imagine(state.hidden).astype(fed.dtype)
     if intervene is not None:
         place = spec.latent_size + 1 - state.block
@@ -240,18 +262,29 @@ def step(model: Any, state: State, prefix: KVCache, reader_prefix: KVCache | Non
 def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec: SamplingSpec,
              group: int = 1, intervene: Intervention | None = None, data: Any = None,
              features: Float[Array, "P F U D"] | None = None,
-             limit: Int[AnyArray, ""] | None = None) -> Rollout:
+             limit: Int[AnyArray, ""] | None = None, head: KVCache | None = None) -> Rollout:
     """``sample`` for callers that hold a split model: ``graphdef, *states = nnx.split(…)``.
 
     Args:
       features: what ``model.encode`` gave for the prompts, if it ran already.
       limit: most tokens of a response, where that is less than ``spec.max_tokens``; another limit
         compiles nothing anew.
+      head: what ``read_head`` gave for the first tokens of the prompts, R rows, each shared by
+        P / R consecutive prompts; ``batch`` has the rest of the prompts, at their own positions,
+        and no prompt has a reader.
     """
     limit = jnp.asarray(spec.max_tokens if limit is None else limit)
     rows = batch.tokens.shape[0] * group
     model = nnx.merge(graphdef, *states)
-    hidden, prefix = prefill(model, batch, features)
+    if head is None:
+        hidden, prefix = prefill(model, batch, features)
+        cache = model.empty_cache(rows, spec.max_tokens)
+    else:
+        prefix = head
+        hidden, own = model.decode(prompt_embeddings(model, batch, features), batch.positions,
+                                   batch.segment_ids, None, head, fill=True)
+        hidden = last_hidden(hidden, jnp.asarray(batch.segment_ids))
+        cache = with_room(own, group, spec.max_tokens)
     hidden = jnp.repeat(hidden, group, axis=0)
     reader_prefix = prefill_reader(model, batch) if spec.max_blocks else None
     reader = None if reader_prefix is None else Reader(
@@ -264,7 +297,7 @@ def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spe
     state = State(
         step=jnp.zeros((), jnp.int32),
         hidden=hidden,
-        cache=model.empty_cache(rows, spec.max_tokens),
+        cache=cache,
         block=jnp.zeros(rows, jnp.int32),
         count=jnp.zeros(rows, jnp.int32),
         live=live,

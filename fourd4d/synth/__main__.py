@@ -22,6 +22,7 @@ from fourd4d.config.build import frozen
 from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.errors import InputError
+from fourd4d.core.storage import local_only
 from fourd4d.core.terminal import plain_console
 from fourd4d.pretrained.open import located
 from fourd4d.synth import annotate
@@ -48,18 +49,20 @@ from fourd4d.synth.vlm.rewrite import Asked, Template
 
 
 def question_spec(config: Any) -> QuestionSpec:
+    """Return how questions are asked, from a config's fields."""
     return QuestionSpec(style=config.style, overlays=config.overlays.to_dict(),
                         varying=config.get("varying", False), parts=config.get("parts", 1))
 
 
 def scene_spec(config: Any) -> SceneSpec:
+    """Return which scenes are simulated, from a config's section ``scene``."""
     values = config.scene.to_dict()
     weights = values.pop("weights")
     return SceneSpec(kinds=tuple(weights), weights=tuple(weights.values()), **values)
 
 
-def scene_works(config: Any) -> Iterator[build.VideoJob]:
-    """Scenes as work, rendered in order, a batch at a time."""
+def scene_jobs(config: Any) -> Iterator[build.VideoJob]:
+    """Yield simulated scenes as jobs, rendered in order, a batch at a time."""
     spec, changes = scene_spec(config), tuple(config.get("pairs", ()))
     if changes:
         for pair in scene_pairs(spec, config.seed, config.start, config.clips, changes):
@@ -69,8 +72,8 @@ def scene_works(config: Any) -> Iterator[build.VideoJob]:
         yield build.VideoJob(clip.video_id, lambda clip=clip: [clip])
 
 
-def video_works(config: Any) -> list[VideoJob]:
-    """The video files of a folder, or one file, as work; names are unique."""
+def video_jobs(config: Any) -> list[VideoJob]:
+    """Return the video files of a folder, or one file, as jobs with unique names."""
     spec = frozen(AnnotateSpec, config.digest, "digest")
     pose_of = pose_backends.pose_backend_finder(config.poses, config.poses_root)
     mask_of = mask_backends.mask_backend_finder(frozen(MaskSpec, config.masks, "masks"))
@@ -91,7 +94,7 @@ def check_names(config: Any) -> None:
 
 
 def client_of(config: Any) -> client.Client | None:
-    """Who finds the words besides the templates; None for nobody.
+    """Return the client of the model that rewrites texts; None where templates are kept.
 
     Raises InputError on bad settings.
     """
@@ -113,7 +116,7 @@ def client_of(config: Any) -> client.Client | None:
 
 
 def _local(checkpoint: str) -> client.Local:
-    """A checkpoint of ours as a backend; loaded at the first request."""
+    """Return a checkpoint of this package as a backend; loaded at the first request."""
     if not checkpoint:
         raise InputError("config.vlm.checkpoint", "nothing given", "Give a checkpoint directory")
 
@@ -128,14 +131,14 @@ def _local(checkpoint: str) -> client.Local:
 
 
 def _fingerprint(checkpoint: str) -> str:
-    """Tells one state of a checkpoint directory from another: replies of an older one are stale.
+    """Return a hash of a checkpoint directory's state: replies of an older state are stale.
 
     Raises InputError where there is no such directory.
     """
     folder = located(checkpoint)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    told = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+    states = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:12]
 
 
 HELP: Final = Help(fields.SYNTH, {
@@ -144,9 +147,10 @@ HELP: Final = Help(fields.SYNTH, {
 
 
 def main(config: Any) -> None:
-    """Runs the stage a config describes; prints what came out."""
+    """Run synthesis as a config describes; print a summary."""
     if not config.output:
         raise InputError("config.output", "no output folder", "Give --config.output=DIR")
+    local_only(config.output, "the output of synthesis")
     console = plain_console()
     if config.task == "base":
         spec = scene_spec(config)
@@ -154,33 +158,33 @@ def main(config: Any) -> None:
         def part(start: int, count: int) -> Iterator[Clip]:
             return scene_clips(spec, config.seed, config.start + start, count)
 
-        shards = pretraining.write_base(config.output, part, config.clips, spec.kinds,
-                                        question_spec(config), config.seed, config.quality,
-                                        frozen(pretraining_tasks.Practice, config.practice,
-                                               "practice"))
+        shards = pretraining.write_base(
+            config.output, part, config.clips, kinds=spec.kinds, spec=question_spec(config),
+            seed=config.seed, quality=config.quality,
+            practice=frozen(pretraining_tasks.Practice, config.practice, "practice"))
         console.print(f"{shards} shards in {config.output}", soft_wrap=True)
         return
-    works: Iterable[VideoJob]
+    jobs: Iterable[VideoJob]
     if config.source == "videos":
         check_names(config)
-        works, kinds = video_works(config), tuple(config.kinds)
-        total = len(works)
+        jobs, kinds = video_jobs(config), tuple(config.kinds)
+        total = len(jobs)
     elif config.source == "scenes":
-        works, kinds, total = scene_works(config), tuple(config.scene.weights), config.clips
+        jobs, kinds, total = scene_jobs(config), tuple(config.scene.weights), config.clips
     else:
         raise InputError("config.source", f"unknown value {config.source!r}",
                          "Use 'scenes' or 'videos'")
     client = client_of(config) if "words" in config else None
     with contextlib.closing(client) if client else contextlib.nullcontext():
         words = Asked(client, tuple(config.vlm.uses)) if client else Template()
-        recipe = DatasetSpec(kinds, question_spec(config), config.seed, config.quality, words)
+        dataset_spec = DatasetSpec(kinds, question_spec(config), config.seed, config.quality, words)
         if client and client.dry:
-            for number, work in enumerate(works):
-                process_job(work, number, recipe, lambda one: None)
+            for number, job in enumerate(jobs):
+                process_job(job, number, dataset_spec, lambda one: None)
         else:
             run = {k: v for k, v in config.to_dict().items()
                    if k not in ("output", "records", "retry_failed") and (k != "pairs" or v)}
-            entries = build_dataset(config.output, works, total, recipe, run, config.records,
+            entries = build_dataset(config.output, jobs, total, dataset_spec, run, config.records,
                                     config.get("retry_failed", False))
             states = [entry.status for entry in entries.values()]
             count = sum(len(entry.samples) for entry in entries.values())
@@ -197,7 +201,7 @@ def main(config: Any) -> None:
 
 
 def answerer(args: argparse.Namespace) -> Answer:
-    """Tries of the checkpoint that the command line names."""
+    """Return a function that answers samples with the checkpoint on the command line."""
     from fourd4d import api  # It starts JAX.
 
     thinker = api.load(args.checkpoint)

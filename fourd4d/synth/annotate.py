@@ -131,12 +131,6 @@ class ClipRejected(Exception):
     """No clip is made of a span; the message says why."""
 
 
-def annotate_video(path: str | os.PathLike[str], spec: AnnotateSpec | None = None,
-                   video_id: str = "") -> list[Clip]:
-    """Return the clips of a file, in time order; see ``iter_clips``."""
-    return list(iter_clips(path, spec, video_id))
-
-
 def iter_clips(path: str | os.PathLike[str], spec: AnnotateSpec | None = None, video_id: str = ""
                ) -> Iterator[Clip]:
     """Yield the clips of a file.

@@ -33,21 +33,19 @@ OPPOSITE_MOVE: Final[Mapping[str, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """One thing followed through a clip.
+    """One object tracked through a clip.
 
     Attributes:
-      name: how a person would call it, without an article: ``red cube``.
+      name: as a person would call it, without an article: ``red cube``.
       role: ``dynamic`` moves by itself; ``static`` is a landmark fixed to the scene.
-      boxes: fractions of the frame; NaN where the thing is not seen.
+      boxes: fractions of the frame; NaN where the object is not seen.
       masks: True on its visible pixels.
       depth: metres from the camera plane; NaN where unknown. None where there is no geometry.
-      velocity: metres a second relative to the static scene, in the camera's axes at each frame.
-        None where there is no geometry.
-      source: what found and followed it, e.g. ``scenes`` or ``motion``.
+      source: what found and tracked it, e.g. ``scenes`` or ``motion``.
       centers: metres, the centre in the axes of the first frame's camera. None where unknown.
       error: metres, how far the true centre may be from ``centers``. None where they are exact.
-      depth_error: shares by which each depth may be off, by each of E ways to tell; errors that are
-        alike, sign included, change no ratio of depths. None where exact.
+      depth_error: shares by which each depth may be off, by each of E estimates; errors of equal
+        size and sign change no ratio of depths. None where exact.
       depth_within: factor that all depths may be wrong by, either way; 1 where they are exact.
     """
 
@@ -56,7 +54,6 @@ class Track:
     boxes: Float[np.ndarray, "T 4"]
     masks: Bool[np.ndarray, "T H W"]
     depth: Float[np.ndarray, "T"] | None = None
-    velocity: Float[np.ndarray, "T 3"] | None = None
     source: str = ""
     centers: Float[np.ndarray, "T 3"] | None = None
     error: Float[np.ndarray, "T"] | None = None
@@ -65,7 +62,7 @@ class Track:
 
     @property
     def seen(self) -> Bool[np.ndarray, "T"]:
-        """Frames in which the thing has a box."""
+        """Frames in which the object has a box, (T,)."""
         return np.asarray(np.isfinite(self.boxes).all(-1))
 
 

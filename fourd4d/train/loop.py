@@ -15,8 +15,10 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from fourd4d.core import metrics as metrics_lib
+from fourd4d.core.errors import InputError
 from fourd4d.core.files import full_disk_told
 from fourd4d.core.metrics import Mean
+from fourd4d.parallel import ending_together
 from fourd4d.train.progress import Progress
 from fourd4d.train.writer import MetricWriter
 
@@ -148,6 +150,7 @@ def count_tokens(batch: Any) -> int:
     return int(np.count_nonzero(np.asarray(segments))) * jax.process_count()
 
 
+@ending_together((InputError, NonFiniteError))  # Before anything waits for the others to end.
 def run(
     state: S,
     step: Callable[[S, Any], tuple[S, Mapping[str, Any]]],
@@ -191,6 +194,7 @@ def run(
     def keep(at: int) -> None:
         nonlocal saved
         log.settle()
+        writer.flush(now=True)  # A resumed run begins with the rows up to here.
         if save is not None and saved != at:
             with full_disk_told(f"checkpoint of step {at}"):
                 save(at, state)

@@ -5,9 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from helpers import workers
 
 from fourd4d.bench import synthesis
 from fourd4d.bench.__main__ import main
+from fourd4d.core.errors import InputError
 from fourd4d.synth.clip import MOVES
 from fourd4d.synth.simulator import clips
 from fourd4d.synth.simulator.spec import SceneSpec
@@ -121,3 +123,19 @@ def test_the_command_digests_files_and_asks(tmp_path):
     assert 0 < metrics["peak_bytes_first"] <= metrics["peak_bytes_all"]
     assert metrics["rendered_questions"] == 0  # Counted after the first hundred clips.
     assert 0 <= metrics["kept_share"] <= 1 and result["context"]["seed"] == synthesis.SEED
+
+
+PARTS = range(0, 24, 8)
+
+
+def test_clips_of_a_lost_worker_are_made_again(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(synthesis, "digest_part", workers.ended_once)
+    parts = [(str(tmp_path), start, 8) for start in PARTS]
+    assert synthesis._by_workers(parts, 1, "clips") == [(start, 8) for start in PARTS]
+    assert capsys.readouterr().err.count("ended by the system") == 1
+
+
+def test_workers_that_are_always_lost_end_the_run_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(synthesis, "digest_part", workers.ended_always)
+    with pytest.raises(InputError, match="--workers: the system keeps ending worker processes"):
+        synthesis._by_workers([(str(tmp_path), start, 8) for start in PARTS], 1, "clips")

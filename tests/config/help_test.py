@@ -157,7 +157,7 @@ def test_every_argument_has_a_line(name, parser):
     assert [action.dest for action in parser._actions if not action.help] == []
 
 
-@pytest.mark.parametrize("command", ["bench", "convert"])
+@pytest.mark.parametrize("command", ["bench", "convert", "serve"])
 def test_commands_without_a_config_have_help(command, capfd, monkeypatch):
     text = output(command, capfd, monkeypatch, "--help")
     assert f"usage: python -m fourd4d.{command}" in text
@@ -170,7 +170,7 @@ def test_the_list_of_commands_is_complete(capfd, monkeypatch):
     scripts = {path.stem for path in (ROOT / "fourd4d").glob("*.py")
                if '__name__ == "__main__"' in path.read_text() and path.stem != "__main__"}
     assert {name.split()[0] for name in COMMANDS} == entries | scripts
-    assert entries - {"bench", "experiments"} == set(WITH_CONFIG)
+    assert entries - {"bench", "experiments", "serve"} == set(WITH_CONFIG)
     monkeypatch.setenv("COLUMNS", "200")
     main()
     text = capfd.readouterr().out

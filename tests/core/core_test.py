@@ -120,7 +120,7 @@ def test_protocol_round_trips_and_rejects():
     assert ProtocolSpec.from_json(json.loads(json.dumps(TINY.to_json()))) == TINY
     with pytest.raises(InputError, match="unknown fields \\['patchsize'\\]"):
         ProtocolSpec.from_json({"patchsize": 4})
-    with pytest.raises(InputError, match="no multiple"):
+    with pytest.raises(InputError, match="not a multiple"):
         ProtocolSpec(window=100)
     with pytest.raises(InputError, match="square"):
         ProtocolSpec(pooling="grid", latent_size=3)

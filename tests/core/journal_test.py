@@ -107,6 +107,17 @@ def test_what_is_not_a_journal_is_told_and_left_alone(tmp_path, text, number):
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), "\udce9", object()], ids=repr)
+def test_what_could_not_be_read_again_is_not_written(path, value):
+    before = path.read_text()
+    with Journal(path, LAYOUT, HEADER) as log:
+        with pytest.raises((TypeError, ValueError)):
+            log.append(row("c"), {"key": "d", "n": value})
+        assert path.read_text() == before
+        log.append(row("c"))
+    assert path.read_text() == before + '{"key": "c", "n": 0}\n'
+
+
 def test_numbers_of_a_layout_may_be_infinite(tmp_path):
     path, layout = tmp_path / "log.jsonl", Layout("a log", finite=False)
     with Journal(path, layout) as log:

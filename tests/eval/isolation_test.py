@@ -232,7 +232,7 @@ def test_what_has_no_room_is_not_run(right, source, whole, monkeypatch):
         asked.append((rows, needed_bytes(function, *args)))
         return 10 if rows == 1 else 1000
 
-    monkeypatch.setattr(runner, "needed_bytes", needed)
+    monkeypatch.setattr("fourd4d.parallel.memory.needed_bytes", needed)
     monkeypatch.setattr("fourd4d.parallel.memory.free_bytes", lambda devices: 100)
     assert answers(right, source, items) == whole
     assert asked and all(0 < found < 1e9 for _, found in asked)

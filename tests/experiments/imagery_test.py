@@ -95,6 +95,27 @@ def test_blind_rows_have_their_grey_frame(tmp_path: Path) -> None:
     assert np.unique(read_image(root / made[0].frames[0]).pixels).tolist() == [128]
 
 
+def test_a_lesson_has_every_row_once_an_arm(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write_dataset(tmp_path / "data", [short(i) for i in range(3)])
+    plan = experiments_rows.get_config()
+    plan.update(dict(data=str(tmp_path / "data" / "dift.jsonl"), output=str(tmp_path / "out"),
+                     arms=("imagery", "pause"), together=True))
+    main_rows(plan)
+    made = JsonlSource(tmp_path / "out" / "lesson.jsonl")
+    before = JsonlSource(tmp_path / "data" / "dift.jsonl")
+    assert len(made) == 6
+    for index in range(6):
+        sample, arm = made[index].sample, ARMS[("imagery", "pause")[index % 2]]
+        want = arm.row(before[index // 2].sample, True, PAUSE)
+        assert sample.id == f"{want.id}_{arm.name}"
+        assert (sample.response, sample.overlays, sample.frames) == (
+            want.response, want.overlays, want.frames)
+    plan.arms = ("text", "blind")
+    with pytest.raises(InputError, match="'blind' shows grey frames"):
+        main_rows(plan)
+
+
 def test_unknown_arms_are_named() -> None:
     with pytest.raises(InputError, match="'imagine'"):
         chosen(["imagine"])

@@ -31,5 +31,5 @@ def test_every_family_offers_all_that_is_asked_of_one():
 
 
 def test_an_unknown_family_is_refused_by_name():
-    with pytest.raises(InputError, match="here: model_type 'llava' is no known fam"):
+    with pytest.raises(InputError, match="here: model_type 'llava' is not a known fam"):
         families.family("llava", "here")

@@ -87,7 +87,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.parametrize("spoil, words", [
-    (spoil_shard, "model.safetensors: truncated"), (spoil_family, "'llava' is no known family"),
+    (spoil_shard, "model.safetensors: truncated"), (spoil_family, "'llava' is not a known family"),
     (spoil_kind, "pickle checkpoint"), (spoil_config, "out_hidden_size 32 is not"),
     (spoil_tokenizer, "no tokenizer here"),
     (spoil_tokenizer_bytes, "tokenizer.json: no tokenizer.json"),

@@ -781,6 +781,37 @@ def test_text_in_a_png_does_not_matter():
     assert image_size(stream.getvalue()) == (30, 20)
 
 
+@pytest.mark.parametrize("name, data", [
+    (b"pHYs", b"x"), (b"cHRM", b"x"), (b"sRGB", b""), (b"gAMA", b""), (b"iCCP", b"x\0\0bad"),
+    (b"zTXt", b"k\0\0bad"), (b"eXIf", b"bad"), (b"tIME", None), (b"eXIf", None), (b"tRNS", None),
+], ids=lambda value: value if value is None else value.decode("latin-1"))
+def test_damage_to_what_adds_nothing_to_a_png_is_passed_over(name, data):
+    """``None`` stands for a chunk with a wrong checksum."""
+    pixels = np.arange(8 * 9 * 3, dtype=np.uint8).reshape(8, 9, 3)
+    stream = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(stream, "PNG")
+    whole, body = stream.getvalue(), name + (bytes(7) if data is None else data)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(
+        ">I", zlib.crc32(body) ^ (data is None))
+    changed = whole[:33] + chunk + whole[33:]
+    np.testing.assert_array_equal(decode_image(changed).pixels, pixels)
+    assert image_size(changed) == (8, 9)
+    with pytest.raises(InputError, match="not a readable image"):
+        decode_image(whole[:20] + b"\1" + whole[21:])
+
+
+@pytest.mark.parametrize("data, told", [
+    (b"\0\0\0\x18ftypheic" + bytes(99), "HEIC image.*JPEG"), (b"<svg xmlns='x'/>", "SVG drawing"),
+    (b"<?xml version='1.0'?>\n<!-- x -->\n<svg>", "SVG drawing"), (b"%PDF-1.7", "PDF document"),
+    (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer.*git lfs pull"),
+    (b"<!DOCTYPE html><html>404", "web page"), (bytes(99), "not a readable image"),
+])
+def test_what_is_not_an_image_is_called_what_it_is(data, told):
+    for read in (decode_image, image_size):
+        with pytest.raises(InputError, match=told):
+            read(data)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF"])
 def test_the_limit_of_pixels_is_ours(monkeypatch, kind):
     stream = io.BytesIO()

@@ -98,6 +98,29 @@ def test_fewer_slots_than_responses_draw_the_same(straight: Any, data: Path, tmp
         train(tiny(data, tmp_path / "odd", steps=1, **{"rl.slots": 3}))
 
 
+def test_equal_groups_are_replaced_and_runs_go_on_exactly(data: Path, tmp_path: Path,
+                                                           monkeypatch: Any) -> None:
+    """Three clips in four are always answered alike: up to three rounds look for others."""
+    def reward(sample: Any, text: str, rewards: Any) -> dict[str, float]:
+        found = reward_by_length(sample, text, rewards)
+        return found if int(sample.id[4:].split("_")[0]) % 4 == 0 else dict.fromkeys(found, 0.0)
+
+    monkeypatch.setattr("fourd4d.rl.trainer.score", reward)
+    outcomes = [train(tiny(data, tmp_path / "straight", steps=3, **{"rl.rounds": 3}))]
+    train(tiny(data, tmp_path / "resumed", steps=1, **{"rl.rounds": 3}))
+    outcomes.append(train(tiny(data, tmp_path / "resumed", steps=3, **{"rl.rounds": 3})))
+    jax.tree.map(np.testing.assert_array_equal, *(outcome.state for outcome in outcomes))
+    rows = [line for line in lines(tmp_path / "straight") if "reward" in line]
+    assert all(1 <= row["rounds"] <= 3 for row in rows)
+    assert sum(row["replaced_groups"] for row in rows) > 0
+    once = tiny(data, tmp_path / "once", steps=1)
+    train(once)
+    (alone, *_), with_others = ([line for line in lines(tmp_path / name) if "reward" in line]
+                                for name in ("once", "straight"))
+    assert alone["equal_groups"] > with_others[0]["equal_groups"]
+    assert "rounds" not in alone
+
+
 def test_every_step_is_logged(straight: Any) -> None:
     rows = [line for line in lines(straight[0]) if "reward" in line]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]

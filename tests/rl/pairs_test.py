@@ -99,12 +99,13 @@ def test_the_gap_compares_with_swapped_texts() -> None:
 def test_each_is_fed_what_its_counterpart_imagined(monkeypatch: Any) -> None:
     made, seen = step(SwapGapReward()), []
 
-    def again(state: Any, batch: Any, fed: Any) -> Any:
+    def again(state: Any, batch: Any, number: int, fed: Any) -> Any:
+        assert number == 3  # The same draws.
         seen.append(jax.device_get(fed))
         return None, rollout("BBAA")
 
     monkeypatch.setattr(made, "sample", again)
-    said = made.swapped(bare(TrainState), QUESTIONS, rollout("AABA"))
+    said = made.swapped(bare(TrainState), QUESTIONS, rollout("AABA"), 3)
     assert said == [reasoned("So.", letter) for letter in "BBAA"]
     ((table, changed),) = seen
     # Prompt 0 has rows 0, 1; prompt 1 has 2 (no latents) and 3 (two, fed over and over).

@@ -15,9 +15,17 @@ from helpers.sampling import PROTOCOL, SPEC, START, prompts, take_rows, thinker
 from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
 from fourd4d.parallel import host_to_global, make_mesh, to_host, use
-from fourd4d.sampling import Engine, EngineShape, SamplingSpec, generate, rollout, row_keys
+from fourd4d.sampling import (
+    Engine,
+    EngineShape,
+    RowDraws,
+    SamplingSpec,
+    generate,
+    rollout,
+    row_keys,
+)
 from fourd4d.sampling.engine import segment
-from fourd4d.sampling.interventions import swap
+from fourd4d.sampling.interventions import FROZEN, NATURAL, TABLE, RowProbe, by_row, freeze, swap
 
 RNG = jax.random.key(6)
 GRAPHDEF, STATE = nnx.split(thinker())
@@ -166,6 +174,73 @@ def test_requests_come_and_go_between_segments() -> None:
         else:
             whole, row = (want, 4 * n + i) if n < 6 else (small, 4 * (n - 6) + i)
             check_same(answer, whole, slice(row, row + 1))
+
+
+def test_each_response_draws_in_its_own_way() -> None:
+    """Beside others of other temperatures, nuclei and imagery: the tokens of its own spec."""
+    settings = [(1.0, 1.0, True), (0.0, 1.0, True), (0.7, 0.8, True), (1.3, 1.0, False)]
+    batch = prompts(4, length=9, seed=3)
+    keys = row_keys(RNG, 16).reshape(4, 1, 4)
+    draws = RowDraws(*(np.array([column], kind) for column, kind in zip(
+        zip(*settings, strict=True), (np.float32, np.float32, bool), strict=True)))
+    engine = Engine(*MODEL, shape_of(batch, slots=3, lanes=4, tickets=16, mixed=True), SPEC)
+    tickets = [engine.add(take_rows(batch, slice(i, i + 1)), keys[i], draws=draws)[0]
+               for i in range(4)]
+    engine.run()
+    answers = dict(engine.collect())
+    differ = set()
+    for number, (temperature, top_p, imagery) in enumerate(settings):
+        spec = dataclasses.replace(SPEC, temperature=temperature, top_p=top_p, imagery=imagery)
+        want = generate(*MODEL, batch, keys[:, 0, number], spec)
+        differ.add(np.asarray(want.tokens).tobytes())
+        for prompt in range(4):
+            got = answers[tickets[prompt][number]]
+            if not imagery:  # Its spec has no buffer of latents.
+                got = dataclasses.replace(got, latents=got.latents[:, :SPEC.latent_size])
+            check_same(got, want, slice(prompt, prompt + 1))
+    assert len(differ) == 4
+    with pytest.raises(InputError, match="draws missing where EngineShape.mixed is True"):
+        engine.add(take_rows(batch, slice(0, 1)), keys[0])
+
+
+def test_each_response_is_probed_in_its_own_way() -> None:
+    batch = prompts(4, length=9, seed=3)
+    keys = row_keys(RNG, 16).reshape(4, 1, 4)
+    natural = generate(*MODEL, batch, keys.reshape(-1), SPEC, 4)
+    other = np.asarray(natural.latents)[::-1] + 0.1
+    shape = shape_of(batch, slots=3, lanes=4, tickets=16)
+    data = RowProbe(jnp.zeros(16, jnp.int32), jnp.zeros((16, *other.shape[1:])))
+    engine = Engine(*MODEL, shape, SPEC, intervene=by_row, data=data)
+    kinds = np.array([[NATURAL, TABLE, FROZEN, TABLE]], np.int32)
+    tickets = [engine.add(take_rows(batch, slice(i, i + 1)), keys[i], data=RowProbe(
+        kinds, other[None, 4 * i : 4 * i + 4]))[0] for i in range(4)]
+    engine.run()
+    answers = dict(engine.collect())
+    wants = {NATURAL: natural,
+             TABLE: generate(*MODEL, batch, keys.reshape(-1), SPEC, 4, swap, jnp.asarray(other)),
+             FROZEN: generate(*MODEL, batch, keys.reshape(-1), SPEC, 4, freeze)}
+    for prompt in range(4):
+        for number, kind in enumerate(kinds[0]):
+            row = 4 * prompt + number
+            check_same(answers[tickets[prompt][number]], wants[int(kind)], slice(row, row + 1))
+    assert (np.asarray(wants[FROZEN].latents) != np.asarray(natural.latents)).any()
+
+
+def test_progress_tells_what_was_said_so_far() -> None:
+    batch, keys = prompts(1, length=9, seed=3), row_keys(RNG, 4).reshape(1, 4)
+    engine = Engine(*MODEL, shape_of(batch, lanes=1), SPEC)
+    (tickets,) = engine.add(batch, keys)
+    assert {len(said) for said in engine.progress().values()} == {0}
+    seen: dict[int, list[int]] = {ticket: [] for ticket in tickets}
+    while engine.run(turns=2):
+        for ticket, said in engine.progress().items():
+            assert said[: len(seen[ticket])].tolist() == seen[ticket]
+            seen[ticket] = said.tolist()
+    done = dict(engine.collect())
+    assert engine.progress() == {}
+    for ticket in tickets:
+        whole = done[ticket].tokens[0][done[ticket].mask[0]].tolist()
+        assert whole[: len(seen[ticket])] == seen[ticket] and len(seen[ticket]) > 0
 
 
 def test_what_has_no_room_is_refused() -> None:

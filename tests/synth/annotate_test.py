@@ -7,7 +7,7 @@ import pytest
 from helpers.videos import FPS, HEIGHT, SPEC, WIDTH, ball, moves, noisy, photo, truth, view, write
 
 from fourd4d.core.errors import InputError
-from fourd4d.synth.annotate import AnnotateSpec, annotate_video, iter_clips
+from fourd4d.synth.annotate import AnnotateSpec, iter_clips
 from fourd4d.synth.camera import motion_labels
 from fourd4d.synth.clip import CameraSegment
 from fourd4d.synth.objects import mask_checks, mask_motion, naming
@@ -25,7 +25,7 @@ from fourd4d.synth.video.spans import _Reel, iter_spans
 def test_virtual_cameras_over_a_photograph(tmp_path, name, motion):
     picture = photo(1)
     frames = noisy([view(picture, **motion(i / FPS)) for i in range(24)])
-    clip, = annotate_video(write(tmp_path / "a.mp4", frames), SPEC)
+    clip, = iter_clips(write(tmp_path / "a.mp4", frames), SPEC)
     assert moves(clip) == [(name,)]
     assert clip.dynamic is None
     assert clip.poses is not None and len(clip.poses) == len(clip.frames)
@@ -36,7 +36,7 @@ def test_shake_alone_is_static(tmp_path):
     shake = cv2.GaussianBlur(rng.normal(0, 6, (36, 2)), (1, 3), 0.8)
     picture = photo(2)
     frames = noisy([view(picture, x=x, y=y) for x, y in shake])
-    clip, = annotate_video(write(tmp_path / "a.mp4", frames), SPEC)
+    clip, = iter_clips(write(tmp_path / "a.mp4", frames), SPEC)
     assert moves(clip) == [("Static",)] and clip.dynamic is None
 
 
@@ -51,7 +51,7 @@ def crossing(tmp_path_factory):
 
 def test_the_moving_thing_is_found_cut_out_and_named(crossing):
     path, where = crossing
-    clip, = annotate_video(path, SPEC)
+    clip, = iter_clips(path, SPEC)
     assert moves(clip) == [("Static",)]
     track = clip.dynamic
     assert track is not None and track.name == "red object" and track.seen.mean() > 0.9
@@ -67,7 +67,7 @@ def test_the_moving_thing_is_found_cut_out_and_named(crossing):
 
 
 def test_the_landmark_is_static_and_apart_from_what_moves(crossing):
-    clip, = annotate_video(crossing[0], SPEC)
+    clip, = iter_clips(crossing[0], SPEC)
     mark = clip.landmark
     assert mark is not None and mark.seen.mean() > 0.5 and clip.dynamic is not None
     assert not (mark.masks & clip.dynamic.masks).any()
@@ -79,7 +79,7 @@ def test_the_landmark_is_static_and_apart_from_what_moves(crossing):
 def test_a_thing_is_found_while_the_camera_pans(tmp_path):
     picture = photo(5)
     frames = [ball(view(picture, x=14 * i / FPS), 105 - 28 * i / FPS, 50) for i in range(36)]
-    clip, = annotate_video(write(tmp_path / "a.mp4", noisy(frames)), SPEC)
+    clip, = iter_clips(write(tmp_path / "a.mp4", noisy(frames)), SPEC)
     assert moves(clip) == [("Pan Right",)]
     assert clip.dynamic is not None and clip.dynamic.name == "red object"
     ious = [(truth(105 - 28 * t, 50) & m).sum() / (truth(105 - 28 * t, 50) | m).sum()
@@ -89,7 +89,7 @@ def test_a_thing_is_found_while_the_camera_pans(tmp_path):
 
 def test_cuts_split_a_file_into_clips(tmp_path):
     shots = [[view(photo(s), x=6 * i / FPS * s) for i in range(24)] for s in (6, 7)]
-    clips = annotate_video(write(tmp_path / "film.mp4", noisy(sum(shots, []))), SPEC)
+    clips = list(iter_clips(write(tmp_path / "film.mp4", noisy(sum(shots, []))), SPEC))
     assert [c.video_id for c in clips] == ["film", "film_0001"]
     assert clips[0].timestamps[-1] < 2.0 <= clips[1].timestamps[0] + 0.01
 
@@ -115,7 +115,7 @@ def test_long_shots_are_cut_into_spans_and_memory_follows_the_span(tmp_path):
 def test_variable_frame_rate_keeps_true_times(tmp_path):
     times = np.concatenate([np.arange(18) / 12, 1.5 + np.arange(14) / 7])
     frames = [view(photo(10), x=18 * t) for t in times]
-    clip, = annotate_video(write(tmp_path / "vfr.mkv", noisy(frames), times=times), SPEC)
+    clip, = iter_clips(write(tmp_path / "vfr.mkv", noisy(frames), times=times), SPEC)
     assert np.abs(clip.timestamps[:, None] - times[None]).min(1).max() < 2e-3
     assert moves(clip) == [("Pan Right",)]
 
@@ -126,7 +126,7 @@ def test_portrait_and_four_to_three(tmp_path, size):
     y, x = (picture.shape[0] - size[0]) // 2, 20
     frames = [picture[y : y + size[0], x + 2 * i : x + 2 * i + size[1]] for i in range(30)]
     frames = [f[: size[0] // 2 * 2, : size[1] // 2 * 2] for f in frames]
-    clip, = annotate_video(write(tmp_path / "a.mp4", frames), SPEC)
+    clip, = iter_clips(write(tmp_path / "a.mp4", frames), SPEC)
     assert clip.frames.shape[1:3] == size and moves(clip) == [("Pan Right",)]
 
 
@@ -134,7 +134,7 @@ def test_ten_bit_video(tmp_path):
     frames = [view(photo(12), x=18 * i / FPS) for i in range(30)]
     path = write(tmp_path / "a.mp4", frames, codec="libx265", pix_fmt="yuv420p10le",
                  **{"x265-params": "log-level=none"})
-    assert moves(annotate_video(path, SPEC)[0]) == [("Pan Right",)]
+    assert moves(next(iter_clips(path, SPEC))) == [("Pan Right",)]
 
 
 def _cut_short(path):
@@ -171,7 +171,7 @@ def test_bad_files_say_why(tmp_path, kind, message):
             for packet in [*stream.encode(sound), *stream.encode(None)]:
                 container.mux(packet)
     with pytest.raises(InputError, match=message) as error:
-        annotate_video(path, SPEC)
+        list(iter_clips(path, SPEC))
     assert "bad.mp4" in str(error.value)
 
 
@@ -326,7 +326,7 @@ def test_masks_of_smooth_things_that_fly_past_are_kept(tmp_path):
     scene = view(photo(4))
     there = [14 + 9 * min(i % 22, 22 - i % 22) for i in range(33)]
     frames = noisy([ball(scene, x, 50, colour=(40, 40, 40)) for x in there])
-    clip, = annotate_video(write(tmp_path / "a.mp4", frames), SPEC)
+    clip, = iter_clips(write(tmp_path / "a.mp4", frames), SPEC)
     assert clip.dynamic is not None and clip.dynamic.seen.mean() > 0.7
     assert "not carried by the picture's motion" not in clip.provenance["masks_dropped"]
 

@@ -106,8 +106,8 @@ def test_the_tiny_base_as_a_vlm_babbles_and_the_template_stays(films, tmp_path):
     entry, = (json.loads(line) for line in
               (tmp_path / "manifest.jsonl").read_text().splitlines()[1:])
     assert entry["status"] == "done" and entry["samples"]
-    assert entry["notes"]["vlm reasoning: the reply is no JSON object"] == len(entry["samples"])
-    assert "vlm name: the reply is no JSON object" in entry["notes"]
+    assert entry["notes"]["vlm reasoning: the reply is not a JSON object"] == len(entry["samples"])
+    assert "vlm name: the reply is not a JSON object" in entry["notes"]
 
 
 @pytest.mark.parametrize("arguments, told", [

@@ -10,6 +10,7 @@ from typing import Any
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import LETTERS, Sample
+from fourd4d.core.storage import local_only
 from fourd4d.eval.benchmarks.frames import FrameRule, Nearest, Shown
 from fourd4d.processing.media import Image, Video
 
@@ -179,7 +180,7 @@ class Benchmark:
         """
         from fourd4d.eval.benchmarks.source import BenchmarkSource
 
-        root = Path(root)
+        root = local_only(root, "files of a benchmark")
         if not root.is_dir():
             raise InputError(root, "no such folder", f"Give the folder with {self.title}'s files")
         protocol, split = protocol or next(iter(self.protocols)), split or self.splits[0]
@@ -195,7 +196,7 @@ class Benchmark:
 
     def fake(self, root: str | os.PathLike[str]) -> Path:
         """Write a tiny copy of the official layout, its videos decodable; return its folder."""
-        root = Path(root)
+        root = local_only(root, "files of a benchmark")
         root.mkdir(parents=True, exist_ok=True)
         self.write_fake(root)
         return root

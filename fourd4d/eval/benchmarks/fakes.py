@@ -26,10 +26,11 @@ def pictures(seed: int, count: int = 24, height: int = 48, width: int = 64) -> n
     return frames
 
 
-def video(path: Path, seed: int = 0, count: int = 24, rate: int = RATE) -> Path:
+def video(path: Path, seed: int = 0, count: int = 24, rate: int = RATE, *, height: int = 48,
+          width: int = 64) -> Path:
     """An MP4 of ``pictures``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames = pictures(seed, count)
+    frames = pictures(seed, count, height, width)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames.shape[1:3]

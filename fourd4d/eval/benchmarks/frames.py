@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import threading
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 
 from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError
+from fourd4d.core.kept import Kept
 from fourd4d.processing.media import Image, Video, read_image
 from fourd4d.processing.video import pick_frames, read_chosen
 
@@ -134,12 +133,14 @@ class FrameReader:
     """
 
     def __init__(self, root: Path, limit: int = 1 << 30):
-        self.root, self.limit = root, limit
-        self.decoded = 0
-        self._held: collections.OrderedDict[object, tuple[Video | Image, float | None]] = (
-            collections.OrderedDict())
-        self._bytes, self._lock = 0, threading.Lock()
-        self._busy: dict[object, threading.Lock] = {}
+        self.root = root
+        self._kept: Kept[tuple[Video | Image, float | None]] = Kept(
+            limit, lambda value: value[0].frames.nbytes)
+
+    @property
+    def decoded(self) -> int:
+        """Media decoded so far."""
+        return self._kept.made
 
     def show(self, clips: Sequence, rule: FrameRule, windowed: bool, where: object) -> Shown:
         """What ``rule`` chooses of the clips.
@@ -207,24 +208,13 @@ class FrameReader:
 
     def _once(self, key: object, make: Callable[[], tuple[Video | Image, float | None]]
               ) -> tuple[Video | Image, float | None]:
-        with self._lock:
-            busy = self._busy.setdefault(key, threading.Lock())
-        with busy:
-            with self._lock:
-                if key in self._held:
-                    self._held.move_to_end(key)
-                    return self._held[key]
+        def locked() -> tuple[Video | Image, float | None]:
             made = make()
-            size = made[0].frames.nbytes
-            with self._lock:
-                self.decoded += 1
-                self._busy.pop(key, None)
-                if size <= self.limit:
-                    self._held[key] = made
-                    self._bytes += size
-                while self._bytes > self.limit:
-                    self._bytes -= self._held.popitem(last=False)[1][0].frames.nbytes
+            pixels = made[0].pixels if isinstance(made[0], Image) else made[0].frames
+            pixels.setflags(write=False)  # Many questions' and threads'.
             return made
+
+        return self._kept.get(key, locked)
 
 
 def _times(clip, where: object) -> Times:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import parse_json
+from fourd4d.core.storage import as_path
 from fourd4d.eval.benchmarks.modes import MAPPED, MODES, check_mode
 from fourd4d.eval.benchmarks.source import BenchmarkSource
 from fourd4d.eval.items import Item, Record
@@ -74,7 +75,7 @@ def read_subset(path: str) -> frozenset[str] | None:
     if not path:
         return None
     try:
-        value = parse_json(Path(path).read_bytes(), path)
+        value = parse_json(as_path(path).read_bytes(), path)
     except OSError as error:
         raise InputError(path, f"it cannot be read ({error.strerror})",
                          "Give a file of keys as --config.subset") from error

@@ -12,14 +12,14 @@ from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.sample import Sample
 from fourd4d.data.source import open_source
 from fourd4d.eval.benchmarks.source import BenchmarkSource
-from fourd4d.pretrained.open import SHIPPED, kind_of
+from fourd4d.pretrained.open import kind_of, located
 
 _SHORTEST: Final = 5  # Characters of a name that tells one video from others.
 
 
 def training_data(checkpoint: str, step: int | None = None) -> str:
     """The training file that a checkpoint's specs name; empty where they name none."""
-    directory = SHIPPED.get(checkpoint, checkpoint)
+    directory = located(checkpoint)
     if kind_of(directory) != "trained":
         return ""
     config = read_specs(directory, step).get("config")

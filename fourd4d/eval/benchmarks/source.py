@@ -64,7 +64,7 @@ class BenchmarkSource:
     def items(self, limit: int = 0) -> list[Item]:
         """The first ``limit`` items (all by default), those that cannot be asked included."""
         return [Item(number, q.key, q.kind, len(q.options),
-                     f"reading: {q.problem}" if q.problem else "")
+                     f"reading: {q.problem}" if q.problem else "", q.cluster)
                 for number, q in enumerate(self.questions[: limit or None])]
 
     def describe(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class BenchmarkSource:
         own, bound = processor.protocol, self._ask.max_pixels
         if bound and own.max_pixels > bound:
             processor = Processor(processor.tokenizer, dataclasses.replace(
-                own, max_pixels=bound, min_pixels=min(own.min_pixels, bound)))
+                own, max_pixels=bound, min_pixels=min(own.min_pixels, bound)), processor.cut)
         parts = [part for part in self.parts(number) if not isinstance(part, str) or part]
         return processor.prompt_of(parts, suffix=self._ask.suffix)
 

@@ -22,6 +22,7 @@ from fourd4d.config.build import frozen
 from fourd4d.config.help import Help
 from fourd4d.core.environment import environment
 from fourd4d.core.errors import InputError
+from fourd4d.core.storage import as_path, check_writable
 from fourd4d.core.terminal import plain_console
 from fourd4d.data.source import open_source
 from fourd4d.eval import report as eval_report
@@ -56,6 +57,7 @@ def run_probe(config: Any) -> dict[str, Any]:
     for field in ("checkpoint", "data"):
         if not config[field]:
             raise InputError(f"config.{field}", "nothing given", f"Give --config.{field}=…")
+    check_writable(config.out)
     start()
     mesh = make_mesh(config.mesh, jax.local_devices())
     spec = frozen(EvalSpec, config.eval, "eval")
@@ -68,7 +70,7 @@ def run_probe(config: Any) -> dict[str, Any]:
         text_only, _ = _subject(config.text_only, config.text_only_step, mesh, config)
     protocol = subject.processor.protocol
     header = eval_report.header(spec.answers_json(), weights, protocol, source, items)
-    out, shown = Path(config.out), spread(items, config.page_items)
+    out, shown = as_path(config.out), spread(items, config.page_items)
     outcome = probe(
         subject, source, items, spec, probing, out, header=header, text_only=text_only,
         tracks=truth.read_tracks(config.data), shown=[item.key for item in shown],

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fourd4d.core.batch import Batch
 from fourd4d.core.rollout import Rollout
 from fourd4d.data.source import Source
 from fourd4d.eval.items import Item, Record
@@ -16,15 +15,14 @@ from fourd4d.eval.probes import content, truth
 from fourd4d.eval.probes.donors import clip_of
 from fourd4d.eval.probes.recordings import ArrayStore
 from fourd4d.eval.probes.report import LIKENESS_NOTE, likeness_rows
-from fourd4d.eval.runner import EvalSpec, Observe, Subject
+from fourd4d.eval.runner import AskedBatch, EvalSpec, Observe, Subject
 from fourd4d.pages import Page
 
 
 def recorder(store: ArrayStore, keep: Collection[str]) -> Observe:
     """Keeps what was fed to the items ``keep``; adds nothing to their records."""
-    def observe(keys: Sequence[str], batch: Batch, features: Any, rollout: Rollout
-                ) -> list[Record]:
-        del batch, features
+    def observe(keys: Sequence[str], asked: AskedBatch, rollout: Rollout) -> list[Record]:
+        del asked
         for row, key in enumerate(keys):
             if key in keep:
                 fed = int(rollout.latent_index[row].max(initial=-1)) + 1

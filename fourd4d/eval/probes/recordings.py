@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
 from fourd4d.core.rollout import Rollout
+from fourd4d.core.storage import as_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class ArrayStore:
     """Named arrays, one ``.npz`` file per item below ``directory``; keys need not be file names."""
 
     def __init__(self, directory: str | os.PathLike[str]):
-        self.directory = Path(directory)
+        self.directory = as_path(directory)
 
     def save(self, key: str, **arrays: Any) -> None:
         """Under a temporary name, then renamed."""
@@ -96,7 +97,7 @@ class ArrayStore:
         """What was saved. Raises InputError where nothing was, or the file is damaged."""
         path = self._path(key)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         except Exception as error:
             raise InputError(path, f"no recording of item {key!r} ({type(error).__name__})",

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from fourd4d.core.batch import Batch
 from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
 from fourd4d.data.source import Source
@@ -27,7 +26,7 @@ from fourd4d.eval.probes import donors, truth
 from fourd4d.eval.probes.forced import block_starts, forced, letter_place, text_after_images
 from fourd4d.eval.probes.recordings import ArrayStore, Recording, Recordings, join, of_rollout
 from fourd4d.eval.probes.tables import ARMS, Latents, Material, marker_of, tiled
-from fourd4d.eval.runner import EvalSpec, Subject, run
+from fourd4d.eval.runner import AskedBatch, EvalSpec, Subject, run
 from fourd4d.parallel import use
 from fourd4d.sampling.interventions import replace
 
@@ -162,8 +161,7 @@ class _Run:
         """The model's own answers, recorded."""
         self._numbers.update((item.key, item.number) for item in items)
 
-        def observe(keys: Sequence[str], batch: Batch, features: Any, rollout: Rollout
-                    ) -> list[Record]:
+        def observe(keys: Sequence[str], asked: AskedBatch, rollout: Rollout) -> list[Record]:
             size, slots = self._sampling.latent_size, self._places // 2
             nothing = np.zeros((0, rollout.latents.shape[-1]), np.float32)
             found = [of_rollout(rollout, row, nothing, nothing, 0) for row in range(len(keys))]
@@ -172,7 +170,7 @@ class _Run:
             for row, start in enumerate(starts):
                 places[row, : len(start)] = start
                 places[row, slots : slots + len(start)] = start + size + 2
-            more, states = self._forced(keys, found, self._after(found), batch, features, places)
+            more, states = self._forced(keys, found, self._after(found), asked, places)
             for row, (key, one) in enumerate(zip(keys, found, strict=True)):
                 whole = len(one.latents) // size * size
                 self.recordings.save(key, dataclasses.replace(
@@ -196,8 +194,7 @@ class _Run:
                     tables[item.key] = np.asarray(made, np.float32)
             items = [item for item in items if item.key in tables]
 
-        def observe(keys: Sequence[str], batch: Batch, features: Any, rollout: Rollout
-                    ) -> list[Record]:
+        def observe(keys: Sequence[str], asked: AskedBatch, rollout: Rollout) -> list[Record]:
             del rollout
             plain = [self.recordings.load(key) for key in keys]
             fed, after = plain, self._after(plain)
@@ -208,7 +205,7 @@ class _Run:
             elif tables:
                 fed = [dataclasses.replace(one, latents=tiled(tables[key], len(one.latents)))
                        for key, one in zip(keys, plain, strict=True)]
-            more, _ = self._forced(keys, fed, after, batch, features,
+            more, _ = self._forced(keys, fed, after, asked,
                                    np.zeros((len(keys), self._places), np.int32))
             if arm.donor:
                 for key, record in zip(keys, more, strict=True):
@@ -262,11 +259,10 @@ class _Run:
         return [text_after_images(one, self._sampling) for one in recordings]
 
     def _forced(self, keys: Sequence[str], fed: Sequence[Recording], after: Sequence[np.ndarray],
-                batch: Batch, features: Any, places: np.ndarray
-                ) -> tuple[list[Record], np.ndarray]:
+                asked: AskedBatch, places: np.ndarray) -> tuple[list[Record], np.ndarray]:
         """Log-probs of the right letter and of the tokens ``after``; hidden states at ``places``.
         """
-        subject, rows = self._subject, batch.tokens.shape[0]
+        subject, rows = self._subject, asked.batch.tokens.shape[0]
         rollout = join(fed, rows, self._sampling.max_tokens, self._latents)
         at, letters = np.zeros(rows, np.int32), np.zeros((rows, 1), np.int32)
         wide = np.zeros((rows, places.shape[1]), np.int32)
@@ -280,8 +276,8 @@ class _Run:
                 at[row], letters[row, 0] = found
         with contextlib.nullcontext() if subject.mesh is None else use(subject.mesh):
             spoken, tried, states = jax.device_get(forced(
-                subject.graphdef, subject.states, batch, rollout, self._scored, features, at,
-                letters, wide))
+                subject.graphdef, subject.states, asked.batch, rollout, self._scored,
+                asked.features, at, letters, wide))
         more: list[Record] = [{
             "text_logp": float(spoken[row, : len(mask)][mask].sum()),
             "letter_logp": float(tried[row, 0]) if told[row] else None,

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, UInt8
 from fourd4d.core.batch import OverlayInput, VisionInput
 from fourd4d.core.errors import DiskFullError, InputError, one_line
 from fourd4d.core.example import Example
+from fourd4d.core.storage import as_path
 from fourd4d.data.collate import bucketed_shape, collate
 from fourd4d.data.media import overlay_masks, plain_frames, row_media
 from fourd4d.data.source import Row, Source
@@ -46,7 +47,7 @@ class Track:
 
 def read_tracks(data: str | Path) -> dict[str, list[Track]]:
     """Things by clip, from the manifest beside ``data``; empty without one."""
-    path = Path(data)
+    path = as_path(data)
     try:
         entries = manifest.read_entries(path if path.is_dir() else path.parent)
     except (InputError, OSError):

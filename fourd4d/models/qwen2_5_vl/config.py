@@ -36,14 +36,14 @@ def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any)
       InputError: another family, missing parts, contradictions, or features we do not have.
     """
     if value.get("model_type") != FAMILY:
-        raise InputError(where, f"model_type {value.get('model_type')!r} is no known family",
+        raise InputError(where, f"model_type {value.get('model_type')!r} is not a known family",
                          f"Known: {FAMILY!r}")
     vision = value.get("vision_config")
     if not isinstance(vision, dict):
         raise InputError(where, "vision_config is missing", "Give a vision-language model")
     text = value.get("text_config") or {}
     if not isinstance(text, dict):
-        raise InputError(where, "text_config is no object", "Fix the config")
+        raise InputError(where, "text_config is not an object", "Fix the config")
     text = {**value, **text, "tie_word_embeddings": ties_head(value, text, where)}
     if "in_chans" in vision:
         vision = {"in_channels": vision["in_chans"], **vision}

@@ -78,7 +78,7 @@ def rates(
     """Rates between neighbouring poses in the axes of the earlier one.
 
     Columns: rotation about x, y, z (degrees a second), then travel along x, y, z (pose units a
-    second). Raises InputError on poses that are no rigid motions or times that do not rise.
+    second). Raises InputError on poses that are not rigid motions or times that do not rise.
     """
     times = np.asarray(timestamps, np.float64)
     if poses.ndim != 3 or poses.shape[1:] != (4, 4) or len(poses) != len(times):

@@ -1,10 +1,11 @@
-"""From clips to a dataset: ask, reason, draw, write, keep account."""
+"""Makes a dataset of clips: ask questions, reason, draw overlays, write files and a manifest."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import traceback
@@ -16,7 +17,7 @@ import numpy as np
 from rich.progress import Progress
 
 from fourd4d.core import jsonl, records
-from fourd4d.core.errors import DiskFullError, InputError
+from fourd4d.core.errors import DiskFullError, InputError, asks_to_stop, one_line
 from fourd4d.core.files import is_disk_full
 from fourd4d.core.sample import LETTERS
 from fourd4d.core.terminal import plain_console
@@ -38,7 +39,7 @@ SHARD_CLIPS: Final = 1000
 
 @dataclasses.dataclass(frozen=True)
 class VideoJob:
-    """One source video: its name and how to get its clips (which may raise InputError).
+    """One source video: its name, and a function that returns its clips or raises InputError.
 
     Attributes:
       change: what tells the second of two clips from the first; see ``pair_of``. Empty: the clips
@@ -56,7 +57,7 @@ STYLES: Final[Mapping[str, Reason]] = {"short": reasoning_short.reasoning,
 
 
 def seeded(seed: int, video_id: str) -> np.random.Generator:
-    """A stream that depends on the seed and the video's name only."""
+    """Return a random generator that depends on the seed and the video's name only."""
     return np.random.default_rng([seed, *video_id.encode()])
 
 
@@ -69,11 +70,12 @@ def subjects(clip: Clip, question_types: Sequence[str]) -> Iterator[tuple[str, S
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """What is asked about every clip, and in whose words.
+    """What is asked about every clip, and who words it.
 
     Attributes:
       question_types: their names.
       quality: of JPEG images, 0 … 100.
+      words: names objects and words questions and reasoning.
     """
 
     question_types: Sequence[str]
@@ -85,7 +87,7 @@ class DatasetSpec:
 
 @dataclasses.dataclass
 class ClipResult:
-    """Samples of a clip; what was dropped and why; notes on words that stayed as they were."""
+    """Samples of a clip; numbers of questions dropped and of texts kept, by reason."""
 
     samples: list[encode.EncodedSample]
     dropped: collections.Counter[str]
@@ -93,7 +95,7 @@ class ClipResult:
     clip: Clip
 
 
-def samples_of(clip: Clip, recipe: DatasetSpec, number: int = 0,
+def samples_of(clip: Clip, spec: DatasetSpec, number: int = 0,
                of: ClipResult | None = None) -> ClipResult:
     """Return the samples of a clip, at most one per question type and subject.
 
@@ -102,20 +104,20 @@ def samples_of(clip: Clip, recipe: DatasetSpec, number: int = 0,
       of: what was asked about the clip's counterpart. Only questions that ``counterpart`` grants
         are asked, in the same words.
     """
-    rng = seeded(recipe.seed, clip.video_id if of is None else of.clip.video_id)
-    reason = STYLES[recipe.questions.style]
-    clip, dropped, notes = recipe.words.look(clip)
+    rng = seeded(spec.seed, clip.video_id if of is None else of.clip.video_id)
+    reason = STYLES[spec.questions.style]
+    clip, dropped, notes = spec.words.name_objects(clip)
     drafts: list[Draft] = []
-    for name, subject in subjects(clip, shown(clip, recipe.question_types)):
+    for name, subject in subjects(clip, shown(clip, spec.question_types)):
         try:
-            question = ask(clip, name, rng, recipe.questions, subject)
+            question = ask(clip, name, rng, spec.questions, subject)
             if of is not None:
                 question = counterpart(question, of)
             drafts.append(Draft(question, reason(clip, question, rng, number + len(drafts))))
         except Ambiguous as why:
             dropped[str(why)] += 1
-    drafts, more = recipe.words.write(clip, drafts)
-    encoder = encode.Encoder(clip, recipe.quality)
+    drafts, more = spec.words.write(clip, drafts)
+    encoder = encode.Encoder(clip, spec.quality)
     return ClipResult([encode.question_sample(clip, d.question, d.response, encoder, d.provenance)
                        for d in drafts], dropped, notes + more, clip)
 
@@ -139,7 +141,7 @@ def counterpart(question: Question, of: ClipResult) -> Question:
     raise Ambiguous("pair: the question is another")
 
 
-def pair_of(clips: Sequence[Clip], change: str, recipe: DatasetSpec, number: int = 0
+def pair_of(clips: Sequence[Clip], change: str, spec: DatasetSpec, number: int = 0
             ) -> list[ClipResult]:
     """Return the samples of a clip and of its counterpart.
 
@@ -148,8 +150,8 @@ def pair_of(clips: Sequence[Clip], change: str, recipe: DatasetSpec, number: int
     clip could be asked besides is left out; what the first alone can be asked is no pair's.
     """
     first, second = clips
-    one = samples_of(first, recipe, number)
-    two = samples_of(second, recipe, number, one)
+    one = samples_of(first, spec, number)
+    two = samples_of(second, spec, number, one)
     asked = {(s.sample.kind, s.sample.question): s.sample.id for s in one.samples}
     made = {(s.sample.kind, s.sample.question) for s in two.samples}
 
@@ -171,28 +173,29 @@ def shown(clip: Clip, question_types: Sequence[str]) -> Sequence[str]:
     return (made_for,) if made_for is not None and made_for in question_types else question_types
 
 
-def build_dataset(root: str | os.PathLike[str], works: Iterable[VideoJob], total: int | None,
-                  recipe: DatasetSpec,
+def build_dataset(root: str | os.PathLike[str], jobs: Iterable[VideoJob], total: int | None,
+                  spec: DatasetSpec,
                   config: Mapping[str, Any] | None = None, with_records: bool = False,
                   retry_failed: bool = False) -> dict[str, Entry]:
-    """Makes ``dift.jsonl``, ``rl.jsonl`` and the images they name under ``root``.
+    """Write ``dift.jsonl``, ``rl.jsonl`` and the images they name under ``root``.
 
-    Videos already in the manifest are skipped; a bad one is recorded with its reason, and done
-    again only if ``retry_failed``. ``with_records`` writes the same samples as ArrayRecord shards
-    too.
+    Videos already in the manifest are skipped; a failed one is recorded with its reason, and tried
+    again only if ``retry_failed``. ``with_records`` also writes the samples as ArrayRecord shards.
+    Returns the manifest's entries by video, in order of their names.
     """
     root = Path(root)
     manifest = Manifest(root, config or {})
     with contextlib.closing(manifest), Progress(console=plain_console()) as progress:
-        tracked = progress.track(works, total=total, description="videos")
-        for number, work in enumerate(tracked):
-            before = manifest.entries.get(work.video_id)
+        tracked = progress.track(jobs, total=total, description="videos")
+        for number, job in enumerate(tracked):
+            before = manifest.entries.get(job.video_id)
             if before is None or (retry_failed and before.status == "failed"):
-                manifest.add(process_job(work, number, recipe,
-                                         lambda one: encode.write_files(root, one.files),
-                                  lambda name: shutil.rmtree(root / encode.ROOT / name,
-                                                             ignore_errors=True)))
+                _record(manifest, root, process_job(
+                    job, number, spec, lambda one: encode.write_files(root, one.files),
+                    functools.partial(_remove, root)))
     entries = dict(sorted(manifest.entries.items()))
+    # From the manifest and the disk: a resumed run writes the same rows, and images stay out of
+    # memory.
     rows = [records.sample_from_json(dict(s), root) for e in entries.values() for s in e.samples]
     jsonl.write(root / "dift.jsonl", (jsonl.dift_row(s) for s in rows))
     jsonl.write(root / "rl.jsonl", (jsonl.rl_row(s) for s in rows))
@@ -201,7 +204,23 @@ def build_dataset(root: str | os.PathLike[str], works: Iterable[VideoJob], total
     return entries
 
 
-def process_job(work: VideoJob, number: int, recipe: DatasetSpec,
+def _remove(root: Path, clip: str) -> None:
+    shutil.rmtree(root / encode.ROOT / clip, ignore_errors=True)
+
+
+def _record(manifest: Manifest, root: Path, entry: Entry) -> None:
+    """Add an entry to the manifest; one that it cannot hold is there as failed."""
+    try:
+        manifest.add(entry)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError) or entry.status == "failed":
+            raise
+        for clip in entry.drawing:
+            _remove(root, clip)
+        manifest.add(Entry(entry.video_id, "failed", f"it cannot be recorded ({one_line(error)})"))
+
+
+def process_job(job: VideoJob, number: int, spec: DatasetSpec,
                 keep: Callable[[encode.EncodedSample], Any],
                 discard: Callable[[str], Any] = lambda video_id: None) -> Entry:
     """Ask about every clip of one video.
@@ -210,8 +229,8 @@ def process_job(work: VideoJob, number: int, recipe: DatasetSpec,
     video's fault: a full disk, a model that nobody answers for.
 
     Args:
-      keep: is handed each sample as it is made.
-      discard: is handed the name of each clip that was kept, when the video fails after all.
+      keep: called with each sample as it is made.
+      discard: called with the name of each clip that was kept, where the video then fails.
     """
     dropped: collections.Counter[str] = collections.Counter()
     notes: collections.Counter[str] = collections.Counter()
@@ -222,41 +241,42 @@ def process_job(work: VideoJob, number: int, recipe: DatasetSpec,
     def failed(reason: str) -> Entry:
         for name in begun:
             discard(name)
-        return Entry(work.video_id, "failed", reason, dict(dropped), notes=dict(notes))
+        return Entry(job.video_id, "failed", reason, dict(dropped), notes=dict(notes))
 
     def results() -> Iterator[ClipResult]:
-        count = number * len(recipe.question_types)
-        if work.change:
-            yield from pair_of(list(work.clips()), work.change, recipe, count)
+        count = number * len(spec.question_types)
+        if job.change:
+            yield from pair_of(list(job.clips()), job.change, spec, count)
             return
-        for clip in work.clips():
-            yield samples_of(clip, recipe, count + len(rows))
+        for clip in job.clips():
+            yield samples_of(clip, spec, count + len(rows))
 
     try:
-        for made in results():
-            begun.append(made.clip.video_id)
-            for one in made.samples:
+        for result in results():
+            begun.append(result.clip.video_id)
+            for one in result.samples:
                 keep(one)
-            rows += [records.sample_to_json(one.sample) for one in made.samples]
-            dropped += made.dropped
-            notes += made.notes
-            pictures[made.clip.video_id] = drawing(made.clip)
+            rows += [records.sample_to_json(one.sample) for one in result.samples]
+            dropped += result.dropped
+            notes += result.notes
+            pictures[result.clip.video_id] = drawing(result.clip)
     except (DiskFullError, EndpointUnreachable):
         raise
     except InputError as error:
-        return failed(str(error))
-    except Exception as error:  # One odd video must not end a run of thousands.
-        if is_disk_full(error):
+        return failed(one_line(error))
+    except BaseException as error:  # One odd video must not end a run of thousands.
+        if asks_to_stop(error) or is_disk_full(error):
             raise
-        return failed(f"unexpected {type(error).__name__} {_place_of(error)}: {error}")
+        kind, _, said = one_line(error).partition(": ")
+        return failed(f"unexpected {kind} {_place_of(error)}: {said}")
     if not rows:
         why = "; ".join(dropped) or "nothing to ask"
-        return Entry(work.video_id, "empty", why, dict(dropped), (), pictures, dict(notes))
-    return Entry(work.video_id, "done", "", dict(dropped), tuple(rows), pictures, dict(notes))
+        return Entry(job.video_id, "empty", why, dict(dropped), (), pictures, dict(notes))
+    return Entry(job.video_id, "done", "", dict(dropped), tuple(rows), pictures, dict(notes))
 
 
 def _place_of(error: BaseException) -> str:
-    """Where in the package an error came up: file and line."""
+    """Return where in the package an error was raised: file and line."""
     package = Path(__file__).resolve().parents[2]
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if Path(frame.filename).is_relative_to(package)]
@@ -266,7 +286,7 @@ def _place_of(error: BaseException) -> str:
 
 
 def drawing(clip: Clip) -> dict[str, Any]:
-    """Camera spans, camera path (x, z) and screen tracks of a clip, as JSON values."""
+    """Return camera spans, camera path (x, z) and screen tracks of a clip, as JSON values."""
     path = [] if clip.poses is None else clip.poses[:, [0, 2], 3].round(3).tolist()
     tracks = [{"name": t.name, "role": t.role,
                "points": [[round(float(v), 3) for v in p] for p in box_center(t)[t.seen]]}

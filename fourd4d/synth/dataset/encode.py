@@ -1,4 +1,4 @@
-"""Clips and questions as files: images in the published layout, samples, record shards."""
+"""Encodes clips and questions: images in the published layout, samples, records."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = "processed_data"
 
 
 def jpeg(image: UInt8[np.ndarray, "H W 3"], quality: int = 95) -> bytes:
-    """The RGB image as a JPEG file; ``quality`` 0 … 100."""
+    """Encode an RGB image as a JPEG file; ``quality`` 0 … 100."""
     done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise InputError("image", f"cannot encode an image of shape {image.shape}")
@@ -34,7 +34,7 @@ def jpeg(image: UInt8[np.ndarray, "H W 3"], quality: int = 95) -> bytes:
 
 
 def png(mask: Bool[np.ndarray, "H W"]) -> bytes:
-    """The mask as a PNG file, 0 and 255."""
+    """Encode a mask as a PNG file of 0 and 255."""
     done, data = cv2.imencode(".png", mask.astype(np.uint8) * 255)
     if not done:
         raise InputError("mask", f"cannot encode a mask of shape {mask.shape}")
@@ -49,7 +49,7 @@ class EncodedSample:
     files: Mapping[str, bytes]
 
     def record(self) -> bytes:
-        """The sample with its images as one binary record."""
+        """Return the sample with its images as one binary record."""
         files = self.files
         return encode_sample(self.sample, [files[p] for p in self.sample.frames],
                              [files[p] for p in self.sample.overlays])
@@ -70,14 +70,14 @@ class Encoder:
         self._files: dict[str, bytes] = {}
 
     def frame(self, number: int) -> str:
-        """Path of a frame image."""
+        """Return the path of a frame image."""
         path = f"{ROOT}/{self._clip.video_id}/frames/frame_{number:04d}.jpg"
         if path not in self._files:
             self._files[path] = jpeg(self._clip.frames[number], self._quality)
         return path
 
     def overlay(self, question: Question, number: int) -> tuple[str, str]:
-        """Paths of an overlay and of the mask behind it."""
+        """Return the paths of an overlay and of the mask behind it."""
         track = question.track
         folder = f"{ROOT}/{self._clip.video_id}/masked_{track.role}_overlays"
         name = f"frame_{number:04d}{_suffix(self._clip, track)}"
@@ -89,7 +89,7 @@ class Encoder:
         return path, mask
 
     def written(self, sample: Sample) -> EncodedSample:
-        """The sample with its files. Raises InputError when the sample is malformed."""
+        """Return the sample with its files. Raises InputError where the sample is malformed."""
         check(sample, self._clip.video_id)
         paths = (*sample.frames, *sample.overlays, *sample.masks)
         return EncodedSample(sample, {p: self._files[p] for p in paths})
@@ -97,9 +97,9 @@ class Encoder:
 
 def question_sample(clip: Clip, question: Question, response: str, encoder: Encoder,
                     more: Mapping[str, Any] | None = None) -> EncodedSample:
-    """The sample of a question; ``response`` empty for reinforcement learning only.
+    """Return the sample of a question; ``response`` is empty for reinforcement learning only.
 
-    ``more`` joins its provenance.
+    ``more`` is added to its provenance.
     """
     span = range(len(clip.frames))
     pairs = [encoder.overlay(question, i) for i in question.frames] if response else []
@@ -118,7 +118,7 @@ def question_sample(clip: Clip, question: Question, response: str, encoder: Enco
 
 
 def task_sample(clip: Clip, task: Task, frames: Sequence[int], encoder: Encoder) -> EncodedSample:
-    """The sample of a free-text task on some of the clip's frames."""
+    """Return the sample of a free-text task on some of the clip's frames."""
     return encoder.written(Sample(
         id=f"{clip.video_id}_{task.name}", question=task.prompt, kind=task.name,
         video_id=clip.video_id, frames=tuple(encoder.frame(i) for i in frames),
@@ -128,7 +128,7 @@ def task_sample(clip: Clip, task: Task, frames: Sequence[int], encoder: Encoder)
 
 
 def write_files(root: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
-    """Writes each file under ``root``, through a temporary name; existing ones are replaced."""
+    """Write each file under ``root``, through a temporary name; existing ones are replaced."""
     for relative, data in files.items():
         with replacing(Path(root) / relative) as temporary:
             temporary.write_bytes(data)

@@ -1,4 +1,4 @@
-"""One line a video: what became of it. Written as it happens, read back to resume."""
+"""The outcome of each video, one line each: written as it is known, read back to resume."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Entry:
 
     Attributes:
       video_id: unique in the manifest.
-      status: ``done``, ``empty`` (sound, but nothing could be asked), ``failed``.
+      status: ``done``, ``empty`` (read, but nothing could be asked), ``failed``.
       reason: why it failed or is empty.
       dropped: number of questions dropped, by reason.
       samples: the samples it gave, as JSON values.
       drawing: what a report draws, by clip: camera spans, path, tracks (``build.drawing``).
-      notes: words that a model was asked for and that stayed the template's, by reason.
+      notes: number of texts a model was asked for that stayed the template's, by reason.
     """
 
     video_id: str
@@ -38,7 +38,7 @@ class Entry:
 
 
 def read_entries(root: str | os.PathLike[str]) -> dict[str, Entry]:
-    """The outcomes recorded under ``root``; a line cut short is left out.
+    """Return the outcomes recorded under ``root``, by video; a line cut short is left out.
 
     Raises InputError when there is no manifest.
     """
@@ -67,7 +67,7 @@ class Manifest:
     """
 
     def __init__(self, root: str | os.PathLike[str], run: Mapping[str, Any]):
-        """Opens or starts the manifest of ``root``.
+        """Open or start the manifest of ``root``.
 
         Raises InputError when ``root`` holds the manifest of a run with another config, or another
         process writes it.
@@ -76,7 +76,7 @@ class Manifest:
         self.entries = _by_video(self._journal.rows)
 
     def add(self, entry: Entry) -> None:
-        """Records an outcome; it is on disk when this returns."""
+        """Record an outcome; it is on disk when this returns."""
         self._journal.append(dataclasses.asdict(entry))
         self.entries[entry.video_id] = entry
 

@@ -10,12 +10,13 @@ from fourd4d.core.sample import Sample
 
 
 def pack_sample(root: str | os.PathLike[str], sample: Sample) -> bytes:
-    """The sample as one record, with the images it names below ``root``."""
+    """Return the sample as one record, with the images it names below ``root``."""
     return records.encode_sample(sample, [read_image_bytes(root, p, sample) for p in sample.frames],
                                  [read_image_bytes(root, p, sample) for p in sample.overlays])
 
 
 def read_image_bytes(root: str | os.PathLike[str], relative: str, sample: Sample) -> bytes:
+    """Return the bytes of an image of a sample. Raises InputError where it cannot be read."""
     path = jsonl.inside(root, relative, f"sample {sample.id!r}")
     try:
         return path.read_bytes()

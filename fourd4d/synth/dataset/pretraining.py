@@ -1,4 +1,4 @@
-"""Free-text tasks that make a tiny base model, as record shards."""
+"""Writes free-text tasks for pretraining a tiny base model, as record shards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fourd4d.synth.questions.margins import Ambiguous
 def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.random.Generator,
                  quality: int, practice: pretraining_tasks.Practice = pretraining_tasks.DESCRIBED
                  ) -> list[encode.EncodedSample]:
-    """Free-text tasks of the clip for making a base model; none where it shows nothing clearly."""
+    """Return free-text tasks of a clip; none where it shows nothing clearly."""
     encoder = encode.Encoder(clip, quality)
     every = range(len(clip.frames))
     out = []
@@ -60,13 +60,13 @@ def base_samples(clip: Clip, kinds: Sequence[str], spec: QuestionSpec, rng: np.r
 
 
 def write_base(
-    root: str | os.PathLike[str], clips: Callable[[int, int], Iterator[Clip]], count: int,
+    root: str | os.PathLike[str], clips: Callable[[int, int], Iterator[Clip]], count: int, *,
     kinds: Sequence[str], spec: QuestionSpec, seed: int, quality: int,
     practice: pretraining_tasks.Practice = pretraining_tasks.DESCRIBED,
 ) -> int:
-    """Shards of free-text tasks, one per SHARD_CLIPS clips; finished shards are kept.
+    """Write shards of free-text tasks, one for SHARD_CLIPS clips; finished shards are kept.
 
-    ``clips(start, count)`` gives a part of the sequence. Returns the number of shards.
+    ``clips(start, count)`` returns a part of the sequence. Returns the number of shards.
     """
 
     def tasks(start: int, number: int) -> Iterator[bytes]:

@@ -1,10 +1,10 @@
-"""Work cut into bundles, each done by one worker and kept as one shard.
+"""Splits the making of a dataset into shards, each made by one worker and stored as one file.
 
-A bundle is a range of scenes, a few video files or a range of JSONL rows. Its samples go to
+A shard is a range of scenes, a few video files or a range of JSONL rows. Its samples go to
 ``<folder>/<split>-<i>-of-<n>.array_record`` (the records that training reads), under a temporary
-name until it is whole; a bundle whose shard is there is read back instead of done again, so a
-broken run is taken up by giving the same command. What a bundle holds depends on the seed and the
-bundle alone. Folders may be anywhere that ``etils.epath`` writes to.
+name until it is complete. A shard whose file exists is read instead of made again, so the same
+command resumes a broken run. What a shard holds depends on the seed and its items only. Folders
+may be anywhere that ``etils.epath`` writes to.
 """
 
 from __future__ import annotations
@@ -34,17 +34,16 @@ from fourd4d.synth.simulator.clips import simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
 
 HEAD: Final = "bundles.json"
-Parts = Callable[[], Iterable[bytes]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A piece of work.
+    """One shard of a split.
 
     Attributes:
       split: ``train``, ``test``, …
-      number, total: this bundle's place among those of its split.
-      items: what it is made of, as the maker understands it.
+      number, total: index of this shard among those of its split, and their number.
+      items: what it is made of, as its maker takes it.
     """
 
     split: str
@@ -53,16 +52,16 @@ class Shard:
     items: Sequence[Any]
 
     @property
-    def shard(self) -> str:
+    def file_name(self) -> str:
         """Name of its file."""
         return f"{self.split}-{self.number:05d}-of-{self.total:05d}{records.SUFFIX}"
 
 
 Maker = Callable[[Shard], Iterator[bytes]]
-"""Makes the records of a bundle; whatever it needs must be picklable for a cluster."""
+"""Makes the records of a shard; must be picklable for a cluster."""
 
 def cut(split: str, items: Sequence[Any], size: int) -> list[Shard]:
-    """Bundles of at most ``size`` items, in order."""
+    """Split items into shards of at most ``size``, in order."""
     if size < 1:
         raise InputError("bundle", f"{size} items", "Give 1 or more")
     total = -(-len(items) // size)
@@ -70,9 +69,9 @@ def cut(split: str, items: Sequence[Any], size: int) -> list[Shard]:
 
 
 def claim(folder: str | epath.PathLike, head: Mapping[str, Any]) -> None:
-    """Marks a folder as holding the bundles of one configuration.
+    """Mark a folder as holding the shards of one configuration.
 
-    Raises InputError when it holds those of another.
+    Raises InputError where it holds those of another.
     """
     path = epath.Path(folder) / HEAD
     text = json.dumps(dict(head), indent=1, sort_keys=True)
@@ -85,63 +84,64 @@ def claim(folder: str | epath.PathLike, head: Mapping[str, Any]) -> None:
     path.write_text(text)
 
 
-def kept(bundle: Shard, folder: str | epath.PathLike, maker: Maker) -> Iterator[Record]:
-    """The bundle's records, from its shard, which is made first where it is missing."""
-    shard = epath.Path(folder) / bundle.shard
+def read_or_make(shard: Shard, folder: str | epath.PathLike, maker: Maker) -> Iterator[Record]:
+    """Yield the records of a shard, whose file is made first where it is missing."""
+    path = epath.Path(folder) / shard.file_name
     with tempfile.TemporaryDirectory() as here:
-        local = Path(here) / bundle.shard
-        if shard.exists():
-            epath.Path(shard).copy(local)
+        local = Path(here) / shard.file_name
+        if path.exists():
+            epath.Path(path).copy(local)
         else:
-            records.write_shard(local, maker(bundle))
-            partial = shard.parent / f".{shard.name}.{uuid.uuid4().hex}"
-            shard.parent.mkdir(parents=True, exist_ok=True)
+            records.write_shard(local, maker(shard))
+            partial = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+            path.parent.mkdir(parents=True, exist_ok=True)
             epath.Path(local).copy(partial)
-            partial.replace(shard)
+            partial.replace(path)
         yield from records.read_shards([local])
 
 
-def video_maker(bundle: Shard, recipe: DatasetSpec, clips: Callable[[str, str], Iterable[Any]],
+def video_maker(shard: Shard, spec: DatasetSpec, clips: Callable[[str, str], Iterable[Any]],
                 failures: str) -> Iterator[bytes]:
-    """Records of a bundle of (number, name, path) of video files.
+    """Yield the records of a shard of (number, name, path) of video files.
 
-    Files of which nothing comes are told in ``failures``, one JSON line each, a file a bundle.
+    Files that give no sample are listed in the folder ``failures``: a file for each shard, a JSON
+    line for each video.
     """
-    lost: list[Entry] = []
-    for number, name, path in bundle.items:
+    rejected: list[Entry] = []
+    for number, name, path in shard.items:
         found: list[EncodedSample] = []
-        work = VideoJob(name, functools.partial(clips, path, name))
-        entry = build.process_job(work, number, recipe, found.append)
+        job = VideoJob(name, functools.partial(clips, path, name))
+        entry = build.process_job(job, number, spec, found.append)
         if entry.status == "done":
             yield from (one.record() for one in found)
         else:
-            lost.append(entry)
-    if lost:
-        path = epath.Path(failures) / f"{bundle.shard}.failures.jsonl"
+            rejected.append(entry)
+    if rejected:
+        path = epath.Path(failures) / f"{shard.file_name}.failures.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps({"video_id": e.video_id, "status": e.status,
-                                            "reason": e.reason}) + "\n" for e in lost))
+                                            "reason": e.reason}) + "\n" for e in rejected))
 
 
-def scene_maker(bundle: Shard, recipe: DatasetSpec, scenes: SceneSpec) -> Iterator[bytes]:
+def scene_maker(shard: Shard, spec: DatasetSpec, scenes: SceneSpec) -> Iterator[bytes]:
     """Records of a bundle of numbers of simulated clips, which follow on one another."""
-    clips = simulate_clips(scenes, recipe.seed, bundle.items[0], len(bundle.items))
-    for number, clip in zip(bundle.items, clips, strict=True):
-        for one in build.samples_of(clip, recipe, number * len(recipe.question_types)).samples:
+    clips = simulate_clips(scenes, spec.seed, shard.items[0], len(shard.items))
+    for number, clip in zip(shard.items, clips, strict=True):
+        for one in build.samples_of(clip, spec, number * len(spec.question_types)).samples:
             yield one.record()
 
 
-def jsonl_maker(bundle: Shard, path: str, root: str) -> Iterator[bytes]:
-    """Records of a bundle of (offset, line) of rows of a JSONL file."""
+def jsonl_maker(shard: Shard, path: str, root: str) -> Iterator[bytes]:
+    """Yield the records of a shard of (offset, line) of rows of a JSONL file."""
     with open(path, "rb") as file:
-        for offset, line in bundle.items:
+        for offset, line in shard.items:
             file.seek(offset)
             sample = jsonl.parse_line(file.readline(), f"{path}:{line}")
             yield pack_sample(root, sample)
 
 
 def example(record: Record) -> dict[str, Any]:
-    """A record as the features of a TFDS example; images as files in memory."""
+    """Return a record as the features of a TFDS example; images as files in memory."""
     sample = record.sample
     return {
         "id": sample.id, "video_id": sample.video_id, "type": sample.kind,
@@ -154,14 +154,14 @@ def example(record: Record) -> dict[str, Any]:
     }
 
 
-def examples(bundle: Shard, folder: str, maker: Maker) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Keys and examples of a bundle."""
-    for record in kept(bundle, folder, maker):
+def examples(shard: Shard, folder: str, maker: Maker) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield keys and examples of a shard."""
+    for record in read_or_make(shard, folder, maker):
         yield record.sample.id, example(record)
 
 
 def features(shape: tuple[int | None, int | None, int] = (None, None, 3)) -> Any:
-    """TFDS features of an example; ``shape`` of its images."""
+    """Return the TFDS features of an example; ``shape`` is that of its images."""
     import tensorflow_datasets as tfds
 
     image = tfds.features.Image(shape=shape)
@@ -176,7 +176,7 @@ def features(shape: tuple[int | None, int | None, int] = (None, None, 3)) -> Any
 
 
 def generated(parts: Sequence[Shard], folder: str, maker: Maker, with_beam: bool) -> Any:
-    """What a TFDS builder generates its examples from: a Beam transform, or an iterator."""
+    """Return what a TFDS builder takes its examples from: a Beam transform, or an iterator."""
     make = functools.partial(examples, folder=folder, maker=maker)
     if not with_beam:
         return (pair for part in parts for pair in make(part))
@@ -186,6 +186,6 @@ def generated(parts: Sequence[Shard], folder: str, maker: Maker, with_beam: bool
 
 
 def folder_of(builder: Any) -> str:
-    """Where a TFDS builder keeps its bundles: ``<data_dir>/bundles/<dataset>/<config>``."""
+    """Return a TFDS builder's folder of shards: ``<data_dir>/bundles/<dataset>/<config>``."""
     root = epath.Path(builder._data_dir_root) / "bundles" / builder.name
     return str(root / builder.builder_config.name)

@@ -1,4 +1,4 @@
-"""Simulated clips as a TFDS dataset, made by Apache Beam: one bundle of clips per work item.
+"""Simulated clips as a TFDS dataset, made by Apache Beam: one shard of clips a task.
 
     python -m fourd4d.synth tfds scenes --config=full --file_format=array_record
 
@@ -6,9 +6,9 @@
 which that command imports. On a cluster, hand Beam its runner by ``--beam_pipeline_options=``:
 ``runner=DataflowRunner,project=…,region=…,temp_location=gs://…``,
 ``runner=FlinkRunner,flink_master=…`` or ``runner=SparkRunner,spark_master_url=…``. A clip depends
-on its number and the seed alone, so the dataset is the same for every runner and number of
-workers. Every bundle leaves a shard of its own below ``<data_dir>/bundles``; a run that broke off
-goes on from there. Needs ``apache-beam`` (the ``synth`` extra) for the Beam path; a small
+on its number and the seed only, so the dataset is the same for every runner and number of
+workers. Finished shards are kept below ``<data_dir>/bundles``; the same command resumes a broken
+run from there. Needs ``apache-beam`` (the ``synth`` extra) for the Beam path; a small
 ``Config`` builds without it in one process.
 """
 
@@ -35,9 +35,9 @@ class Config(tfds.core.BuilderConfig):
 
     Attributes:
       train, test: clips of each split.
-      bundle: clips of one work item, rendered in one process one after another.
-      seed: names the sequence of clips.
-      beam: whether Apache Beam does the work; else this process.
+      bundle: clips of one shard, rendered in one process one after another.
+      seed: of the sequence of clips.
+      beam: whether Apache Beam makes the shards; else this process does.
     """
 
     train: int = 10_000
@@ -50,9 +50,9 @@ class Config(tfds.core.BuilderConfig):
 
 
 def maker(config: Config) -> shards.Maker:
-    """Makes bundles of clips by their numbers."""
-    recipe = DatasetSpec(tuple(QUESTION_TYPES), config.questions, config.seed)
-    return functools.partial(shards.scene_maker, recipe=recipe, scenes=config.scenes)
+    """Return a function that makes a shard of clips by their numbers."""
+    spec = DatasetSpec(tuple(QUESTION_TYPES), config.questions, config.seed)
+    return functools.partial(shards.scene_maker, spec=spec, scenes=config.scenes)
 
 
 class Fourd4dScenes(tfds.core.GeneratorBasedBuilder):

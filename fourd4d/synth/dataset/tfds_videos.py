@@ -9,16 +9,15 @@ and the images it names (config ``jsonl``). Further settings are fields of ``Con
 JSON:
 ``--config='{"name": "mine", "source": "videos", "seed": 3, "bundle": 8}'``.
 
-A cluster does the work when Beam is handed its runner through ``--beam_pipeline_options``:
+To run on a cluster, give Beam its runner through ``--beam_pipeline_options``:
 
     runner=DataflowRunner,project=P,region=R,temp_location=gs://B/tmp,setup_file=./setup.py
     runner=FlinkRunner,flink_master=HOST:8081,environment_type=EXTERNAL,environment_config=H:50000
     runner=SparkRunner,spark_master_url=spark://HOST:7077
 
-with ``--data_dir`` and ``--manual_dir`` where all workers see them. Every bundle of files leaves a
-shard of its own below ``<data_dir>/bundles``, in the records that training reads; a run that broke
-off goes on from there when the command is given again. Needs ``apache-beam`` (the ``synth``
-extra), or ``"beam": false`` to work in this process.
+with ``--data_dir`` and ``--manual_dir`` where all workers see them. Finished shards are kept below
+``<data_dir>/bundles``, as records that training reads; the same command resumes a broken run from
+there. Needs ``apache-beam`` (the ``synth`` extra), or ``"beam": false`` to run in this process.
 """
 
 from __future__ import annotations
@@ -49,15 +48,15 @@ from fourd4d.synth.video.discover import find_videos
 
 @dataclasses.dataclass(kw_only=True)
 class Config(tfds.core.BuilderConfig):
-    """What to read and how to digest it.
+    """What to read and how to annotate it.
 
     Attributes:
       source: ``videos`` or ``jsonl``.
       file: name of the JSONL file in the folder.
       seed: of questions and wordings.
-      bundle: video files, or rows, of one work item.
+      bundle: video files, or rows, of one shard.
       test: share of the videos that make the test split, chosen by name.
-      beam: whether Apache Beam does the work; else this process.
+      beam: whether Apache Beam makes the shards; else this process does.
       poses, poses_root: see ``pose_backend_finder``.
       masks, masks_root: source of masks, and its folder (or a SAM checkpoint's).
       fps, side, seconds, max_clips: see ``annotate.AnnotateSpec``.
@@ -80,19 +79,20 @@ class Config(tfds.core.BuilderConfig):
     seconds: float = 10.0
     max_clips: int = 12
 
-    def recipe(self) -> DatasetSpec:
+    def dataset_spec(self) -> DatasetSpec:
+        """Return what is asked about every clip."""
         spec = QuestionSpec(style=self.style, varying=self.style == "full", parts=self.parts)
         return DatasetSpec(tuple(QUESTION_TYPES), spec, self.seed)
 
     def head(self) -> dict[str, Any]:
-        """What the bundles depend on."""
+        """Return what the shards depend on."""
         skipped = ("name", "description", "release_notes", "tags", "beam")
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
                 if f.name not in skipped}
 
 
 def read_clips(path: str, name: str, config: Config) -> Iterable[Clip]:
-    """The clips of a video file, as the config wants it digested."""
+    """Return the clips of a video file, annotated as the config says."""
     digest = AnnotateSpec(fps=config.fps, side=config.side, seconds=config.seconds,
                           max_clips=config.max_clips)
     masks = MaskSpec(config.masks, root=config.masks_root, model=config.masks_root)
@@ -102,7 +102,7 @@ def read_clips(path: str, name: str, config: Config) -> Iterable[Clip]:
 
 
 def held_out(name: str, config: Config) -> bool:
-    """Whether a video belongs to the test split: by its name and the seed alone."""
+    """Return whether a video is of the test split: by its name and the seed only."""
     digest = hashlib.sha256(f"{config.seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < config.test * 2**32
 
@@ -133,7 +133,7 @@ class Fourd4dVideos(tfds.core.GeneratorBasedBuilder):
             items = [(n, name, str(path)) for n, (name, path) in numbered]
             test = [held_out(name, config) for _, name, _ in items]
             maker = functools.partial(
-                shards.video_maker, recipe=config.recipe(), failures=folder,
+                shards.video_maker, spec=config.dataset_spec(), failures=folder,
                 clips=functools.partial(read_clips, config=config))
         elif config.source == "jsonl":
             path = root / config.file

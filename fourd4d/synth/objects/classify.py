@@ -1,4 +1,4 @@
-"""Whether an object moves by itself."""
+"""Classifies objects as moving or static."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fourd4d.synth.objects.mask_backends.base import MaskRequest
 
 def role_of(request: MaskRequest, masks: Bool[np.ndarray, "M H W"]
             ) -> Literal["dynamic", "static", ""]:
-    """Whether a thing moves by itself; '' where that cannot be told.
+    """Return whether an object moves by itself; '' where that is unclear.
 
-    It is ``dynamic`` when it goes ``spec.travel`` of the diagonal against the scene or changes its
-    size by ``spec.growth`` beyond what the camera does to it, and ``static`` when it does not and
-    less than a tenth of it shows motion of its own.
+    It is ``dynamic`` where its displacement against the scene is ``spec.travel`` of the diagonal,
+    or its size changes by ``spec.growth`` beyond what the camera's motion does to it. It is
+    ``static`` where neither holds and less than a tenth of it has motion evidence.
     """
     seen = np.flatnonzero(masks.any((1, 2)))
     if len(seen) < 2:
@@ -32,16 +32,16 @@ def role_of(request: MaskRequest, masks: Bool[np.ndarray, "M H W"]
     inverse = float(np.median(depth[ys, xs]))
     corners = np.array([[xs.min(), ys.min()], [xs.max(), ys.min()], [xs.min(), ys.max()],
                         [xs.max(), ys.max()]], float)
-    ways, growth = [], []
+    distances, growth = [], []
     for m, middle in zip(seen, centre):
         ends = int(request.chosen[first]), int(request.chosen[m])
-        home = request.motion.place(*ends, centre[0], inverse)
+        at_rest = request.motion.place(*ends, centre[0], inverse)
         there = request.motion.place(*ends, corners, inverse)
         scale = np.linalg.norm(np.ptp(there, 0)) / max(np.linalg.norm(np.ptp(corners, 0)), 1e-6)
-        ways.append(float(np.linalg.norm(middle - home)))
+        distances.append(float(np.linalg.norm(middle - at_rest)))
         growth.append(np.sqrt(masks[m].sum() / masks[first].sum()) / max(scale, 1e-3))
     diagonal = float(np.hypot(*masks.shape[1:]))
-    moved = np.percentile(ways, 90) / diagonal >= request.spec.travel
+    moved = np.percentile(distances, 90) / diagonal >= request.spec.travel
     smooth = np.convolve(growth, np.ones(3) / 3, "valid") if len(growth) >= 3 else np.array(growth)
     if moved or smooth.max() / smooth.min() >= request.spec.growth:
         return "dynamic"

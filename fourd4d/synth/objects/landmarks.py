@@ -1,4 +1,4 @@
-"""One landmark of the static scene: a region that stands out, is static, and stays in view."""
+"""Finds one landmark of the static scene: a region that stands out and stays in view."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jaxtyping import Bool, Int, UInt8
 
 from fourd4d.synth.camera.motion import CameraMotion, inverse_depth_map
 
-_SMALLEST, _LARGEST = 0.004, 0.09
-_VISIBLE = 0.6
-_DISCS = 0.07, 0.045
+_MIN_AREA, _MAX_AREA = 0.004, 0.09  # Shares of the frame.
+_MIN_VISIBLE_SHARE = 0.6  # Of a region, in a frame in which it counts.
+_DISC_RADII = 0.07, 0.045  # Shares of the diagonal.
 
 
 def find_landmark(
@@ -21,34 +21,34 @@ def find_landmark(
     motion: CameraMotion,
     moving: Bool[np.ndarray, "M H W"],
 ) -> Bool[np.ndarray, "M H W"] | None:
-    """Masks of the best landmark; None where nothing qualifies.
+    """Return the masks of the best landmark; None where nothing qualifies.
 
-    Regions of one colour are proposed in a few frames and carried to the others by the camera's
-    motion at the depth of the static points around them. The one that stands out and stays in
-    view longest wins; failing that, a disc about well-tracked points.
+    Regions of one colour are proposed in three frames and warped to the others by the camera's
+    motion, at the depth of the static points around them. The best in contrast, shape and time in
+    view is taken; without one, a disc around well-tracked points.
 
     Args:
-      chosen: numbers of the frames among those that ``motion`` was estimated from.
+      chosen: indices of the frames among those that ``motion`` was estimated from.
       moving: what moves by itself, in each frame.
     """
     best, best_score = None, 0.0
     count = len(frames)
-    looks = list(dict.fromkeys((count // 2, count // 5, (4 * count) // 5)))
-    depths = {m: inverse_depth_map(motion, int(chosen[m])) for m in looks}
-    for m in sorted(looks):
+    keyframes = list(dict.fromkeys((count // 2, count // 5, (4 * count) // 5)))
+    depths = {m: inverse_depth_map(motion, int(chosen[m])) for m in keyframes}
+    for m in sorted(keyframes):
         regions = _regions(frames[m], moving[m], motion, int(chosen[m]))
-        for worth, contour in regions[:6]:
-            masks = _carry(contour, m, chosen, motion, depths[m], moving)
-            same = _same_colour(frames, masks, m)
+        for merit, contour in regions[:6]:
+            masks = _warp_region(contour, m, chosen, motion, depths[m], moving)
+            same = _has_same_colour(frames, masks, m)
             masks[~same] = False
-            score = worth * float(masks.any((1, 2)).mean()) ** 2
+            score = merit * float(masks.any((1, 2)).mean()) ** 2
             if score > best_score and masks.any((1, 2)).mean() >= 0.5:
                 best, best_score = masks, score
     if best is None:
-        for m, size in itertools.product(looks, _DISCS):
+        for m, size in itertools.product(keyframes, _DISC_RADII):
             contour = _disc(size, moving[m], motion, int(chosen[m]))
             if contour is not None:
-                masks = _carry(contour, m, chosen, motion, depths[m], moving)
+                masks = _warp_region(contour, m, chosen, motion, depths[m], moving)
                 score = float(masks.any((1, 2)).mean())
                 if score >= max(0.5, best_score + 1e-6):
                     best, best_score = masks, score
@@ -57,7 +57,7 @@ def find_landmark(
 
 def _regions(frame: np.ndarray, moving: np.ndarray, motion: CameraMotion, t: int
              ) -> list[tuple[float, np.ndarray]]:
-    """Contours of regions of one colour with their worth, the best first."""
+    """Return contours of regions of one colour with their merit, the best first."""
     height, width = moving.shape
     flat = cv2.pyrMeanShiftFiltering(frame, 7, 18, maxLevel=1)
     lab = cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).astype(np.float32)
@@ -78,7 +78,7 @@ def _regions(frame: np.ndarray, moving: np.ndarray, motion: CameraMotion, t: int
             area = cv2.contourArea(contour) / (height * width)
             x, y, w, h = cv2.boundingRect(contour)
             edge = x <= 1 or y <= 1 or x + w >= width - 1 or y + h >= height - 1
-            if edge or not _SMALLEST <= area <= _LARGEST:
+            if edge or not _MIN_AREA <= area <= _MAX_AREA:
                 continue
             solid = cv2.contourArea(contour) / cv2.contourArea(cv2.convexHull(contour))
             mask = np.zeros((height, width), np.uint8)
@@ -98,9 +98,9 @@ def _regions(frame: np.ndarray, moving: np.ndarray, motion: CameraMotion, t: int
 
 
 def _disc(size: float, moving: np.ndarray, motion: CameraMotion, t: int) -> np.ndarray | None:
-    """A disc about the static point that has most long-lived static points around it.
+    """Return a disc around the static point with most long-lived static points near it.
 
-    ``size`` is its radius, a share of the picture's diagonal.
+    None where there are too few. ``size`` is its radius, a share of the diagonal.
     """
     height, width = moving.shape
     radius = size * float(np.hypot(height, width))
@@ -119,9 +119,9 @@ def _disc(size: float, moving: np.ndarray, motion: CameraMotion, t: int) -> np.n
     return circle.round().astype(np.int32)[:, None]
 
 
-def _carry(contour: np.ndarray, m: int, chosen: np.ndarray, motion: CameraMotion,
+def _warp_region(contour: np.ndarray, m: int, chosen: np.ndarray, motion: CameraMotion,
            depth: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """The region in every frame; empty where too much of it is out of view or hidden."""
+    """Warp a region to every frame; empty where too much of it is out of view or hidden."""
     height, width = depth.shape
     outline = contour[:, 0].astype(np.float64)
     inside = np.zeros((height, width), np.uint8)
@@ -136,13 +136,13 @@ def _carry(contour: np.ndarray, m: int, chosen: np.ndarray, motion: CameraMotion
         mask = np.zeros((height, width), np.uint8)
         cv2.drawContours(mask, [there.round().astype(np.int32)[:, None]], -1, 1, -1)
         seen = (mask > 0) & ~moving[n]
-        if seen.sum() >= _VISIBLE * total:
+        if seen.sum() >= _MIN_VISIBLE_SHARE * total:
             masks[n] = seen
     return masks
 
 
-def _same_colour(frames: np.ndarray, masks: np.ndarray, m: int) -> np.ndarray:
-    """Frames in which the region has the colour it has in frame ``m``."""
+def _has_same_colour(frames: np.ndarray, masks: np.ndarray, m: int) -> np.ndarray:
+    """Return in which frames the region has the colour that it has in frame ``m``, (M,)."""
     means = np.array([cv2.cvtColor(f[mask][None], cv2.COLOR_RGB2LAB)[0].mean(0) if mask.any()
                       else np.full(3, np.inf) for f, mask in zip(frames, masks)])
     return np.linalg.norm(means - means[m], axis=1) < 18

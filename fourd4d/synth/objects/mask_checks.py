@@ -1,4 +1,4 @@
-"""Which masks to believe: one strict set of rules, each with its reason.
+"""Drops masks that break one of a strict set of rules, each with its reason.
 
 A mask is dropped from its frame when it breaks a rule there; a track is dropped when too little of
 it is left. Nothing is repaired.
@@ -18,21 +18,21 @@ from fourd4d.synth.objects import mask_motion
 
 @dataclasses.dataclass(frozen=True)
 class MaskCheckSpec:
-    """The rules' numbers.
+    """Thresholds of the rules.
 
     Attributes:
       smallest, largest: area, shares of the frame.
-      growth: largest ratio of areas between neighbouring masks half a second apart.
-      usual: largest ratio of an area to the median of its neighbours in time.
-      jump: longest step between them, in sides of the thing (square root of its area).
-      alike: least likeness of colours (Bhattacharyya) to the whole track's.
-      pieces: least share of a mask in its largest piece.
-      thick: least radius of a disc that fits into a mask, in sides of the thing; a sliver beside
-        an edge in the picture is thinner.
-      carried: least overlap (IoU) of a mask with the one before it, brought there by the flow.
-      lost: seconds out of sight after which it may be another thing.
-      share: least share of the frames between a track's ends that must keep their masks.
-      seconds: least time between them.
+      growth: maximum ratio of areas of neighbouring masks half a second apart.
+      usual: maximum ratio of an area to the median of its neighbours in time.
+      jump: maximum step between neighbours, in sides of the object (root of its area).
+      alike: minimum Bhattacharyya coefficient of the colours with the whole track's.
+      pieces: minimum share of a mask in its largest connected piece.
+      thick: minimum radius of a disc that fits into a mask, in sides of the object; a sliver
+        along an edge in the image is thinner.
+      carried: minimum IoU of a mask with the one before it, warped by the flow.
+      lost: seconds without a mask after which it may be another object.
+      share: minimum share of the frames from a track's first to its last that keep their masks.
+      seconds: minimum time from the first to the last.
     """
 
     smallest: float = 0.0012
@@ -56,28 +56,30 @@ def check(
     spec: MaskCheckSpec | None = None,
     flow: Float[np.ndarray, "T-1 H W 2"] | None = None,
 ) -> tuple[Bool[np.ndarray, "T"], dict[str, int]]:
-    """Which masks keep the rules, and how many broke which.
+    """Return which masks keep all rules, and the number of masks by the rule that they break.
 
     All False, with the reason ``seen too briefly``, where too little of the track is left.
 
     Args:
-      flow: ``mask_motion.backward_flow`` of the frames; without it nothing is asked about flow.
+      times: seconds.
+      flow: ``mask_motion.backward_flow`` of the frames, pixels; without it, ``carried`` is not
+        checked.
     """
     spec = spec or MaskCheckSpec()
     reasons: collections.Counter[str] = collections.Counter()
     area = masks.mean((1, 2))
     good = area > 0
-    whole = _colours(frames, masks)
+    track_colours = _colour_histogram(frames, masks)
     for t in np.flatnonzero(good):
-        reason = _alone(frames[t], masks[t], float(area[t]), whole, spec)
+        reason = _broken_rule(frames[t], masks[t], float(area[t]), track_colours, spec)
         if reason:
             good[t] = False
             reasons[reason] += 1
-    for t, reason in _jumps(times, masks, area, good, spec):
+    for t, reason in _outliers(times, masks, area, good, spec):
         good[t] = False
         reasons[reason] += 1
     if flow is not None:
-        lost = _uncarried(times, masks, good, flow, spec)
+        lost = _off_flow(times, masks, good, flow, spec)
         good[lost] = False
         if lost:
             reasons["not carried by the picture's motion"] += len(lost)
@@ -89,9 +91,9 @@ def check(
     return good, dict(reasons)
 
 
-def _uncarried(times: np.ndarray, masks: np.ndarray, good: np.ndarray, flow: np.ndarray,
+def _off_flow(times: np.ndarray, masks: np.ndarray, good: np.ndarray, flow: np.ndarray,
                spec: MaskCheckSpec) -> list[int]:
-    """All but the longest run of masks of which each is carried to the next."""
+    """Return the frames outside the longest run of masks that the flow warps onto the next."""
     seen = np.flatnonzero(good)
     overlap = mask_motion.warped_iou(masks & good[:, None, None], flow)
     broken = [b == a + 1 and overlap[a] < spec.carried or times[b] - times[a] > spec.lost
@@ -101,9 +103,9 @@ def _uncarried(times: np.ndarray, masks: np.ndarray, good: np.ndarray, flow: np.
     return [int(t) for t in seen if t not in longest]
 
 
-def _alone(frame: np.ndarray, mask: np.ndarray, area: float, whole: np.ndarray,
+def _broken_rule(frame: np.ndarray, mask: np.ndarray, area: float, track_colours: np.ndarray,
            spec: MaskCheckSpec) -> str:
-    """The rule that a mask breaks by itself, or ''."""
+    """Return the rule that a mask breaks by itself, or ''."""
     if area < spec.smallest:
         return "too small"
     if area > spec.largest:
@@ -114,15 +116,15 @@ def _alone(frame: np.ndarray, mask: np.ndarray, area: float, whole: np.ndarray,
     inner = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)
     if inner.max() < spec.thick * np.sqrt(mask.sum()):
         return "too thin"
-    own = _colours(frame[None], mask[None])
-    if float(np.sqrt(own * whole).sum()) < spec.alike:
+    own = _colour_histogram(frame[None], mask[None])
+    if float(np.sqrt(own * track_colours).sum()) < spec.alike:
         return "other colours"
     return ""
 
 
-def _jumps(times: np.ndarray, masks: np.ndarray, area: np.ndarray, good: np.ndarray,
+def _outliers(times: np.ndarray, masks: np.ndarray, area: np.ndarray, good: np.ndarray,
            spec: MaskCheckSpec) -> list[tuple[int, str]]:
-    """Masks out of line with their neighbours in time."""
+    """Return masks that do not fit their neighbours in time: frame and reason."""
     seen = np.flatnonzero(good)
     if len(seen) < 3:
         return []
@@ -147,14 +149,14 @@ def _jumps(times: np.ndarray, masks: np.ndarray, area: np.ndarray, good: np.ndar
         ratio = max(area[seen[b]] / area[seen[a]], area[seen[a]] / area[seen[b]])
         step = np.linalg.norm(centre[b] - centre[a]) / max(side[a], side[b])
         if ratio > spec.growth**gap or step > spec.jump * gap:
-            # What follows is another thing: keep the longer part.
+            # What follows is another object: keep the longer part.
             cut = [int(t) for t in (seen[: a + 1] if 2 * (a + 1) < len(seen) else seen[b:])]
             out.update({t: "another thing" for t in cut if t not in out})
     return sorted(out.items())
 
 
-def _colours(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Histogram of colours inside the masks."""
+def _colour_histogram(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Return the histogram of colours inside the masks, normalised."""
     count = np.zeros(6 * 6 * 6)
     for frame, mask in zip(frames, masks):
         codes = (frame[mask].astype(int) * 6 // 256) @ np.array([36, 6, 1])

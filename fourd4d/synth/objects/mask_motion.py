@@ -1,9 +1,8 @@
-"""Whether a mask moves as the picture in it does: dense flow between neighbouring looks.
+"""Compares how masks move with how their pixels do: dense optical flow between keyframes.
 
-A mask that follows a thing is carried from one look to the next by the picture's own motion, and
-its centre goes where its pixels go, and it grows as they spread. A mask that flickers, swallows a
-neighbour, or is cut by the picture's edge does not; how far it strays from its pixels says how far
-to trust it.
+The flow warps a good mask onto the next one, moves its centre as far and spreads its pixels as
+much. A mask that flickers, swallows a neighbour, or is cut by the border of the frame drifts from
+its pixels; the drift says how far to trust it.
 """
 
 from __future__ import annotations
@@ -15,44 +14,44 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-_CALM = 3  # Looks either way over which a mask's flicker evens out.
-_CALMER = 1.4  # How many times less than its area a thing's side must flicker to tell its size.
+_SMOOTHING_RADIUS = 3  # Keyframes either way over which a mask's flicker averages out.
+_SIDE_ADVANTAGE = 1.4  # A side measures size where it flickers this much less than the area.
 
 
 def backward_flow(grey: UInt8[np.ndarray, "M H W"]) -> Float[np.ndarray, "M-1 H W 2"]:
-    """From each pixel of a look to its place in the look before, pixels (x, y)."""
+    """Return the flow from each keyframe back to the one before, pixels (x, y)."""
     solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     out = [solver.calc(after, before, None)  # type: ignore[call-overload]
            for before, after in zip(grey, grey[1:])]
     return np.array(out, np.float32).reshape(len(grey) - 1, *grey.shape[1:], 2)
 
 
-def warp(mask: Bool[np.ndarray, "H W"], step: Float[np.ndarray, "H W 2"], way: int = 1
+def warp(mask: Bool[np.ndarray, "H W"], step: Float[np.ndarray, "H W 2"], direction: int = 1
          ) -> Bool[np.ndarray, "H W"]:
-    """A mask brought to the next look (``way`` 1) or to the one before (-1).
+    """Warp a mask to the next keyframe (``direction`` 1) or to the one before (-1).
 
     Args:
-      step: the backward flow of the later of the two looks.
+      step: the backward flow of the later of the two keyframes, pixels.
     """
     height, width = mask.shape
-    if way > 0:
+    if direction > 0:
         x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
         return cv2.remap(mask.astype(np.uint8), x + step[..., 0], y + step[..., 1],
                          cv2.INTER_NEAREST) > 0
     ys, xs = np.nonzero(mask)
-    came = np.round(np.stack([xs, ys], 1) + step[ys, xs]).astype(int)
-    came = came[((came >= 0) & (came < (width, height))).all(1)]
+    warped = np.round(np.stack([xs, ys], 1) + step[ys, xs]).astype(int)
+    warped = warped[((warped >= 0) & (warped < (width, height))).all(1)]
     out = np.zeros(mask.shape, np.uint8)
-    out[came[:, 1], came[:, 0]] = 1
+    out[warped[:, 1], warped[:, 0]] = 1
     return cv2.morphologyEx(out, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
 
 
 def object_flow(grey: UInt8[np.ndarray, "M H W"], masks: Bool[np.ndarray, "M H W"],
                 flow: Float[np.ndarray, "M-1 H W 2"]) -> Float[np.ndarray, "M-1 H W 2"]:
-    """The backward flow, in a thing's masks looked for anew around the way of their centres.
+    """Return the backward flow, estimated anew in an object's masks from their displacement.
 
-    Flow over the whole picture falls short where a thing is smooth, or goes farther than its size
-    between two looks. What is found anew stands where it makes the two looks more alike.
+    Flow of the whole frame falls short where an object is smooth, or moves by more than its size
+    between two keyframes. The new flow is kept where it aligns the two keyframes better.
     """
     solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     height, width = masks.shape[1:]
@@ -61,13 +60,13 @@ def object_flow(grey: UInt8[np.ndarray, "M H W"], masks: Bool[np.ndarray, "M H W
     out = flow.copy()
     for before in np.flatnonzero(np.isfinite(middle[:-1, 0] + middle[1:, 0])):
         now = before + 1
-        way = middle[now] - middle[before]
-        area = _around(masks[now])
-        matrix = np.array([[1, 0, way[0]], [0, 1, way[1]]])
+        displacement = middle[now] - middle[before]
+        area = _padded_box(masks[now])
+        matrix = np.array([[1, 0, displacement[0]], [0, 1, displacement[1]]])
         shifted = cv2.warpAffine(grey[before], matrix, (width, height),
                                  borderMode=cv2.BORDER_REPLICATE)
         one, other = (np.ascontiguousarray(g[area]) for g in (grey[now], shifted))
-        found = solver.calc(one, other, None) - way.astype(np.float32)  # type: ignore
+        found = solver.calc(one, other, None) - displacement.astype(np.float32)  # type: ignore
         inside = masks[now][area]
         errors = [np.abs(cv2.remap(grey[before], x[area] + step[..., 0], y[area] + step[..., 1],
                                    cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[inside]
@@ -78,8 +77,8 @@ def object_flow(grey: UInt8[np.ndarray, "M H W"], masks: Bool[np.ndarray, "M H W
     return out
 
 
-def _around(mask: np.ndarray, least: int = 48) -> tuple[slice, slice]:
-    """The mask's box and what is about it, as slices of rows and columns."""
+def _padded_box(mask: np.ndarray, least: int = 48) -> tuple[slice, slice]:
+    """Return the mask's box and a margin around it, as slices of rows and columns."""
     out = []
     for axis in (1, 0):
         line = np.flatnonzero(mask.any(axis))
@@ -90,7 +89,7 @@ def _around(mask: np.ndarray, least: int = 48) -> tuple[slice, slice]:
 
 
 def centres(masks: Bool[np.ndarray, "M H W"]) -> Float[np.ndarray, "M 2"]:
-    """Centres (x, y) of masks, pixels; NaN where they are empty."""
+    """Return the centres (x, y) of masks, pixels; NaN where they are empty."""
     out = np.full((len(masks), 2), np.nan)
     for m in np.flatnonzero(masks.any((1, 2))):
         out[m] = np.mean(np.nonzero(masks[m])[::-1], axis=1)
@@ -98,52 +97,54 @@ def centres(masks: Bool[np.ndarray, "M H W"]) -> Float[np.ndarray, "M 2"]:
 
 
 def touches_border(masks: Bool[np.ndarray, "M H W"]) -> Bool[np.ndarray, "M"]:
-    """Whether the picture's edge cuts a mask."""
+    """Return whether each mask touches the border of the frame."""
     return np.asarray(masks[:, [0, -1]].any((1, 2)) | masks[:, :, [0, -1]].any((1, 2)))
 
 
 def warped_iou(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
                ) -> Float[np.ndarray, "M-1"]:
-    """Overlap (IoU) of each mask with the one before it, brought there by the flow; NaN where one
-    of them is empty."""
+    """Return the IoU of each mask with the one before it, warped by the flow.
+
+    NaN where one of them is empty.
+    """
     out = np.full(len(masks) - 1, np.nan)
     for m in np.flatnonzero(masks[:-1].any((1, 2)) & masks[1:].any((1, 2))):
-        came = warp(masks[m], flow[m])
-        out[m] = (came & masks[m + 1]).sum() / (came | masks[m + 1]).sum()
+        warped = warp(masks[m], flow[m])
+        out[m] = (warped & masks[m + 1]).sum() / (warped | masks[m + 1]).sum()
     return out
 
 
 def drift(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"]
           ) -> Float[np.ndarray, "M 2"]:
-    """How far the mask's centre is from where its pixels' motion puts it, pixels (x, y); NaN where
-    empty.
+    """Return how far each mask's centre is from where its pixels' motion puts it, pixels (x, y).
 
-    The pixels' way is summed over the looks in which the mask is seen and held where it is not, and
-    is laid over the centre's way such that most looks agree.
+    NaN where the mask is empty. The pixels' displacement is summed over keyframes with a mask,
+    held where there is none, and offset by the median difference from the centre's.
     """
-    return _apart(masks, centres(masks), lambda before, now: -np.median(
+    return _deviation(masks, centres(masks), lambda before, now: -np.median(
         flow[before][masks[now]], axis=0))
 
 
-def split_flicker(apart: Float[np.ndarray, "M K"]) -> tuple[np.ndarray, np.ndarray]:
-    """What a mask strays from its pixels: from look to look, and over ``_CALM`` looks either way.
+def split_flicker(deviation: Float[np.ndarray, "M K"]) -> tuple[np.ndarray, np.ndarray]:
+    """Split deviations into flicker and drift, both (M, K).
 
-    Of the first the pixels know better; in the second their own small errors add up.
+    Drift is the median over ``_SMOOTHING_RADIUS`` keyframes either way. The flow measures flicker
+    better than the mask does; in drift the small errors of the flow add up.
     """
-    seen = np.flatnonzero(np.isfinite(apart[:, 0]))
-    drift = np.full(apart.shape, np.nan)
+    seen = np.flatnonzero(np.isfinite(deviation[:, 0]))
+    drift = np.full(deviation.shape, np.nan)
     for m in seen:
-        drift[m] = np.median(apart[seen[np.abs(seen - m) <= _CALM]], axis=0)
-    return apart - drift, drift
+        drift[m] = np.median(deviation[seen[np.abs(seen - m) <= _SMOOTHING_RADIUS]], axis=0)
+    return deviation - drift, drift
 
 
 def sizes(masks: Bool[np.ndarray, "M H W"]
           ) -> tuple[Float[np.ndarray, "M"], Float[np.ndarray, "M"]]:
-    """Size of the thing in each frame, pixels, and the share by which it may be too large.
+    """Return an object's size in each keyframe, pixels, and the share by which it may be too large.
 
-    The size is the root of its area, or its width or height where these flicker much less, as of
-    who walks; sides that the picture's edge cuts do not count. A thing of which a part comes into
-    view grows along one side: its area then changes by half as much, and gives that away.
+    The size is the root of its area, or its width or height where these flicker much less, as a
+    walking person's height does. Sides cut by the border do not count. An object of which more
+    comes into view grows along one side only: the ratio of its sides to its area shows that.
     """
     count, height, width = masks.shape
     logs = np.full((3, count), np.nan)
@@ -158,8 +159,8 @@ def sizes(masks: Bool[np.ndarray, "M H W"]
     if not whole.any():
         return np.sqrt(masks.sum((1, 2))), np.where(seen, np.inf, np.nan)
     rough = [_roughness(line[seen]) for line in logs]
-    best = int(np.argmin(np.array(rough) * [1.0, _CALMER, _CALMER]))
-    # The usual ratio of one extent to another is known.
+    best = int(np.argmin(np.array(rough) * [1.0, _SIDE_ADVANTAGE, _SIDE_ADVANTAGE]))
+    # The median ratio of one extent to another is known.
     logs += np.nanmedian(logs[best][whole] - logs[:, whole], axis=1)[:, None]
     out = logs[best]
     for line in (*logs, np.log(np.maximum(masks.sum((1, 2)), 1)) / 2):
@@ -170,70 +171,70 @@ def sizes(masks: Bool[np.ndarray, "M H W"]
 
 
 def _roughness(values: np.ndarray) -> float:
-    """Median size of the second differences of logs; infinite where there are few."""
+    """Return the median absolute second difference of logs; infinite where there are few."""
     bends = np.abs(values[:-2] - 2 * values[1:-1] + values[2:])
     if np.isfinite(bends).sum() < 3:
         return np.inf
-    return float(np.nanmedian(bends) + np.exp(-np.nanmedian(values)))  # A pixel is the least.
+    return float(np.nanmedian(bends) + np.exp(-np.nanmedian(values)))  # At least one pixel.
 
 
 def scale_error(masks: Bool[np.ndarray, "M H W"], flow: Float[np.ndarray, "M-1 H W 2"],
                 sizes: Float[np.ndarray, "M"]) -> Float[np.ndarray, "M"]:
-    """How much larger the mask is than its pixels' spread makes it, a share; negative if smaller.
+    """Return how much larger each mask is than the spread of its pixels makes it, a share.
 
-    NaN where it is empty, infinite where the picture's edge cuts it: its size is not seen there.
-
-    A thing that comes nearer spreads the picture in it. A mask that grows as more of a thing comes
-    into view, or loses a part of it, does not.
+    Negative where it is smaller, NaN where it is empty, infinite where it touches the border, which
+    hides its size. An object that comes nearer spreads its pixels; a mask that grows as more of an
+    object comes into view, or that loses a part of it, does not.
 
     Args:
-      sizes: of the masks, any length.
+      sizes: of the masks, in any unit of length.
     """
     if not masks.any():
         return np.full(len(masks), np.nan)
-    with np.errstate(divide="ignore"):  # Of empty masks, which are not looked at.
+    with np.errstate(divide="ignore"):  # Of empty masks, which do not count.
         measured = np.log(sizes)[:, None]
-    apart = _apart(masks, measured, lambda before, now: _spread(masks[now], flow[before]))[:, 0]
-    return np.where(touches_border(masks), np.inf, np.expm1(apart))
+    deviation = _deviation(masks, measured,
+                           lambda before, now: _log_scale(masks[now], flow[before]))
+    return np.where(touches_border(masks), np.inf, np.expm1(deviation[:, 0]))
 
 
-def _apart(masks: np.ndarray, measured: np.ndarray, step: Callable[[int, int], Any]) -> np.ndarray:
-    """How far measures (M, K) of masks are from what ``step`` makes of them, looks laid together.
+def _deviation(masks: np.ndarray, measured: np.ndarray, step: Callable[[int, int], Any]
+               ) -> np.ndarray:
+    """Return how far measures (M, K) of masks are from the sum of their steps, median 0.
 
-    Steps are summed over the looks in which the mask is seen; of one across looks in which it is
-    not, nothing is known.
+    Steps across keyframes without a mask are unknown: the deviation is held there.
     """
     seen = np.flatnonzero(masks.any((1, 2)))
-    apart = np.full(measured.shape, np.nan)
+    deviation = np.full(measured.shape, np.nan)
     if not len(seen):
-        return apart
-    apart[seen[0]] = 0
+        return deviation
+    deviation[seen[0]] = 0
     for before, now in zip(seen, seen[1:]):
-        apart[now] = apart[before]
+        deviation[now] = deviation[before]
         if now == before + 1:
-            apart[now] += measured[now] - measured[before] - step(int(before), int(now))
-    return apart - np.nanmedian(apart, axis=0)
+            deviation[now] += measured[now] - measured[before] - step(int(before), int(now))
+    return deviation - np.nanmedian(deviation, axis=0)
 
 
-def _spread(mask: np.ndarray, step: np.ndarray) -> float:
-    """Log of the scale by which the flow back to the look before spread the mask's pixels.
+def _log_scale(mask: np.ndarray, step: np.ndarray) -> float:
+    """Return the log of the scale by which a mask's pixels spread since the keyframe before.
 
-    The median over pairs of pixels far apart, so a limb that swings does not count.
+    The median over pairs of pixels far apart, so that a swinging limb does not count.
     """
-    # At its edge flow mixes with what lies behind.
+    # At the edge, flow mixes with the background's.
     edge = max(1, round(0.15 * float(np.sqrt(mask.sum()))))
     inner = cv2.erode(mask.astype(np.uint8), np.ones((2 * edge + 1,) * 2, np.uint8))
     ys, xs = np.nonzero(inner if inner.sum() >= 16 else mask)
-    place = np.stack([xs, ys], 1).astype(float)
-    came = place + step[ys, xs]
-    order = np.argsort(place @ np.array([1.0, 0.61]))
+    position = np.stack([xs, ys], 1).astype(float)
+    warped = position + step[ys, xs]
+    order = np.argsort(position @ np.array([1.0, 0.61]))
     half = len(order) // 2
     if half < 4:
         return 0.0
     ratios = []
-    for index in (order, np.argsort(place @ np.array([-0.61, 1.0]))):
+    for index in (order, np.argsort(position @ np.array([-0.61, 1.0]))):
         one, other = index[:half], index[-half:]
-        now = np.linalg.norm(place[one] - place[other], axis=1)
-        then = np.linalg.norm(came[one] - came[other], axis=1)
+        now = np.linalg.norm(position[one] - position[other], axis=1)
+        then = np.linalg.norm(warped[one] - warped[other], axis=1)
         ratios.append(np.log(np.maximum(now, 1e-3) / np.maximum(then, 1e-3)))
     return float(np.median(np.concatenate(ratios)))

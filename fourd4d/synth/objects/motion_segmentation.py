@@ -1,10 +1,10 @@
-"""Moving things: regions of evidence, followed through time, cut out tightly.
+"""Segments moving objects: regions of motion evidence, linked over time and cut out tightly.
 
-Regions found in single frames are linked by overlap (after the camera's motion and the thing's own
-are taken off) and by colour. A thing must go somewhere or change its size against the static
-scene: what merely flickers in place, such as the ghost of a thing that has left, is dropped. Each
-kept thing is then cut out with GrabCut, started from its evidence and helped by its colours over
-the whole clip, and followed by its looks into frames in which it shows no evidence, or too little.
+Regions of single frames are linked by overlap, after the camera's motion and the object's own are
+removed, and by colour. An object must move or change its size against the static scene: what only
+flickers in place, such as the ghost of an object that has left, is dropped. Each kept object is
+cut out with GrabCut, which starts from its motion evidence and its colours over the whole clip.
+Optical flow then extends its masks into frames with little evidence or none.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import gaussian_filter
 
 from fourd4d.synth.camera.motion import CameraMotion
-from fourd4d.synth.objects import mask_motion
+from fourd4d.synth.objects import linking, mask_motion
 from fourd4d.synth.objects.color_regions import above, find_color_regions
 
-_CODES = 6 * 16 * 16
-_ALIKE = 0.2  # How much more like (Bhattacharyya) one place's colours must be than another's.
-_HINT = 1.1  # Growth of regions from which masks may grow enough.
-_SHADOW = 0.5  # Share of it under another light that makes a shadow; of things it is below 0.4.
-_PINNED = 0.004  # Share of the diagonal that what is fixed to the picture may go.
-_PLAIN = 2.0  # Mean evidence of what is no flicker.
-_KEPT = 0.5  # Least overlap (IoU) of a mask with the one carried there from its neighbour.
+_NUM_COLOR_CLASSES = 6 * 16 * 16
+_COLOR_MARGIN = 0.2  # Least difference of two Bhattacharyya coefficients that decides.
+_MIN_REGION_GROWTH = 1.1  # Ratio of sizes of regions from which masks may grow enough.
+_MAX_SHADOW_SHARE = 0.5  # Share of pixels lit otherwise; below 0.4 on objects.
+_MAX_FIXED_DRIFT = 0.004  # Of what is fixed to the frame, share of the diagonal.
+_CLEAR_EVIDENCE = 2.0  # Mean motion evidence above which a region is not flicker.
+_MIN_WARPED_IOU = 0.5  # Of a mask with its neighbour's, warped by the flow.
 
 
 @dataclasses.dataclass(frozen=True)
 class MotionSegmentationSpec:
-    """Numbers of the search; lengths and areas as shares of the frame's diagonal and area.
+    """Thresholds; lengths are shares of the frame's diagonal, areas shares of the frame.
 
     Attributes:
-      keep: most moving things of a clip.
+      keep: maximum number of moving objects of a clip.
       smallest, largest: area of a region.
-      body: largest area of one that shows its motion at its edges only.
+      body: maximum area of a region that shows motion evidence at its edges only.
       gap: distance across which fragments are one region.
-      lost: seconds a thing may go unseen.
-      lasting: least share of the frames between its ends in which a thing is found.
-      seconds: least time between them.
-      travel: least way against the scene, or
-      growth: least ratio of largest to smallest size.
+      lost: seconds an object may be unseen.
+      lasting: minimum share of the frames from its first to its last in which an object is found.
+      seconds: minimum time from the first to the last.
+      travel: minimum displacement against the scene, or
+      growth: minimum ratio of the largest to the smallest size.
     """
 
     keep: int = 6
@@ -61,25 +61,26 @@ class MotionSegmentationSpec:
 
 @dataclasses.dataclass
 class MovingObject:
-    """A thing followed through M frames.
+    """An object tracked through M frames.
 
     Attributes:
-      masks: (M, H, W), False throughout where it is not found.
-      evidence: mean evidence over its masks.
-      travel: how far it goes against the scene, shares of the diagonal.
+      masks: (M, H, W); all False in frames in which it is not found.
+      evidence: mean motion evidence over its masks.
+      displacement: largest one against the scene, a share of the diagonal.
     """
 
     masks: np.ndarray
     evidence: float
-    travel: float
+    displacement: float
 
     @property
     def found(self) -> np.ndarray:
+        """In which frames it is found, (M,)."""
         return np.asarray(self.masks.any((1, 2)))
 
     @property
     def area(self) -> np.ndarray:
-        """Share of the frame in each frame."""
+        """Share of each frame that it covers, (M,)."""
         return self.masks.mean((1, 2))
 
 
@@ -89,7 +90,7 @@ class _Region:
     box: tuple[int, int, int, int]
     centre: np.ndarray
     area: float
-    own: np.ndarray  # Where it surely is the thing, and not what it came from.
+    own: np.ndarray  # Surely the object, not the background that it uncovers.
     colours: np.ndarray
     strength: float
 
@@ -99,83 +100,87 @@ def find_moving(
     times: Float[np.ndarray, "M"],
     chosen: Int[np.ndarray, "M"],
     evidence: Float[np.ndarray, "M H W"],
-    usual: UInt8[np.ndarray, "M H W 3"],
+    *,
+    background: UInt8[np.ndarray, "M H W 3"],
     flow: Float[np.ndarray, "M-1 H W 2"],
     motion: CameraMotion,
     spec: MotionSegmentationSpec | None = None,
 ) -> list[MovingObject]:
-    """The moving things of a clip, the most prominent first.
+    """Return the moving objects of a clip, the most prominent first.
 
     Args:
-      frames, times: the frames looked at.
-      chosen: their numbers among the frames that ``motion`` was estimated from.
-      evidence: above 1 where something moves by itself.
-      usual: what most other frames show in each pixel's place.
-      flow: ``mask_motion.backward_flow`` of the frames.
+      frames, times: the keyframes, and their times in seconds.
+      chosen: their indices among the frames that ``motion`` was estimated from.
+      evidence: motion evidence; above 1 where something moves by itself.
+      background: median over the other frames, as seen from each keyframe.
+      flow: ``mask_motion.backward_flow`` of the keyframes, pixels.
     """
     spec = spec or MotionSegmentationSpec()
-    codes, usual_codes = (np.stack([_codes(f) for f in pictures]) for pictures in (frames, usual))
-    # Where the camera travels, a thing's inside fits some depth, and its edges alone show.
-    whole = [find_color_regions(f, e, spec.smallest, spec.body) if motion.kind == "moving" else []
+    codes, background_codes = (np.stack([_color_codes(f) for f in images])
+                               for images in (frames, background))
+    # Where the camera translates, an object's inside fits some depth: only its edges are evidence.
+    filled = [find_color_regions(f, e, spec.smallest, spec.body) if motion.kind == "moving" else []
              for f, e in zip(frames, evidence)]
-    regions = [_regions(c, e, b, spec) for c, e, b in zip(codes, evidence, whole)]
-    chains = _link(regions, times, chosen, motion, spec)
+    regions = [_regions(c, e, b, spec) for c, e, b in zip(codes, evidence, filled)]
+    chains = _link_regions(regions, times, chosen, motion, spec)
     diagonal = float(np.hypot(*frames.shape[1:3]))
     enough = min(spec.seconds, 0.6 * float(times[-1] - times[0]))
-    things = []
+    candidates = []
     for chain in chains:
         seconds = times[max(chain)] - times[min(chain)]
-        if seconds < enough or not _lasts(np.array(list(chain)), spec):
+        if seconds < enough or not _is_persistent(np.array(list(chain)), spec):
             continue
-        way, growth = _going(chain, chosen, motion)
-        travel = way / diagonal
+        pixels, growth = _displacement_and_growth(chain, chosen, motion)
+        displacement = pixels / diagonal
         area = np.median([r.area for r in chain.values()])
         strength = np.mean([min(r.strength, 4.0) for r in chain.values()])
-        grows = growth >= _HINT and area >= 3 * spec.smallest and strength >= 1.2
-        # What shows strongly all the time may go less far.
-        plain = strength >= _PLAIN and len(chain) >= 0.8 * len(times)
-        least = (0.7 if plain else 1.0) * spec.travel
-        if travel < least and not grows:
+        grows = growth >= _MIN_REGION_GROWTH and area >= 3 * spec.smallest and strength >= 1.2
+        # Clear evidence in nearly all frames allows a smaller displacement.
+        clear = strength >= _CLEAR_EVIDENCE and len(chain) >= 0.8 * len(times)
+        least = (0.7 if clear else 1.0) * spec.travel
+        if displacement < least and not grows:
             continue
-        shadow = np.mean([_shade(frames[m], usual[m], evidence[m], r) for m, r in chain.items()])
-        if shadow > _SHADOW:
+        shadow = np.mean([_shadow_share(frames[m], background[m], evidence[m], r)
+                          for m, r in chain.items()])
+        if shadow > _MAX_SHADOW_SHARE:
             continue
-        ghost = np.mean([_uncovered(codes[m], usual_codes[m], evidence[m], r)
+        ghost = np.mean([_uncovered_background(codes[m], background_codes[m], evidence[m], r)
                          for m, r in chain.items()])
-        if ghost > _ALIKE:
+        if ghost > _COLOR_MARGIN:
             continue
-        score = len(chain) / len(times) * np.sqrt(area) * strength * (travel + 0.1)
-        things.append((score, travel, travel >= least, chain))
-    things.sort(key=lambda item: -item[0])
+        score = len(chain) / len(times) * np.sqrt(area) * strength * (displacement + 0.1)
+        candidates.append((score, displacement, displacement >= least, chain))
+    candidates.sort(key=lambda item: -item[0])
     out: list[MovingObject] = []
-    for score, travel, travels, chain in things[: spec.keep]:
-        if score < 0.02 * things[0][0]:
+    for score, displacement, moves, chain in candidates[: spec.keep]:
+        if score < 0.02 * candidates[0][0]:
             break
-        likely = _likely(evidence, codes, usual_codes, chain)
-        here, there = likely[codes], likely[usual_codes]
-        shown = np.where(there - here > 1.0, 0, evidence)  # Not where the thing has left.
-        masks = _followed(_cut_out(frames, shown, here, chain), frames, shown, here, flow)
-        if any(_same(masks, thing.masks) for thing in out):
+        log_ratio = _color_log_ratio(evidence, codes, background_codes, chain)
+        here, there = log_ratio[codes], log_ratio[background_codes]
+        shown = np.where(there - here > 1.0, 0, evidence)  # Not where the object has left.
+        masks = _segment_object(frames, shown, here, chain)
+        masks = _extend_by_flow(masks, frames, shown, here, flow)
+        if any(_is_duplicate(masks, other.masks) for other in out):
             continue
-        if not travels and _growth(masks) < spec.growth:
+        if not moves and _scale_growth(masks) < spec.growth:
             continue
-        if motion.kind != "still" and travel > 2 * spec.travel and _pinned(masks):
+        if motion.kind != "still" and displacement > 2 * spec.travel and _is_fixed_to_frame(masks):
             continue
-        if _lasts(np.flatnonzero(masks.any((1, 2))), spec):
+        if _is_persistent(np.flatnonzero(masks.any((1, 2))), spec):
             strength = float(np.mean([r.strength for r in chain.values()]))
-            out.append(MovingObject(masks, strength, travel))
+            out.append(MovingObject(masks, strength, displacement))
     return out
 
 
-def _lasts(found: np.ndarray, spec: MotionSegmentationSpec) -> bool:
-    """Whether a thing found in these frames is found in enough of those between."""
+def _is_persistent(found: np.ndarray, spec: MotionSegmentationSpec) -> bool:
+    """Whether frames in which an object is found are enough of those from first to last."""
     return len(found) >= 4 and len(found) >= spec.lasting * float(np.ptp(found) + 1)
 
 
-def _regions(codes: np.ndarray, evidence: np.ndarray, bodies: list[np.ndarray],
+def _regions(codes: np.ndarray, evidence: np.ndarray, color_regions: list[np.ndarray],
              spec: MotionSegmentationSpec
              ) -> list[_Region]:
-    """Regions of evidence, the largest first; ``bodies`` take the place of their edges."""
+    """Return regions of evidence, the largest first; ``color_regions`` replace their edges."""
     height, width = evidence.shape
     diagonal = np.hypot(height, width)
     size = max(1, round(spec.gap * diagonal))
@@ -185,40 +190,43 @@ def _regions(codes: np.ndarray, evidence: np.ndarray, bodies: list[np.ndarray],
     weak = np.isin(labels, np.unique(labels[strong > 0])[1:] if strong.any() else []) & (labels > 0)
     closed = cv2.morphologyEx((weak | (strong > 0)).astype(np.uint8), cv2.MORPH_CLOSE, disc)
     contours, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    pieces = [_outlined(c, evidence, codes) for c in contours
+    fragments = [_fill_fragment(c, evidence, codes) for c in contours
               if cv2.contourArea(c) >= 0.5 * spec.smallest * height * width]
-    pieces = _joined(sorted(pieces, key=lambda p: -p.mask.sum())[:12], evidence, codes)
+    largest = sorted(fragments, key=lambda fragment: -fragment.mask.sum())[:12]
+    fragments = _join_fragments(largest, evidence, codes)
     out = []
-    for inside, own in _whole(pieces, bodies, evidence):
+    for inside, own in _replace_edges(fragments, color_regions, evidence):
         area = float(inside.mean())
         if not spec.smallest <= area <= spec.largest:
             continue
         ys, xs = np.nonzero(inside)
         box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
         out.append(_Region(inside, box, np.array([xs.mean(), ys.mean()]), area,
-                           own, _histogram(codes[own]),
+                           own, _color_histogram(codes[own]),
                            float(np.minimum(evidence[inside], 6).mean())))
     return sorted(out, key=lambda r: -r.area)
 
 
-def _whole(pieces: list[_Piece], bodies: list[np.ndarray], evidence: np.ndarray
-           ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Masks, and where in them surely is the thing: bodies instead of the edges about them, and the
-    other pieces."""
+def _replace_edges(fragments: list[_Fragment], color_regions: list[np.ndarray],
+                   evidence: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return masks, and where in them surely the object is.
+
+    Regions of one colour replace the fragments along their edges; other fragments stay.
+    """
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    for body in bodies:
-        near = cv2.dilate(body.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-        edges = [p for p in pieces if (p.own & near).sum() >= 0.7 * p.own.sum()
-                 and (p.mask & body).sum() < 0.7 * body.sum()]
-        if edges and not any((body & other).any() for other, _ in found):
-            found.append((body, body))
-            pieces = [p for p in pieces if p not in edges]
-    return found + [(p.mask, p.mask & (evidence > 1)) for p in pieces]
+    for region in color_regions:
+        near = cv2.dilate(region.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        edges = [p for p in fragments if (p.own & near).sum() >= 0.7 * p.own.sum()
+                 and (p.mask & region).sum() < 0.7 * region.sum()]
+        if edges and not any((region & other).any() for other, _ in found):
+            found.append((region, region))
+            fragments = [p for p in fragments if p not in edges]
+    return found + [(p.mask, p.mask & (evidence > 1)) for p in fragments]
 
 
 @dataclasses.dataclass(eq=False)
-class _Piece:
-    """Connected evidence: its outline's points, what it fills, and the box around it."""
+class _Fragment:
+    """Connected evidence: the points of its outline, the mask that it fills, its own pixels."""
 
     points: np.ndarray
     mask: np.ndarray
@@ -230,52 +238,53 @@ class _Piece:
         return x, y, x + w, y + h
 
 
-def _outlined(contour: np.ndarray, evidence: np.ndarray, codes: np.ndarray) -> _Piece:
+def _fill_fragment(contour: np.ndarray, evidence: np.ndarray, codes: np.ndarray) -> _Fragment:
     own = np.zeros(evidence.shape, np.uint8)
     cv2.drawContours(own, [contour], -1, 1, -1)
     hull = cv2.convexHull(contour)
     if cv2.contourArea(hull) < 2.5 * cv2.contourArea(contour):
         mask = np.zeros_like(own)
         cv2.drawContours(mask, [hull], -1, 1, -1)
-        return _Piece(contour, mask > 0, own > 0)
-    whole = _filled(contour, own > 0, evidence, codes)
-    return _Piece(contour, own > 0 if whole is None else whole, own > 0)
+        return _Fragment(contour, mask > 0, own > 0)
+    whole = _fill_hull(contour, own > 0, evidence, codes)
+    return _Fragment(contour, own > 0 if whole is None else whole, own > 0)
 
 
-def _joined(pieces: list[_Piece], evidence: np.ndarray, codes: np.ndarray) -> list[_Piece]:
-    """Pieces, the parts of one thing as one: what lies between them looks like them.
+def _join_fragments(fragments: list[_Fragment], evidence: np.ndarray, codes: np.ndarray
+                    ) -> list[_Fragment]:
+    """Join fragments of one object: those with their own colours between them.
 
-    A thing without much texture shows its motion at its edges only, some of them apart.
+    An object without much texture shows motion at its edges only, some of them apart.
     """
-    pieces = list(pieces)
+    fragments = list(fragments)
     again = True
     while again:
         again = False
-        for i, j in itertools.combinations(range(len(pieces)), 2):
-            one, other = pieces[i], pieces[j]
-            if _gap(one.box, other.box) > min(_side(one.box), _side(other.box)):
+        for i, j in itertools.combinations(range(len(fragments)), 2):
+            one, other = fragments[i], fragments[j]
+            if _box_gap(one.box, other.box) > min(_box_side(one.box), _box_side(other.box)):
                 continue
             points = np.concatenate([one.points, other.points])
-            mask = _filled(points, one.own | other.own, evidence, codes)
+            mask = _fill_hull(points, one.own | other.own, evidence, codes)
             if mask is not None:
-                pieces[i] = _Piece(points, mask, one.own | other.own)
-                del pieces[j]
+                fragments[i] = _Fragment(points, mask, one.own | other.own)
+                del fragments[j]
                 again = True
                 break
-    return pieces
+    return fragments
 
 
-def _gap(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+def _box_gap(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     return max(0, a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3])
 
 
-def _side(box: tuple[int, ...]) -> int:
+def _box_side(box: tuple[int, ...]) -> int:
     return max(box[2] - box[0], box[3] - box[1])
 
 
-def _filled(points: np.ndarray, own: np.ndarray, evidence: np.ndarray, codes: np.ndarray
+def _fill_hull(points: np.ndarray, own: np.ndarray, evidence: np.ndarray, codes: np.ndarray
             ) -> np.ndarray | None:
-    """The hull of a thing's edges; None where its inside looks like what is around it instead."""
+    """Return the hull of an object's edges; None where its inside looks like its surroundings."""
     hull = np.zeros(own.shape, np.uint8)
     cv2.drawContours(hull, [cv2.convexHull(points)], -1, 1, -1)
     wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (15, 15))
@@ -284,29 +293,30 @@ def _filled(points: np.ndarray, own: np.ndarray, evidence: np.ndarray, codes: np
     edge = own & (evidence > 1)
     if inside.sum() < 12 or edge.sum() < 12:
         return None
-    fill = _histogram(codes[inside])
-    like, unlike = (float(np.sqrt(fill * _histogram(codes[part])).sum()) for part in (edge, around))
-    return hull > 0 if like > unlike + _ALIKE else None
+    fill = _color_histogram(codes[inside])
+    to_edge, to_around = (float(np.sqrt(fill * _color_histogram(codes[part])).sum())
+                          for part in (edge, around))
+    return hull > 0 if to_edge > to_around + _COLOR_MARGIN else None
 
 
-def _codes(frame: np.ndarray) -> np.ndarray:
-    """Colour classes: hue and chroma finely, lightness coarsely, since shading changes it."""
+def _color_codes(frame: np.ndarray) -> np.ndarray:
+    """Return colour classes: fine hue and chroma, coarse lightness, which shading changes."""
     lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB).astype(np.int16)
     hue = np.clip((lab[..., 1:] - 128 + 64) // 8, 0, 15)
     return (lab[..., 0] * 6 // 256 * 16 + hue[..., 0]) * 16 + hue[..., 1]
 
 
-def _histogram(codes: np.ndarray) -> np.ndarray:
-    count = np.bincount(codes, minlength=_CODES).astype(np.float32)
+def _color_histogram(codes: np.ndarray) -> np.ndarray:
+    count = np.bincount(codes, minlength=_NUM_COLOR_CLASSES).astype(np.float32)
     count = gaussian_filter(count.reshape(6, 16, 16), (0.7, 0.8, 0.8), mode="nearest").ravel()
     return count / max(float(count.sum()), 1.0)
 
 
-def _link(
+def _link_regions(
     regions: list[list[_Region]], times: np.ndarray, chosen: np.ndarray, motion: CameraMotion,
     spec: MotionSegmentationSpec,
 ) -> list[dict[int, _Region]]:
-    """Chains of regions, one region a frame; greedy, best links first."""
+    """Link regions into chains of one region a frame; greedy, best links first."""
     open_chains: list[dict[int, _Region]] = []
     done: list[dict[int, _Region]] = []
     for m, found in enumerate(regions):
@@ -315,39 +325,23 @@ def _link(
             (alive if times[m] - times[max(chain)] <= spec.lost else done).append(chain)
         costs = []
         for c, chain in enumerate(alive):
-            last = max(chain)
-            guess = _foretell(chain, last, m, times, chosen, motion)
+            guess = linking.predict_centre({k: region.centre for k, region in chain.items()},
+                                           m, times, chosen, motion)
             for r, region in enumerate(found):
-                cost = _unlike(chain[last], region, guess)
+                cost = _link_cost(chain[max(chain)], region, guess)
                 if cost is not None:
                     costs.append((cost, c, r))
-        used_c, used_r = set(), set()
-        for _, c, r in sorted(costs):
-            if c not in used_c and r not in used_r:
-                alive[c][m] = found[r]
-                used_c.add(c)
-                used_r.add(r)
-        alive += [{m: region} for r, region in enumerate(found) if r not in used_r]
+        linked = linking.match_greedily((c, r) for _, c, r in sorted(costs))
+        for c, r in linked:
+            alive[c][m] = found[r]
+        taken = {r for _, r in linked}
+        alive += [{m: region} for r, region in enumerate(found) if r not in taken]
         open_chains = alive
     return done + open_chains
 
 
-def _foretell(chain, last: int, now: int, times, chosen, motion: CameraMotion) -> np.ndarray:
-    """Where the thing's centre should be: carried by the camera, plus its own steady motion."""
-    here = motion.place(int(chosen[last]), int(chosen[now]), chain[last].centre,
-                        1 / motion.depth(int(chosen[last])))
-    earlier = [k for k in chain if k < last]
-    if earlier:
-        before = max(earlier)
-        carried = motion.place(int(chosen[before]), int(chosen[last]), chain[before].centre,
-                               1 / motion.depth(int(chosen[before])))
-        pace = (times[now] - times[last]) / (times[last] - times[before])
-        here = here + np.clip(pace, 0, 2) * (chain[last].centre - carried)
-    return here
-
-
-def _unlike(old: _Region, new: _Region, guess: np.ndarray) -> float | None:
-    """Cost of a link; None where it cannot be."""
+def _link_cost(old: _Region, new: _Region, guess: np.ndarray) -> float | None:
+    """Return the cost of a link; None where it is impossible."""
     ratio = new.area / old.area
     if not 1 / 3 < ratio < 3:
         return None
@@ -363,52 +357,53 @@ def _unlike(old: _Region, new: _Region, guess: np.ndarray) -> float | None:
     return 1 - inter / union + 0.5 * near + colour + 0.3 * abs(np.log(ratio))
 
 
-def _going(chain: dict[int, _Region], chosen: np.ndarray, motion: CameraMotion
+def _displacement_and_growth(chain: dict[int, _Region], chosen: np.ndarray, motion: CameraMotion
            ) -> tuple[float, float]:
-    """Largest way from the start against the scene, pixels, and growth of the size."""
+    """Return the largest displacement against the scene, pixels, and the ratio of sizes."""
     first = min(chain)
-    ways = []
+    distances = []
     for m, region in chain.items():
         home = motion.place(int(chosen[first]), int(chosen[m]), chain[first].centre,
                             1 / motion.depth(int(chosen[first])))
-        ways.append(np.linalg.norm(region.centre - home))
-    return float(np.percentile(ways, 90)), _spread([chain[m].area for m in sorted(chain)])
+        distances.append(np.linalg.norm(region.centre - home))
+    return float(np.percentile(distances, 90)), _size_ratio([chain[m].area for m in sorted(chain)])
 
 
-def _pinned(masks: np.ndarray) -> bool:
-    """Whether masks keep their place in the picture, as a caption does before a moving scene."""
+def _is_fixed_to_frame(masks: np.ndarray) -> bool:
+    """Whether masks keep their position in the frame, as a caption over a moving scene."""
     middle = mask_motion.centres(masks)
     middle = middle[np.isfinite(middle[:, 0])]
     away = np.linalg.norm(middle - np.median(middle, axis=0), axis=1)
     # While it fades in or out, parts of it stand for the whole.
-    return bool(np.percentile(away, 75) < _PINNED * np.hypot(*masks.shape[1:]))
+    return bool(np.percentile(away, 75) < _MAX_FIXED_DRIFT * np.hypot(*masks.shape[1:]))
 
 
-def _growth(masks: np.ndarray) -> float:
-    """Growth of masks that the picture's edge does not cut; 1 where nothing is known.
+def _scale_growth(masks: np.ndarray) -> float:
+    """Return the growth of masks that do not touch the border; 1 where nothing is known.
 
-    Evidence also shows where the thing is at other times, so its regions grow less than it does.
+    Evidence also shows where the object is at other times, so its regions grow less than it does.
     """
     whole = masks.any((1, 2)) & ~mask_motion.touches_border(masks)
-    return _spread(masks[whole].mean((1, 2)))
+    return _size_ratio(masks[whole].mean((1, 2)))
 
 
-def _spread(areas: Sequence[float] | np.ndarray) -> float:
-    """Ratio of the largest to the smallest side, smoothed over three frames."""
+def _size_ratio(areas: Sequence[float] | np.ndarray) -> float:
+    """Return the ratio of the largest to the smallest side, smoothed over three frames."""
     if len(areas) < 3:
         return 1.0
     sides = np.convolve(np.sqrt(areas), np.ones(3) / 3, "valid")
     return float(sides.max() / sides.min())
 
 
-def _shade(frame: np.ndarray, usual: np.ndarray, evidence: np.ndarray, region: _Region) -> float:
-    """Share of what shows at a region that is its usual self under another light: a shadow's.
+def _shadow_share(frame: np.ndarray, background: np.ndarray, evidence: np.ndarray,
+                  region: _Region) -> float:
+    """Return the share of a region that is its background under another light: a shadow's.
 
-    The light changes all colours alike, and smoothly: what the ground shows stays visible.
+    Light changes all colours alike, and smoothly: the texture of the ground stays visible.
     """
     x0, y0, x1, y1 = region.box
     area = np.s_[max(y0 - 3, 0) : y1 + 3, max(x0 - 3, 0) : x1 + 3]
-    now, before = (cv2.blur(f[area].astype(np.float32), (3, 3)) + 4 for f in (frame, usual))
+    now, before = (cv2.blur(f[area].astype(np.float32), (3, 3)) + 4 for f in (frame, background))
     ratio = np.log(now / before)
     light = ratio.mean(-1)
     even = np.abs(cv2.blur(ratio - light[..., None], (3, 3))).max(-1) < 0.06
@@ -418,44 +413,46 @@ def _shade(frame: np.ndarray, usual: np.ndarray, evidence: np.ndarray, region: _
     return float(np.mean((even & smooth & (np.abs(light) < 0.9))[shows])) if shows.any() else 0.0
 
 
-def _uncovered(codes: np.ndarray, usual: np.ndarray, evidence: np.ndarray, region: _Region
-               ) -> float:
-    """How much more a region is like what is around it than it usually is: a thing left it."""
-    around = _ring(region, evidence)
-    now, before = (float(np.sqrt(_histogram(c[region.own]) * _histogram(codes[around])).sum())
-                   for c in (codes, usual))
+def _uncovered_background(codes: np.ndarray, background: np.ndarray, evidence: np.ndarray,
+                          region: _Region) -> float:
+    """Return how much better than its background a region fits its surroundings: a ghost's."""
+    around = _surroundings(region, evidence)
+    ring = _color_histogram(codes[around])
+    now, before = (float(np.sqrt(_color_histogram(c[region.own]) * ring).sum())
+                   for c in (codes, background))
     return now - before
 
 
-def _ring(region: _Region, evidence: np.ndarray) -> np.ndarray:
+def _surroundings(region: _Region, evidence: np.ndarray) -> np.ndarray:
+    """Return the pixels around a region that show no motion evidence, (H, W)."""
     wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (15, 15))
     near = cv2.dilate(region.mask.astype(np.uint8), wide) > 0
     return near & ~region.mask & (evidence < 0.5)
 
 
-def _likely(evidence: np.ndarray, codes: np.ndarray, usual: np.ndarray, chain: dict[int, _Region]
-            ) -> np.ndarray:
-    """Log of how much likelier each colour class is in a thing than in what is around it.
+def _color_log_ratio(evidence: np.ndarray, codes: np.ndarray, background: np.ndarray,
+                     chain: dict[int, _Region]) -> np.ndarray:
+    """Return the log ratio of each colour class's frequency in an object and around it.
 
-    ``codes`` and ``usual`` are the colour classes of the frames and of what they usually show.
+    ``codes`` and ``background`` are the colour classes of the frames and of their background.
     """
-    likely, around = np.zeros(_CODES, np.float32), np.zeros(_CODES, np.float32)
+    log_ratio, around = np.zeros((2, _NUM_COLOR_CLASSES), np.float32)
     for m, region in chain.items():
-        around += _histogram(codes[m][_ring(region, evidence[m])])
+        around += _color_histogram(codes[m][_surroundings(region, evidence[m])])
     for _ in range(2):
-        own = np.zeros(_CODES, np.float32)
+        own = np.zeros(_NUM_COLOR_CLASSES, np.float32)
         for m, region in chain.items():
-            # Where the usual picture looks more like the thing than this one, the thing has left.
-            left = likely[usual[m]] - likely[codes[m]] > 0.5
-            own += _histogram(codes[m][region.own & ~left])
-        likely = np.log((own / max(own.sum(), 1e-9) + 1e-4)
+            # The object has left where the background fits its colours better than the frame.
+            left = log_ratio[background[m]] - log_ratio[codes[m]] > 0.5
+            own += _color_histogram(codes[m][region.own & ~left])
+        log_ratio = np.log((own / max(own.sum(), 1e-9) + 1e-4)
                         / (around / max(around.sum(), 1e-9) + 1e-4))
-    return likely
+    return log_ratio
 
 
-def _cut_out(frames: np.ndarray, evidence: np.ndarray, likely: np.ndarray,
-             chain: dict[int, _Region]) -> Bool[np.ndarray, "M H W"]:
-    """Masks of a thing in the frames of its chain and in the gaps between them."""
+def _segment_object(frames: np.ndarray, evidence: np.ndarray, log_ratio: np.ndarray,
+                    chain: dict[int, _Region]) -> Bool[np.ndarray, "M H W"]:
+    """Return the masks of an object in the frames of its chain and in short gaps between."""
     height, width = frames.shape[1:3]
     masks = np.zeros((len(frames), height, width), bool)
     order = sorted(chain)
@@ -474,40 +471,42 @@ def _cut_out(frames: np.ndarray, evidence: np.ndarray, likely: np.ndarray,
             start = cv2.warpAffine(source.mask.astype(np.uint8), shift, (width, height)) > 0
         else:
             start = seed.mask
-        masks[m] = _grab(frames[m], evidence[m], start, likely[m], sure=seed is not None)
+        masks[m] = _segment_frame(frames[m], evidence[m], start, log_ratio[m],
+                                  certain=seed is not None)
     return masks
 
 
-def _followed(masks: np.ndarray, frames: np.ndarray, evidence: np.ndarray, likely: np.ndarray,
-              flow: np.ndarray) -> np.ndarray:
-    """Masks before and after the longest run that the picture's motion carries, as far as it does.
+def _extend_by_flow(masks: np.ndarray, frames: np.ndarray, evidence: np.ndarray,
+                    log_ratio: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Extend the longest run of masks that agree with the flow, forwards and backwards.
 
-    A thing that rests, or moves as the scene would, shows no evidence meanwhile, or in parts only.
+    An object that rests, or moves as the scene does, shows little motion evidence meanwhile.
     """
-    together = np.flatnonzero(~(mask_motion.warped_iou(masks, flow) >= _KEPT)) + 1
+    together = np.flatnonzero(~(mask_motion.warped_iou(masks, flow) >= _MIN_WARPED_IOU)) + 1
     run = max(np.split(np.arange(len(masks)), together), key=len)
     out = masks.copy()
-    for way, start in ((1, run[-1]), (-1, run[0])):
-        for m in range(start + way, len(masks) if way > 0 else -1, way):
-            came = mask_motion.warp(out[m - way], flow[min(m, m - way)], way)
-            if came.any() and not _alike(out[m], came):
-                mask = _grab(frames[m], evidence[m], came, likely[m], sure=False)
-                if _alike(mask, came):
+    for step, start in ((1, run[-1]), (-1, run[0])):
+        for m in range(start + step, len(masks) if step > 0 else -1, step):
+            warped = mask_motion.warp(out[m - step], flow[min(m, m - step)], step)
+            if warped.any() and not _overlaps(out[m], warped):
+                mask = _segment_frame(frames[m], evidence[m], warped, log_ratio[m],
+                                      certain=False)
+                if _overlaps(mask, warped):
                     out[m] = mask
     return out
 
 
-def _alike(mask: np.ndarray, came: np.ndarray) -> bool:
-    return bool((mask & came).sum() >= _KEPT * (mask | came).sum())
+def _overlaps(mask: np.ndarray, warped: np.ndarray) -> bool:
+    return bool((mask & warped).sum() >= _MIN_WARPED_IOU * (mask | warped).sum())
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether most of the smaller of two things lies in the other."""
+def _is_duplicate(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether most of the smaller of two objects lies in the other."""
     return bool((one & other).sum() > 0.5 * min(one.sum(), other.sum()))
 
 
-def _refined(patch: np.ndarray, trimap: np.ndarray, most: int = 110) -> np.ndarray:
-    """GrabCut's mask, made at a smaller size where the patch is large: its cost explodes."""
+def _run_grabcut(patch: np.ndarray, trimap: np.ndarray, most: int = 110) -> np.ndarray:
+    """Run GrabCut, on a reduced patch where it is large: the cost grows fast with the size."""
     height, width = trimap.shape
     scale = min(1.0, most / max(height, width))
     size = (max(4, round(width * scale)), max(4, round(height * scale)))
@@ -522,9 +521,9 @@ def _refined(patch: np.ndarray, trimap: np.ndarray, most: int = 110) -> np.ndarr
     return (cv2.resize(inside.astype(np.float32), (width, height)) > 0.5).astype(np.uint8)
 
 
-def _grab(frame: np.ndarray, evidence: np.ndarray, start: np.ndarray, likely: np.ndarray,
-          sure: bool) -> np.ndarray:
-    """GrabCut around a first mask; the first mask where it finds nothing sensible."""
+def _segment_frame(frame: np.ndarray, evidence: np.ndarray, start: np.ndarray,
+                   log_ratio: np.ndarray, certain: bool) -> np.ndarray:
+    """Refine a first mask by GrabCut; return the first one where the result is implausible."""
     ys, xs = np.nonzero(start)
     if len(ys) == 0:
         return start
@@ -534,26 +533,26 @@ def _grab(frame: np.ndarray, evidence: np.ndarray, start: np.ndarray, likely: np
     y0, y1 = max(ys.min() - pad, 0), min(ys.max() + pad + 1, height)
     x0, x1 = max(xs.min() - pad, 0), min(xs.max() + pad + 1, width)
     area = np.s_[y0:y1, x0:x1]
-    first, e, like = start[area], evidence[area], cv2.blur(likely[area], (3, 3))
+    first, e, similarity = start[area], evidence[area], cv2.blur(log_ratio[area], (3, 3))
     reach = int(0.15 * side) + 2
     near = cv2.dilate(first.astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8)) > 0
-    # What rests in its own place all the time shows no evidence; its colours tell it.
-    _, labels = cv2.connectedComponents((like > 1.5).astype(np.uint8))
-    touched = np.unique(labels[first & (like > 1.5)])
+    # What never leaves its position shows no motion evidence; its colours show it.
+    _, labels = cv2.connectedComponents((similarity > 1.5).astype(np.uint8))
+    touched = np.unique(labels[first & (similarity > 1.5)])
     grown = np.isin(labels, touched[touched > 0])
     near |= grown
     trimap = np.full(first.shape, cv2.GC_BGD, np.uint8)
     trimap[near] = cv2.GC_PR_BGD
-    # First guess: moving and not plainly of the surroundings' colours, or of its own colours.
-    guess = first & ((e > 1) & (like > -1.5) | (like > 0.5)) | grown
+    # First guess: moving and not of the surroundings' colours, or of the object's colours.
+    guess = first & ((e > 1) & (similarity > -1.5) | (similarity > 0.5)) | grown
     trimap[guess] = cv2.GC_PR_FGD
     core = cv2.erode((guess & (e > 1.5)).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    if sure:
-        trimap[core & (like > 0.5)] = cv2.GC_FGD
+    if certain:
+        trimap[core & (similarity > 0.5)] = cv2.GC_FGD
     inside = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if inside.sum() < 12 or (~inside).sum() < 12:
         return start
-    mask = _refined(cv2.bilateralFilter(frame[area], 5, 20, 3), trimap)
+    mask = _run_grabcut(cv2.bilateralFilter(frame[area], 5, 20, 3), trimap)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
     out = np.zeros_like(start)

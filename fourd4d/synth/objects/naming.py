@@ -1,4 +1,4 @@
-"""Names from what is seen: colour, then size, then place, as far as needed to tell things apart."""
+"""Names objects by colour, then size, then position, as far as needed to tell them apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HUES = ((15, "red"), (40, "orange"), (70, "yellow"), (165, "green"), (195, "cya
 
 
 def colour(frames: UInt8[np.ndarray, "T H W 3"], masks: Bool[np.ndarray, "T H W"]) -> str:
-    """The commonest colour inside the masks, in one or two words."""
+    """Return the most frequent colour inside the masks, in one or two words."""
     pixels = frames[masks]
     if not len(pixels):
         return "grey"
@@ -46,8 +46,8 @@ def _word(hue: float, chroma: float, value: float) -> str:
     return f"light {name}" if value > 0.75 and chroma < 0.4 else name
 
 
-def place(masks: Bool[np.ndarray, "T H W"]) -> str:
-    """Where the thing is when it is first seen, e.g. ``on the left``."""
+def position(masks: Bool[np.ndarray, "T H W"]) -> str:
+    """Return where the object is when it is first seen, e.g. ``on the left``."""
     seen = np.flatnonzero(masks.any((1, 2)))
     if not len(seen):
         return "in the middle"
@@ -61,27 +61,27 @@ def place(masks: Bool[np.ndarray, "T H W"]) -> str:
     return "at the top" if y < 0 else "at the bottom"
 
 
-def labels(frames: UInt8[np.ndarray, "T H W 3"], things: Sequence[ObjectMask]) -> list[str]:
-    """What to call each thing: its own name where no other has it, else by its looks."""
-    given = collections.Counter(thing.name for thing in things)
-    nouns = [thing.name or ("object" if thing.role == "dynamic" else "region") for thing in things]
-    seen = names(frames, [thing.masks for thing in things], nouns)
-    return [thing.name if thing.name and given[thing.name] == 1 else name
-            for thing, name in zip(things, seen)]
+def labels(frames: UInt8[np.ndarray, "T H W 3"], objects: Sequence[ObjectMask]) -> list[str]:
+    """Return a name for each object: its given one where unique, else by its appearance."""
+    given = collections.Counter(found.name for found in objects)
+    nouns = [found.name or ("object" if found.role == "dynamic" else "region") for found in objects]
+    seen = names(frames, [found.masks for found in objects], nouns)
+    return [found.name if found.name and given[found.name] == 1 else name
+            for found, name in zip(objects, seen)]
 
 
 def names(
     frames: UInt8[np.ndarray, "T H W 3"], masks: Sequence[Bool[np.ndarray, "T H W"]],
     nouns: Sequence[str],
 ) -> list[str]:
-    """One name a thing, unique where colour, size and place allow; else they stay equal.
+    """Return a name for each object; unique where colour, size and position differ.
 
     Args:
-      masks: of each thing, in all frames.
-      nouns: what each thing is at least, e.g. ``object``.
+      masks: of each object, in all frames.
+      nouns: of each object, e.g. ``object``.
     """
     colours = [colour(frames, m) for m in masks]
-    places = [place(m) for m in masks]
+    positions = [position(m) for m in masks]
     areas = [float(np.median(m.mean((1, 2))[m.any((1, 2))])) if m.any() else 0.0 for m in masks]
     plain = [f"{c} {n}" for c, n in zip(colours, nouns)]
     out = []
@@ -95,5 +95,5 @@ def names(
         elif all(areas[i] < 0.5 * areas[j] for j in same):
             out.append(f"small {name}")
         else:
-            out.append(f"{name} {places[i]}")
+            out.append(f"{name} {positions[i]}")
     return out

@@ -1,4 +1,4 @@
-"""What the text may say: positions and sizes as a reader of the picture would give them.
+"""What a text may state: positions and sizes as a reader of the image would give them.
 
 Every number in a reasoning text comes from here, and a text is only written when its own numbers
 lead to its answer; so what the model is taught to say is what the track shows. What they lead to
@@ -79,6 +79,12 @@ def require(shown: str, answer: str, question_type: str) -> None:
     """Raise Ambiguous where the stated numbers show another answer."""
     if shown != answer:
         raise Ambiguous(f"{question_type}: the reading is too coarse")
+
+
+def require_clear(shows: bool, question_type: str) -> None:
+    """Raise Ambiguous where the places stated in a full text do not show the answer."""
+    if not shows:
+        raise Ambiguous(f"{question_type}: the picture does not show the answer clearly")
 
 
 def shift_words(move: Place) -> str:

@@ -1,4 +1,4 @@
-"""Simulated scenes as clips, with every label known exactly."""
+"""Renders simulated scenes as clips, with exact labels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fourd4d.synth.simulator.sample_scene import THEN, SampledScene, sample_scen
 from fourd4d.synth.simulator.scene import Scene, project, to_camera
 from fourd4d.synth.simulator.spec import SceneSpec
 
-_RAYS = 16 * 8 * 128 * 128  # Rays of a batch, at most; memory stays flat as frames grow.
+_RAYS = 16 * 8 * 128 * 128  # Maximum rays of a batch; limits memory as frames grow.
 
 
 def simulate_clips(spec: SceneSpec, seed: int, start: int, count: int,
                    prefix: str = "scene") -> Iterator[Clip]:
-    """Clips number ``start`` … ``start + count - 1`` of the sequence that ``seed`` names.
+    """Yield clips number ``start`` … ``start + count - 1`` of the sequence of ``seed``.
 
-    A clip depends on its number and the seed alone, not on how the sequence is cut.
+    A clip depends on its number and the seed only, not on how the sequence is split.
     """
     entries = ((number, f"{prefix}{number:06d}", _draw(spec, seed, number))
                for number in range(start, start + count))
@@ -84,18 +84,18 @@ def _rendered(spec: SceneSpec, seed: int, entries: Iterator[tuple[int, str, Samp
 
 
 def batch_size(spec: SceneSpec) -> int:
-    """How many clips are drawn by one call of the renderer."""
+    """Return how many clips one call of the renderer draws."""
     rays = spec.frames * spec.height * spec.width * spec.fine**2
     return int(np.clip(max(_RAYS, load().plain_rays) // rays, 1, load().clips))
 
 
 def scene(spec: SceneSpec, seed: int, number: int) -> Scene:
-    """The scene behind clip number ``number`` of the sequence that ``seed`` names."""
+    """Return the scene of clip number ``number`` of the sequence of ``seed``."""
     return _draw(spec, seed, number).scene
 
 
 def _images(drawn: Sequence[SampledScene], spec: SceneSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Frames and masks; frames are the mean over the shutter's open time."""
+    """Render frames and masks; a frame is the mean over the time the shutter is open."""
     scenes = [d.scene for d in drawn]
     images, masks, _ = render(scenes, spec.height, spec.width, spec.fine)
     if spec.blur:
@@ -109,7 +109,7 @@ def _images(drawn: Sequence[SampledScene], spec: SceneSpec) -> tuple[np.ndarray,
 
 
 def _later(scene: Scene, share: float) -> Scene:
-    """The scene a share of a frame's time later, by linear motion between frames."""
+    """Return the scene a share of a frame's time later, by linear motion between frames."""
 
     def ahead(values: np.ndarray) -> np.ndarray:
         step = np.diff(values, axis=0)
@@ -123,7 +123,7 @@ def _later(scene: Scene, share: float) -> Scene:
 
 def camera_effects(frames: UInt8[np.ndarray, "T H W 3"], spec: SceneSpec,
                    rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
-    """Sensor noise, then a round trip through H.264, as the spec asks."""
+    """Add sensor noise, then encode and decode as H.264, as the spec says."""
     if spec.noise:
         sigma = rng.uniform(0, spec.noise)
         grain = rng.standard_normal(frames.shape, np.float32) * sigma
@@ -150,7 +150,7 @@ def _draw(spec: SceneSpec, seed: int, number: int) -> SampledScene:
 
 
 def boxes_of(masks: Bool[np.ndarray, "T H W"]) -> Float[np.ndarray, "T 4"]:
-    """Boxes around the masks, fractions of the frame; NaN where a mask is empty."""
+    """Return boxes around the masks, fractions of the frame; NaN where a mask is empty."""
     frames, height, width = masks.shape
     out = np.full((frames, 4), np.nan, np.float32)
     for i, mask in enumerate(masks):
@@ -162,22 +162,20 @@ def boxes_of(masks: Bool[np.ndarray, "T H W"]) -> Float[np.ndarray, "T 4"]:
 
 def label(drawn: SampledScene, images: np.ndarray, masks: np.ndarray, fps: float,
           video_id: str) -> Clip:
-    """The clip of a rendered scene: tracks, camera and poses from the scene itself."""
+    """Return the clip of a rendered scene; tracks, camera and poses are the scene's own."""
     scene = drawn.scene
     times = np.arange(len(images)) / fps
     tracks: list[Track] = []
-    turn = scene.poses[0, :3, :3]
+    rotation = scene.poses[0, :3, :3]
     for i, name in enumerate(drawn.names):
         if scene.half[i, 0] <= 0:
             continue
         world = scene.centers[:, i]
-        speed = np.gradient(world, times, axis=0)
         tracks.append(Track(
             name=name, role="dynamic" if i in drawn.movers else "static",
             boxes=boxes_of(masks[:, i]), masks=masks[:, i],
-            depth=to_camera(scene.poses, world)[:, 2],
-            velocity=np.einsum("tji,tj->ti", scene.poses[:, :3, :3], speed), source="scenes",
-            centers=(world - scene.poses[0, :3, 3]) @ turn,
+            depth=to_camera(scene.poses, world)[:, 2], source="scenes",
+            centers=(world - scene.poses[0, :3, 3]) @ rotation,
         ))
     tracks.sort(key=lambda track: track.role != "dynamic")
     return Clip(
@@ -196,10 +194,10 @@ def _segments(drawn: SampledScene, times: Float[np.ndarray, "T"]) -> tuple[Camer
 
 def outline(spec: SceneSpec, seed: int, number: int, prefix: str = "outline",
             change: str = "") -> Clip:
-    """The clip of number ``number`` with its labels but without pictures: boxes from geometry.
+    """Return clip number ``number`` with its labels but without frames: boxes from geometry.
 
-    For counting answers over thousands of clips. Boxes bound the solids, so they are a little
-    larger than the rendered masks'; frames and masks are empty, one pixel high.
+    For counting answers over thousands of clips. Boxes bound the solids, so they are slightly
+    larger than those of rendered masks; frames and masks are empty, one pixel high.
 
     Args:
       change: makes it the clip's counterpart, see ``simulate_pairs``.

@@ -1,4 +1,4 @@
-"""H.264 in memory: what a camera's encoder does to a clip."""
+"""Encodes and decodes H.264 in memory, as a camera does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 
 def encode_video(frames: UInt8[np.ndarray, "T H W 3"], fps: float, crf: int = 23) -> bytes:
-    """The frames as an MP4 file (H.264, 4:2:0). Height and width must be even."""
+    """Encode frames as an MP4 file (H.264, 4:2:0). Height and width must be even."""
     rate = Fraction(fps).limit_denominator(1000)
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as container:
@@ -27,6 +27,6 @@ def encode_video(frames: UInt8[np.ndarray, "T H W 3"], fps: float, crf: int = 23
 
 
 def decode_frames(data: bytes) -> UInt8[np.ndarray, "T H W 3"]:
-    """All frames of a video file in memory."""
+    """Decode all frames of a video file in memory."""
     with av.open(io.BytesIO(data), "r") as container:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])

@@ -21,7 +21,7 @@ _FAR = 1e6
 
 
 class Load(NamedTuple):
-    """What a device draws well at a time: rays of a clip, plain or rich, and clips of a call."""
+    """What a device renders well at once: rays of a clip, plain or rich, and clips of a call."""
 
     plain_rays: int
     rich_rays: int
@@ -33,17 +33,17 @@ _CORE, _ACCELERATOR = Load(300_000, 0, 16), Load(1 << 24, 1 << 24, 128)
 
 
 def load() -> Load:
-    """The load of the default device. Memory grows with it."""
+    """Return the load of the default device. Memory grows with it."""
     return _CORE if jax.default_backend() == "cpu" else _ACCELERATOR
 
 
 def _near(value: jax.Array) -> jax.Array:
-    """Away from zero, keeping the sign, so that it may divide."""
+    """Move values away from zero, keeping the sign, so that one can divide by them."""
     return jnp.where(jnp.abs(value) < 1e-6, 1e-6, value)
 
 
 def _first(hits: Sequence[tuple[jax.Array, jax.Array]]) -> jax.Array:
-    """Smallest positive distance among (distance, valid) candidates."""
+    """Return the smallest positive distance among (distance, valid) candidates."""
     out = jnp.full_like(hits[0][0], _FAR)
     for distance, valid in hits:
         out = jnp.where(valid & (distance > 1e-3) & (distance < out), distance, out)
@@ -117,14 +117,14 @@ _NORMALS = (lambda p: p, _cube_normal, _cylinder_normal, _cone_normal, jnp.ones_
 
 
 def _rays(height: int, width: int, focal: jax.Array) -> jax.Array:
-    """Camera-axes directions (3, P) with z = 1, so that distance along a ray is z-depth."""
+    """Return camera-axes directions (3, P) with z = 1: distance along a ray is z-depth."""
     ys, xs = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
     flat = [(xs.ravel() - width / 2) / height / focal, (ys.ravel() - height / 2) / height / focal]
     return jnp.stack([*flat, jnp.ones(height * width)])
 
 
 def _background(d: jax.Array, scene: dict[str, jax.Array]) -> jax.Array:
-    """Hills and clouds at infinity: they turn with the camera but do not shift with it."""
+    """Return the colours of hills and clouds at infinity, which only rotation moves."""
     level = jnp.sqrt(d[0] ** 2 + d[2] ** 2 + 1e-9)
     rise = -d[1] / level
     waves = [(d[0] / level, d[2] / level)]
@@ -151,13 +151,13 @@ def _spread(colour: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def _mix(one: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
-    """Colours (3,) mixed by a share of any shape; (3, …)."""
+    """Mix two colours (3,) by a share of any shape; (3, …)."""
     like = share[None]
     return _spread(one, like) * share + _spread(other, like) * (1 - share)
 
 
 def _noise(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Smooth value noise on the unit grid, -1 … 1."""
+    """Return smooth value noise on the unit grid, -1 … 1."""
     cell_x, cell_y = jnp.floor(x), jnp.floor(y)
     u, v = x - cell_x, y - cell_y
     u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
@@ -175,7 +175,7 @@ def _noise(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _clip(scene: dict[str, jax.Array], height: int, width: int, rich: bool
           ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """RGB (3, T, P), number of the thing seen (T, P), -1 for none, and z-depth (T, P)."""
+    """Return RGB (3, T, P), index of the object seen (T, P), -1 for none, and z-depth (T, P)."""
     turn, eye = scene["poses"][:, :3, :3], scene["poses"][:, :3, 3].T[:, :, None]
     d = jnp.einsum("tij,jp->itp", turn, _rays(height, width, scene["focal"]))
     light, light3 = scene["light"], _spread(scene["light"], d)
@@ -190,7 +190,7 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int, rich: bool
     shadow = jnp.ones_like(spot_x)
 
     def thing(i: int | jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        """The picture so far, with thing ``i`` put into it."""
+        """Draw object ``i`` into the image so far."""
         near, number, painted, shadow = state
         half, centers = scene["half"][i], scene["centers"][:, i].T[:, :, None]
         kind = jnp.where(half[0] > 0, scene["shape"][i], len(_HITS) - 1)
@@ -215,7 +215,7 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int, rich: bool
         near = jnp.where(closer, t, near)
         number = jnp.where(closer, i, number)
         painted = jnp.where(closer, surface, painted)
-        # The shadow of the bounding ellipse, thrown along the light onto y = 0.
+        # The shadow of the bounding ellipse, cast along the light onto y = 0.
         throw = centers[1] / jnp.minimum(light[1], -0.2)
         apart = (spot_x - centers[0] + light[0] * throw) ** 2
         apart = apart + (spot_z - centers[2] + light[2] * throw) ** 2
@@ -224,7 +224,7 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int, rich: bool
 
     state = ground_t, jnp.full(ground_t.shape, -1), jnp.zeros_like(d), shadow
     things = scene["half"].shape[0]
-    if rich:  # Scenes have room for many things and hold few; one loop body compiles fast.
+    if rich:  # Scenes have room for many objects and hold few; one loop body compiles fast.
         def step(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             there = scene["half"][i, 0] > 0
             return jax.lax.cond(there, lambda old: thing(i, old), lambda old: old, state)
@@ -257,7 +257,7 @@ def _clip(scene: dict[str, jax.Array], height: int, width: int, rich: bool
 @functools.partial(jax.jit, static_argnames=("height", "width", "fine", "rich", "whole"))
 def _render(scenes: dict[str, jax.Array], height: int, width: int, fine: int, rich: bool,
             whole: bool):
-    """(B, T, H, W, 3) uint8, (B, T, N, H, W) bool, (B, T, H, W) metres."""
+    """Return (B, T, H, W, 3) uint8, (B, T, N, H, W) bool, (B, T, H, W) metres."""
 
     def clip(scene: dict[str, jax.Array]):
         things, frames = scene["half"].shape[0], scene["poses"].shape[0]
@@ -291,10 +291,10 @@ def render(
     Bool[np.ndarray, "B T N {height} {width}"],
     Float[np.ndarray, "B T {height} {width}"],
 ]:
-    """Frames, visible masks and z-depth (metres; 1e6 is sky) of scenes of equal T and N.
+    """Render frames, visible masks and z-depth (metres; 1e6 is sky) of scenes of equal T and N.
 
-    ``fine`` squared rays a pixel are averaged. A mask holds the pixels a thing covers by half or
-    more. Memory grows with the number of scenes, not with the rays of a clip.
+    ``fine`` squared rays a pixel are averaged. A mask holds the pixels of which an object covers
+    half or more. Memory grows with the number of scenes, not with the rays of a clip.
     """
     rich = any(s.detail > 0 or s.fog > 0 for s in scenes)
     fields = {
@@ -304,6 +304,6 @@ def render(
     }
     rays = scenes[0].poses.shape[0] * height * width * fine * fine
     whole = rays <= (load().rich_rays if rich else load().plain_rays)
-    with jax.default_matmul_precision("highest"):  # Else accelerators round where rays go.
+    with jax.default_matmul_precision("highest"):  # Else accelerators round ray directions.
         images, masks, depth = _render(fields, height, width, fine, rich, whole)
     return np.asarray(images), np.asarray(masks), np.asarray(depth)

@@ -1,7 +1,7 @@
-"""Draws scenes that show a wanted motion: rejection sampling on exact geometry.
+"""Samples scenes that show a wanted motion: rejection sampling on exact geometry.
 
-Nothing here labels anything. The labels are computed afterwards from the truth, by the rules that
-serve real videos too; drawing only makes every answer equally frequent and every thing visible.
+Nothing is labelled here. Labels are computed afterwards from the ground truth, by the rules that
+also serve real videos; sampling only makes answers equally frequent and objects visible.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _TRIES: Final = 4000
 
 @dataclasses.dataclass(frozen=True)
 class SampledScene:
-    """A scene with what its things are called; thing 1 is the landmark.
+    """A scene and the names of its objects; object 1 is the landmark.
 
-    ``moves`` are the camera's, for equal spans of the clip; ``movers`` the numbers of things that
-    move by themselves; thing 0, the main one, is absent unless ``moving``.
+    ``moves`` are the camera's, for equal spans of the clip; ``movers`` are the indices of moving
+    objects. Object 0, the main one, is absent unless ``moving``.
     """
 
     scene: Scene
@@ -58,14 +58,14 @@ _Other = tuple[Float[np.ndarray, "T 3"], float]  # path and radius, metres
 
 
 def wanted_pool(kind: str) -> tuple[str, ...]:
-    """What ``sample_scene`` may be asked for, by kind."""
+    """Return what ``sample_scene`` may be asked for, by question type."""
     if kind == "camera":
         return MOVES
     return {"distance": DISTANCES, "speed": SPEEDS}.get(kind, DIRECTIONS)
 
 
 def profile(name: str, tau: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
-    """Share of the path covered at time ``tau`` (0 … 1 spans it; beyond, the last pace holds)."""
+    """Return the share of the path covered at ``tau``; after 1 the last speed holds."""
     t = np.clip(tau, 0, 1)
     over = np.maximum(tau - 1, 0)
     if name == "up":
@@ -80,7 +80,7 @@ def profile(name: str, tau: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
 
 
 def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: str) -> SampledScene:
-    """A scene that shows ``wanted``. Raises InputError when none is found."""
+    """Return a scene that shows ``wanted``. Raises InputError where none is found."""
     for _ in range(_TRIES):
         if kind == "camera":
             plan = _camera_plan(rng, spec, wanted)
@@ -116,7 +116,7 @@ def _still(height: float, frames: int) -> Float[np.ndarray, "T 4 4"]:
 
 def _moved(rng: np.random.Generator, move: str, height: float, tau: Float[np.ndarray, "T"],
            landmark_z: float, gain: float = 1.0) -> Float[np.ndarray, "T 4 4"]:
-    """Poses of a camera that makes one or more moves ('Pan Left + Tilt Up') at a steady pace."""
+    """Return poses of a camera that makes moves ('Pan Left + Tilt Up') at constant speed."""
     angles, shift = np.zeros((len(tau), 3)), np.zeros((len(tau), 3))
     shift[:, 1] = -height
     spans = move.split(THEN)
@@ -150,7 +150,7 @@ def _moved(rng: np.random.Generator, move: str, height: float, tau: Float[np.nda
 
 
 def _lift(u: float, v: float, z: float, spec: SceneSpec) -> Float[np.ndarray, "3"]:
-    """The camera-axes point seen at fractions (u, v) at depth z, metres."""
+    """Return the camera-axes point seen at fractions (u, v) at depth z, metres."""
     aspect = spec.width / spec.height
     return np.array([(u - 0.5) * aspect * z / spec.focal, (v - 0.5) * z / spec.focal, z])
 
@@ -161,7 +161,7 @@ def _camera_plan(rng: np.random.Generator, spec: SceneSpec, move: str) -> _Plan 
     z = rng.uniform(4.5, 7.0)
     poses = _moved(rng, move, height, tau, z)
     radius = rng.uniform(0.5, 0.85)
-    # Where the landmark stands, as seen by the middle camera at its own height.
+    # The landmark's position, as seen by the middle camera at its own height.
     x = rng.uniform(-0.30, 0.30) * z / spec.focal
     landmark = np.array([x, -radius * rng.uniform(0.9, 1.0), z])
     path = np.linspace(0, 1, spec.frames)[:, None] * rng.uniform(-0.8, 0.8, 3)
@@ -219,7 +219,7 @@ def _object_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want: str
 
 def _straight(rng: np.random.Generator, spec: SceneSpec, way: float, length: float, z: float,
               share: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T 3"] | None:
-    """A straight path across the view at depth z; ``length`` in frame heights, +y is down."""
+    """Return a straight path at depth z, or None; ``length`` in frame heights, +y is down."""
     step = length * np.array([np.cos(way), np.sin(way)])
     room = 0.80 - np.abs(step)
     if (room < 0).any():
@@ -253,7 +253,7 @@ def _distance_path(rng: np.random.Generator, spec: SceneSpec, want: str, z: floa
 
 def _crowd(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, moving: bool,
            kind: str) -> list[_Other]:
-    """Bystanders added one by one where there is room; up to ten places are tried for each."""
+    """Add bystanders one by one where there is room; up to ten positions are tried for each."""
     out: list[_Other] = []
     for _ in range(int(rng.integers(0, spec.things - 1))):
         for _ in range(10):
@@ -284,7 +284,7 @@ def _bystanders(rng: np.random.Generator, spec: SceneSpec) -> list[_Other]:
 
 def _shaken(rng: np.random.Generator, poses: Float[np.ndarray, "T 4 4"],
             spec: SceneSpec) -> Float[np.ndarray, "T 4 4"]:
-    """Handheld shake: smooth random rotation and travel without drift."""
+    """Add handheld shake: smooth random rotation and translation without drift."""
     count = len(poses)
     wobble = rng.standard_normal((count + 4, 6))
     wobble = np.stack([np.convolve(w, np.ones(3) / 3**0.5, "same")[2:-2] for w in wobble.T], 1)
@@ -300,14 +300,14 @@ def _shaken(rng: np.random.Generator, poses: Float[np.ndarray, "T 4 4"],
 
 def _seen(path: Float[np.ndarray, "T 3"], radius: float, poses: Float[np.ndarray, "T 4 4"],
           spec: SceneSpec) -> tuple[Float[np.ndarray, "T 2"], Float[np.ndarray, "T"]]:
-    """Centre and half size on screen, fractions of the frame height (square pixels)."""
+    """Return centre and half size on screen, fractions of the frame height (square pixels)."""
     local = to_camera(poses, path)
     centre = project(local, spec.focal, spec.width / spec.height)
     return centre, spec.focal * radius / np.maximum(local[:, 2], 1e-3)
 
 
 def _visible(plan: _Plan, others: list[_Other], spec: SceneSpec, moving: bool, kind: str) -> bool:
-    """Everything that matters is in view, big enough, above ground, and not hidden."""
+    """Whether all that matters is in view, large enough, above ground, and not occluded."""
     frames = spec.frames
     still = np.broadcast_to(plan.landmark, (frames, 3))
     mark, mark_size = _seen(still, plan.landmark_radius, plan.poses, spec)
@@ -339,7 +339,7 @@ def _visible(plan: _Plan, others: list[_Other], spec: SceneSpec, moving: bool, k
                 return False
             meet = np.abs(a - b).max(1) < 1.3 * (ra + rb)
             if spec.occlusion:
-                # Things may pass each other, but not at the ends nor for long.
+                # Objects may occlude each other, but not at the ends and not for long.
                 if i < asked and (meet[[0, -1]].any() or meet.mean() > 0.3):
                     return False
             elif meet.any():

@@ -1,7 +1,7 @@
-"""Scenes as arrays: what the renderer draws and what the labels come from.
+"""Scenes as arrays: the input of the renderer and the source of labels.
 
 World axes are those of a level camera: x right, y down, z forward; the ground is the plane y = 0,
-so things above it have negative y. Lengths are metres, angles radians.
+so objects above it have negative y. Lengths are metres, angles radians.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ COLOURS: Final = {
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One clip to render; N things, T frames. Unused things have ``half`` 0.
+    """One clip to render; N objects, T frames. Unused objects have ``half`` 0.
 
     Attributes:
       poses: camera-to-world.
       shape: index into SHAPES.
       half: half extents, metres.
       centers: metres.
-      yaw: rotation of each thing about the vertical, radians.
-      colour: linear-light RGB of each thing.
-      texture: contrast and spatial frequency (cycles a metre) of each thing's pattern.
+      yaw: rotation of each object about the vertical, radians.
+      colour: linear-light RGB of each object.
+      texture: contrast and spatial frequency (cycles a metre) of each object's pattern.
       ground: two RGB colours of the checkered ground.
       far: two RGB colours of the hills at infinity.
       sky: RGB at the horizon and above.
@@ -60,7 +60,7 @@ class Scene:
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> Float[np.ndarray, "3 3"]:
-    """Camera-to-world rotation: pan right, tilt up and roll clockwise are positive, radians."""
+    """Return a camera-to-world rotation; radians, pan right, tilt up, roll clockwise positive."""
     cy, sy = np.cos(yaw), np.sin(yaw)
     cp, sp = np.cos(pitch), np.sin(pitch)
     cr, sr = np.cos(roll), np.sin(roll)
@@ -73,14 +73,14 @@ def rotation(yaw: float, pitch: float, roll: float) -> Float[np.ndarray, "3 3"]:
 def to_camera(
     poses: Float[np.ndarray, "T 4 4"], points: Float[np.ndarray, "T 3"]
 ) -> Float[np.ndarray, "T 3"]:
-    """World points in the axes of each frame's camera, metres."""
+    """Transform world points into the axes of each frame's camera, metres."""
     return np.einsum("tji,tj->ti", poses[:, :3, :3], points - poses[:, :3, 3])
 
 
 def project(
     points: Float[np.ndarray, "T 3"], focal: float, aspect: float = 1.0
 ) -> Float[np.ndarray, "T 2"]:
-    """Camera-axes points as fractions of frame width and height; NaN behind the camera.
+    """Project camera-axes points to fractions of frame width and height; NaN behind the camera.
 
     ``aspect`` is width / height.
     """

@@ -1,4 +1,4 @@
-"""What kind of scenes to draw."""
+"""Specifies the scenes to sample."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class SceneSpec:
       fps: frames a second.
       focal: focal length in frame heights.
       fine: rays along a pixel's side.
-      things: most solids in a scene: a moving one, a landmark, bystanders.
-      kinds, weights: what clips are made to show, and how often.
+      things: maximum number of objects in a scene: a moving one, a landmark, bystanders.
+      kinds, weights: question types that clips are made for, and how often.
       moving_camera: share of object clips in which the camera pans or tilts.
       combos: share of camera clips with two moves at once.
-      spans: most camera moves one after another in a camera clip.
-      movers: most things that move by themselves; all but the first move anyhow.
-      occlusion: whether things may pass before each other, and movers leave the frame.
-      shake: handheld shake, degrees of rotation (and as many centimetres of travel).
-      detail: strength of fine texture on ground, hills and things, 0 … 1.
-      fog: most fog; share of light lost per 10 m, 0 … 1.
+      spans: maximum number of successive camera moves in a camera clip.
+      movers: maximum number of moving objects; all but the first move in any direction.
+      occlusion: whether objects may occlude each other, and moving ones leave the frame.
+      shake: handheld shake, degrees of rotation (and as many centimetres of translation).
+      detail: strength of fine texture on ground, hills and objects, 0 … 1.
+      fog: maximum fog; share of light lost per 10 m, 0 … 1.
       blur: longest shutter, share of the time between frames; ``blur_steps`` moments are averaged.
-      noise: most sensor noise, standard deviation in levels of 255.
+      noise: maximum sensor noise, standard deviation in levels of 255.
       crf: H.264 quality factor of a round trip through the codec; 0 leaves it out.
     """
 

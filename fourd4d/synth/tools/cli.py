@@ -1,4 +1,4 @@
-"""What is done with datasets once they are made: look, choose, thin out, compare, convert.
+"""Commands on finished datasets: inspect, select, deduplicate, compare, convert.
 
 python -m fourd4d.synth report DIR
 python -m fourd4d.synth difficulty DATA OUT.jsonl --checkpoint DIR
@@ -35,7 +35,7 @@ NAMES: Final = ("report", "difficulty", "dedup", "overlap", "import", "export", 
 
 
 def main(argv: Sequence[str], answerer: Callable[[argparse.Namespace], Answer]) -> int:
-    """Runs one command. ``answerer`` loads the model that ``difficulty`` needs."""
+    """Run one command; return its exit status. ``answerer`` loads the model of ``difficulty``."""
     parser = argparse.ArgumentParser("python -m fourd4d.synth", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     choices = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")

@@ -23,7 +23,7 @@ from fourd4d.synth.tools.common import require_jsonl, root_of
 
 
 def run_import(args: argparse.Namespace) -> str:
-    """Rows of a JSONL file, with their images, as ArrayRecord shards."""
+    """Write the rows of a JSONL file, with their images, as ArrayRecord shards."""
     require_jsonl(args.data)
     count = 0
 
@@ -38,7 +38,7 @@ def run_import(args: argparse.Namespace) -> str:
 
 
 def run_export(args: argparse.Namespace) -> str:
-    """Records or a TFDS dataset as ``dift.jsonl``, ``rl.jsonl`` and the images they name."""
+    """Write records or a TFDS dataset as ``dift.jsonl``, ``rl.jsonl`` and the images they name."""
     out = Path(args.out)
     samples: list[Sample] = []
     for record in _records(Path(args.data), args.split):
@@ -50,11 +50,11 @@ def run_export(args: argparse.Namespace) -> str:
         samples.append(dataclasses.replace(sample, masks=()))  # Records hold no masks.
     if not samples:
         raise InputError(args.data, "it holds no sample", "Give a dataset's directory")
-    told = [s for s in samples if s.response]
-    jsonl.write(out / "dift.jsonl", (jsonl.dift_row(s) for s in told))
+    with_response = [s for s in samples if s.response]
+    jsonl.write(out / "dift.jsonl", (jsonl.dift_row(s) for s in with_response))
     asked = [s for s in samples if s.answer]
     jsonl.write(out / "rl.jsonl", (jsonl.rl_row(s) for s in asked))
-    return f"{len(told)} DIFT and {len(asked)} RL rows in {out}"
+    return f"{len(with_response)} DIFT and {len(asked)} RL rows in {out}"
 
 
 def _records(path: Path, split: str) -> Iterable[Record]:
@@ -64,7 +64,7 @@ def _records(path: Path, split: str) -> Iterable[Record]:
 
 
 def _tfds(path: Path, split: str) -> Iterator[Record]:
-    """Records of a prepared TFDS dataset; images keep their bytes and get the published names."""
+    """Yield records of a prepared TFDS dataset; images keep their bytes, under published names."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.example_parser import ExampleParserNp
 

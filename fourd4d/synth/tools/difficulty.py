@@ -20,9 +20,9 @@ from fourd4d.synth.tools.common import require_jsonl
 
 def run_difficulty(args: argparse.Namespace,
                    answerer: Callable[[argparse.Namespace], Answer]) -> str:
-    """Keeps the questions that a model gets right sometimes: from a DIFT set, an RL set.
+    """Write the questions that a model sometimes gets right as 4DRL rows; return a summary.
 
-    Tries are logged beside the output as they are made; a run that broke off goes on from there.
+    Tries are logged beside the output as they are made; the same command resumes a broken run.
     """
     log = Path(f"{args.out}.tries.jsonl")
     head = {"data": os.fspath(args.data), "checkpoint": args.checkpoint, "tries": args.tries,
@@ -31,7 +31,7 @@ def run_difficulty(args: argparse.Namespace,
     asked = [s for s in jsonl.read(args.data) if s.answer]
     if not asked:
         raise InputError(args.data, "no question with a key", "Give a DIFT or 4DRL file")
-    # Loaded before the log is begun, so that a mistyped checkpoint leaves none behind.
+    # Loaded before the log is created, so that a mistyped checkpoint leaves none behind.
     answer = None if log.exists() else answerer(args)
     with Journal(log, _LAYOUT, {"run": head}) as tries:
         shares = dict(tries.rows)
@@ -75,7 +75,7 @@ Answer = Callable[[Sequence[Sample], int], Sequence[Sequence[str | None]]]
 
 def difficulties(samples: Iterable[Sample], answer: Answer, tries: int = 8, batch: int = 16
                  ) -> Iterator[tuple[Sample, float]]:
-    """Every question with the share of tries that a model gets right; free text is left out.
+    """Yield each question with the share of tries that are right; free text is left out.
 
     Raises:
       InputError: ``answer`` gives another number of tries.

@@ -24,8 +24,8 @@ from fourd4d.synth.tools.common import require_jsonl, row_of
 from fourd4d.synth.video import letterbox
 from fourd4d.synth.video.discover import SUFFIXES, find_videos
 
-MOMENTS: Final = 4  # Frames of a video that its print looks at.
-_SIDE: Final = 64  # Pixels of their sides.
+MOMENTS: Final = 4  # Number of frames of a video's print.
+_SIDE: Final = 64  # Of their sides, pixels.
 _BLOCK: Final = 8
 _NOISE: Final = 0.08  # Contrast, in standard deviations of the clip, that compression leaves.
 
@@ -34,17 +34,17 @@ _NOISE: Final = 0.08  # Contrast, in standard deviations of the clip, that compr
 
 
 def clip_name(sample: Sample) -> str:
-    """What tells one clip from another: its name, else its first file."""
+    """Return what identifies a sample's clip: its name, else its first file."""
     return sample.video_id or (sample.frames[0] if sample.frames else sample.video)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipPrint:
-    """What clips are compared by.
+    """What clips are compared by: K frames of each.
 
     Attributes:
       hashes: perceptual hash of a few frames.
-      pictures: the same frames, small and grey, evened in brightness and contrast.
+      pictures: the same frames, small and grey, of mean 0 and standard deviation 1.
     """
 
     hashes: tuple[int, ...]
@@ -63,10 +63,10 @@ class ClipPrint:
                          pictures / max(float(pictures.std()), 1.0))
 
     def same(self, other: ClipPrint) -> bool:
-        """Whether what rests and what moves is the same in both.
+        """Return whether both what rests and what moves is the same in both clips.
 
-        A fixed camera shows one scene whatever passes by, slides share their ground, and in the
-        dark little is bright: what differs from place to place, and from time to time, must agree.
+        A fixed camera shows one scene whatever passes by, slides share their background, and at
+        night little is bright: so differences in space and in time are compared apart.
         """
         mine, theirs = (np.median(one.pictures, axis=0) for one in (self, other))
         if not _agree(_detail(mine), _detail(theirs)):
@@ -76,21 +76,21 @@ class ClipPrint:
 
 
 def _detail(picture: np.ndarray) -> np.ndarray:
-    """The picture without what changes slowly across it."""
+    """Return an image without its low frequencies."""
     return picture - cv2.GaussianBlur(picture, (0, 0), 4.0)
 
 
 def _agree(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two pictures of mean 0 show the same, where either shows anything."""
+    """Return whether two images of mean 0 agree where either differs from 0."""
     sizes = [float(np.sqrt((part * part).mean())) for part in (one, other)]
     if max(sizes) < _NOISE:
         return True
     blocks = [part.reshape(part.shape[0] // _BLOCK, _BLOCK, -1, _BLOCK) for part in (one, other)]
     apart = ((blocks[0] - blocks[1]) ** 2).mean((1, 3))
     strong = np.maximum(*((block**2).mean((1, 3)) for block in blocks))
-    told = strong > max(_NOISE**2, 0.05 * float(strong.max()))
-    # Of what shows anything, most must be nearer to its twin than to nothing.
-    return float((apart[told] < 0.7 * strong[told]).mean()) > 0.6
+    shows = strong > max(_NOISE**2, 0.05 * float(strong.max()))
+    # Most of these blocks must be nearer to their counterpart than to 0.
+    return float((apart[shows] < 0.7 * strong[shows]).mean()) > 0.6
 
 
 def hash_of(sample: Sample, root: Path) -> ClipPrint:
@@ -135,7 +135,7 @@ def hash_record(record: Record) -> ClipPrint:
 
 
 def run_dedup(args: argparse.Namespace) -> str:
-    """Leaves out the samples of clips that nearly equal an earlier one."""
+    """Write the samples without those of near-duplicate clips; return a summary."""
     require_jsonl(args.data)
     twins = near_duplicates(hashes_at(args.data, args.root), args.bits)
     lost: collections.Counter[str] = collections.Counter()
@@ -191,9 +191,9 @@ def hash_distance(one: ClipPrint, other: ClipPrint) -> float:
 
 
 def near_duplicates(prints: Mapping[str, ClipPrint], most: float = 8.0) -> dict[str, str]:
-    """For each clip that nearly equals an earlier one (by name), the name of that one.
+    """Return, for each near-duplicate of an earlier clip (by name), the name of that one.
 
-    ``most`` is the largest mean number of differing bits, of 128.
+    ``most`` is the maximum mean number of differing bits, of 128.
     """
     kept: list[str] = []
     out: dict[str, str] = {}
@@ -219,7 +219,7 @@ def near_duplicates(prints: Mapping[str, ClipPrint], most: float = 8.0) -> dict[
 
 def alike(ours: Mapping[str, ClipPrint], theirs: Mapping[str, ClipPrint],
           most: float = 8.0) -> dict[str, str]:
-    """For each clip of ours that nearly equals one of theirs, the name of the nearest."""
+    """Return, for each near-duplicate of one of ``theirs``, the name of the nearest."""
     out: dict[str, str] = {}
     for name, own in ours.items():
         near = sorted((hash_distance(own, print_), other) for other, print_ in theirs.items())

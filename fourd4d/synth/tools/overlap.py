@@ -16,7 +16,7 @@ from fourd4d.synth.video.discover import SUFFIXES
 
 
 def run_overlap(args: argparse.Namespace) -> str:
-    """Clips of a training set that a benchmark holds too: by name, and by looks."""
+    """List the clips of a training set that a benchmark holds too, by name and by appearance."""
     require_jsonl(args.data)
     benchmark = Path(args.benchmark)
     looks: dict[str, ClipPrint] = {}
@@ -61,6 +61,6 @@ def add_arguments_overlap(parser: argparse.ArgumentParser) -> None:
 
 
 def overlap(train: Iterable[str], benchmark: Iterable[str]) -> dict[str, int]:
-    """Video ids in both, with their number of training samples."""
+    """Return the video ids in both, with their number of training samples."""
     held = set(benchmark)
     return dict(collections.Counter(name for name in train if name in held))

@@ -1,4 +1,4 @@
-"""A page about a dataset: what it holds, what was dropped, and clips to look at. No network."""
+"""Writes a page about a dataset: contents, what was dropped, and clips. Needs no network."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _CARDS_NOTE: Final = (
 
 
 def write(root: str | os.PathLike[str], cards: int = 40) -> Path:
-    """Writes ``report.html`` into a folder that synthesis wrote; returns its path.
+    """Write ``report.html`` into a folder that synthesis wrote; return its path.
 
-    At most ``cards`` samples are shown, spread evenly over the dataset. Raises InputError when the
+    At most ``cards`` samples are shown, spread evenly over the dataset. Raises InputError where the
     folder holds no manifest, or lacks an image.
     """
     root = Path(root)
@@ -52,8 +52,8 @@ def write(root: str | os.PathLike[str], cards: int = 40) -> Path:
 
 def _lead(samples: Sequence[Mapping[str, Any]]) -> str:
     sources = collections.Counter(s["provenance"].get("source", "unknown") for s in samples)
-    told = ", ".join(f"{count} from {name}" for name, count in sources.most_common())
-    return f"Questions with their reasoning and the images behind it: {told or 'none'}."
+    counts = ", ".join(f"{count} from {name}" for name, count in sources.most_common())
+    return f"Questions with their reasoning and the images behind it: {counts or 'none'}."
 
 
 def _totals(entries: Sequence[Entry], samples: int) -> list[Number]:
@@ -130,7 +130,7 @@ def _add_dropped(page: Page, entries: Sequence[Entry]) -> None:
 
 
 def _image(root: Path, path: str) -> np.ndarray:
-    """The picture, as small as a page shows it."""
+    """Return an image as small as the page shows it."""
     pixels = read_image(inside(root, path, root / NAME)).pixels
     height, width = pixels.shape[:2]
     if width <= _WIDEST:

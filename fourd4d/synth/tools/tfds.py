@@ -1,4 +1,4 @@
-"""The ``tfds`` command: builds this package's TFDS datasets without TensorFlow."""
+"""The ``tfds`` command: builds the TFDS datasets of this package without TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUILDERS: Final = {"scenes": "tfds_scenes.py", "videos": "tfds_videos.py"}
 
 
 def build_tfds(argv: Sequence[str]) -> None:
-    """``tfds build`` with the arguments given, without the TensorFlow that its command imports.
+    """Run ``tfds build`` with the given arguments, without TensorFlow, which ``tfds`` imports.
 
     ``scenes`` and ``videos`` stand for the builders of this package. Files are ArrayRecord unless
     ``--file_format`` names another. Raises InputError, before anything is made, where that format
@@ -50,7 +50,7 @@ def with_format(argv: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _command_line(argv: list[str]) -> Iterator[None]:
-    """Another command line for the time of a block."""
+    """Set another command line for a block."""
     before, sys.argv = sys.argv, argv
     try:
         yield

@@ -1,10 +1,10 @@
-"""Asking a vision-language model: requests, strict replies, a cache on disk, and what it costs.
+"""Asks a vision-language model: requests, strict replies, a cache on disk, and their cost.
 
 A *backend* turns a request into text: ``openai_backend.Endpoint`` asks a server, ``Local`` a
 model that is loaded here. ``Client`` holds every reply to one JSON object of the asked-for form,
-asks again where it is not, keeps what is sound on disk by content, and runs several requests at
-once. A call that comes to nothing is an answer too (``Verdict.reason``): nothing is guessed from a
-bad reply.
+asks again where it is not, caches valid replies on disk by content, and runs several requests at
+once. A request that fails has a verdict too (``Verdict.reason``): nothing is guessed from a bad
+reply.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Request:
     """One question to the model.
 
     Attributes:
-      kind: what it is about, for the account: ``name``, ``consistency``, …
+      kind: what it is about, for counts: ``name``, ``consistency``, …
       text: the prompt; it asks for a JSON object.
-      fields: what that object must hold: name → ``str`` or ``bool``, no more and no less.
+      fields: exactly the fields of that object: name → ``str`` or ``bool``.
       images: JPEG or PNG files.
-      expected: a reply of usual length, for estimates.
-      check: says what is wrong with a reply of the right form, or ''.
-      max_tokens: most tokens of the reply.
+      expected: a reply of typical length, for estimates.
+      check: returns what is wrong with a reply of the right form, or ''.
+      max_tokens: maximum number of tokens of the reply.
       marks: strings that look like markup but belong in a reply.
     """
 
@@ -57,14 +57,14 @@ class Request:
     marks: tuple[str, ...] = ()
 
     def key(self, backend: str) -> str:
-        """Names the request by its content and by who is asked."""
+        """Return the request's cache key: a hash of its content and the backend's name."""
         content = [_VERSION, backend, self.kind, self.text, self.max_tokens,
                    {name: kind.__name__ for name, kind in sorted(self.fields.items())},
                    [hashlib.sha256(image).hexdigest() for image in self.images]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def tokens(self) -> tuple[int, int]:
-        """Estimated tokens of the request and of its reply."""
+        """Return estimated numbers of tokens of the request and of its reply."""
         pixels = sum(math.prod(image_size(image)) for image in self.images)
         return (math.ceil(len(self.text) / 4) + math.ceil(pixels / _PIXELS_PER_TOKEN),
                 math.ceil(len(json.dumps(dict(self.expected))) / 3))
@@ -72,7 +72,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """What a backend says, and the tokens it counted (0 where it counts none)."""
+    """A backend's reply, and the tokens it counted (0 where it counts none)."""
 
     text: str
     input_tokens: int = 0
@@ -80,15 +80,15 @@ class Completion:
 
 
 class RequestFailed(Exception):
-    """This request came to nothing; others may not. The message is short and of few kinds."""
+    """This request failed; others may succeed. The message is short and one of few."""
 
 class EndpointUnreachable(InputError):
-    """No request would be answered: the run must stop, and can be taken up again."""
+    """No request would be answered: the run must stop, and can be resumed."""
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """Turns a request into text. ``name`` tells one model from another in the cache."""
+    """Turns a request into text. ``name`` distinguishes models in the cache."""
 
     @property
     def name(self) -> str: ...
@@ -100,7 +100,7 @@ class Backend(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Local:
-    """A model loaded here: ``say(text, images, max_tokens)`` gives its response."""
+    """A model loaded here: ``say(text, images, max_tokens)`` returns its response."""
 
     name: str
     say: Callable[[str, Sequence[bytes], int], str]
@@ -111,32 +111,33 @@ class Local:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A sound reply, or the reason why there is none."""
+    """A valid reply, or the reason why there is none."""
 
     value: Mapping[str, Any] | None
     reason: str = ""
 
 
 def parse(text: str, request: Request) -> Verdict:
-    """Holds a reply to the one form asked for.
+    """Parse a reply, which must have the requested form.
 
-    The whole reply is one JSON object (a code fence around all of it is taken off) with exactly
-    the asked-for fields, each of exactly its type; texts are not empty and hold no markup.
+    The whole reply must be one JSON object (a code fence around it is removed) with exactly the
+    requested fields, each of exactly its type; texts must not be empty or hold markup.
     """
     text = text.strip()
     fenced = _FENCE.fullmatch(text)
     try:
         value = json.loads(fenced[1] if fenced else text, object_pairs_hook=_once,
                            parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # Half a surrogate pair is no text.
     except (ValueError, RecursionError):
-        return Verdict(None, "the reply is no JSON object")
+        return Verdict(None, "the reply is not a JSON object")
     if not isinstance(value, dict):
-        return Verdict(None, "the reply is no JSON object")
+        return Verdict(None, "the reply is not a JSON object")
     if set(value) != set(request.fields):
         return Verdict(None, "the reply has other fields")
     for name, kind in request.fields.items():
         if type(value[name]) is not kind:
-            return Verdict(None, f"{name} is no {'text' if kind is str else kind.__name__}")
+            return Verdict(None, f"{name} is not {'text' if kind is str else 'a ' + kind.__name__}")
         if kind is str:
             value[name] = value[name].strip()
             plain = value[name]
@@ -152,32 +153,32 @@ def parse(text: str, request: Request) -> Verdict:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({name for name, _ in pairs}) != len(pairs):
-        raise ValueError("a field stands twice")
+        raise ValueError("a field occurs twice")
     return dict(pairs)
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 @dataclasses.dataclass(frozen=True)
 class Prices:
-    """Of a million tokens, in any currency."""
+    """Prices of a million tokens, in any currency."""
 
     input: float = 0.0
     output: float = 0.0
 
 
 class Client:
-    """Asks a backend, politely and once.
+    """Sends requests to a backend, several at once, each answered only once.
 
     Args:
-      backend: who is asked.
-      cache: folder of kept replies; None keeps none.
-      concurrency: most requests under way at once.
-      tries: how often a request is put whose reply is unsound.
-      give_up: requests in a row without any reply after which the run stops.
-      dry: ask nobody; count what would be asked, and answer as ``expected``.
+      backend: to send requests to.
+      cache: folder of cached replies; None caches none.
+      concurrency: maximum number of requests in flight.
+      tries: how often a request with an invalid reply is sent.
+      give_up: failed requests in a row after which the run stops.
+      dry: send nothing; count what would be sent, and return ``expected``.
 
     Attributes:
       counts: calls, cached replies, refused replies and failures, by kind.
@@ -199,7 +200,7 @@ class Client:
         self.input_tokens = self.output_tokens = 0
 
     def ask(self, requests: Sequence[Request]) -> list[Verdict]:
-        """One verdict a request, in order. Raises EndpointUnreachable where going on is no use."""
+        """Return one verdict a request, in order. Raises EndpointUnreachable to stop the run."""
         return list(self._pool.map(self._one, requests))
 
     def _one(self, request: Request) -> Verdict:
@@ -253,7 +254,7 @@ class Client:
         return self._cache / key[:2] / f"{key}.json"
 
     def _read(self, path: Path | None, request: Request) -> Verdict | None:
-        """The kept reply; one that is not sound (any more) counts as none."""
+        """Return the cached reply; None where it is missing or no longer valid."""
         if path is None or not path.is_file():
             return None
         try:
@@ -273,11 +274,11 @@ class Client:
             temporary.write_text(json.dumps(kept, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def total(self, what: str) -> int:
-        """Sum of a count over all kinds."""
+        """Return the sum of a count over all kinds."""
         return sum(n for (_, name), n in self.counts.items() if name == what)
 
     def account(self, prices: Prices | None = None) -> str:
-        """What was asked, or would be, and what that costs; for people."""
+        """Return a line for people: what was asked, or would be, and its cost."""
         kinds = sorted({kind for kind, _ in self.counts})
         of = ", ".join(f"{self.counts[kind, 'calls']} {kind}" for kind in kinds)
         parts = [f"{self.total('calls')} calls" + (f" ({of})" if of else ""),
@@ -292,5 +293,5 @@ class Client:
         return "; ".join(parts)
 
     def close(self) -> None:
-        """Ends the threads; requests under way are waited for."""
+        """End the threads; wait for requests in flight."""
         self._pool.shutdown()

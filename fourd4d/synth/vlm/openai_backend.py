@@ -1,7 +1,7 @@
 """Any OpenAI-compatible server as a backend: POST ``<url>/chat/completions``.
 
-The key comes from the environment. It is sent to the one host named in ``url`` (redirects are not
-followed) and appears in no message, log or file: what a server says in return is cleaned of it.
+The key comes from the environment. It is sent only to the host named in ``url`` (redirects are not
+followed), and is removed from what a server replies: no message, log or file holds it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NEVER: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the key must not go elsewhere."""
+    """Follows no redirect: the key must not be sent elsewhere."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -41,13 +41,15 @@ class Endpoint:
 
     Attributes:
       url: base address, e.g. ``https://host/v1`` or ``http://localhost:8000/v1``.
-      model: as the server calls it.
-      key_env: environment variable that holds the key; a server that wants none needs none.
+      model: the server's name for it.
+      key_env: environment variable that holds the key, where the server needs one.
       timeout: seconds to wait for a reply.
-      retries: how often a request is put again after a time-out, 429, 500 and the like.
-      wait, longest_wait: seconds before the first and at most before any later try; they double,
-        with chance added, and a server's Retry-After is obeyed up to ``longest_wait``.
-      json_mode: ask the server for JSON (``response_format``), where it knows how.
+      retries: how often a request is sent again after a time-out, 429, 500 and the like.
+      wait, longest_wait: seconds before the first and at most before any later retry; they double,
+        with jitter, and a server's Retry-After is obeyed up to ``longest_wait``.
+      json_mode: ask the server for JSON (``response_format``), where it has that.
+      temperature: of sampling.
+      sleep: waits for a number of seconds.
     """
 
     url: str
@@ -64,7 +66,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         parts = urllib.parse.urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError("vlm.url", f"no web address: {self.url!r}", "Give http(s)://HOST/v1")
+            raise InputError("vlm.url", f"{self.url!r} is not a web address", "Give http(s)://HOST/v1")
         if parts.username or parts.password or parts.query:
             raise InputError("vlm.url", "it holds a user, password or query",
                              f"Put the key into the environment variable {self.key_env}")
@@ -72,16 +74,16 @@ class Endpoint:
             raise InputError("vlm.model", "no model named", "Give the server's name for it")
         if self.retries < 0 or not self.timeout > 0 or self.wait < 0:
             raise InputError("vlm", f"retries {self.retries}, timeout {self.timeout}, wait "
-                             f"{self.wait}", "They must not be negative, the timeout positive")
+                             f"{self.wait}", "timeout must be positive, the others 0 or more")
 
     @property
     def name(self) -> str:
         return f"{self.model} at {self.url}"
 
     def __call__(self, request: Request) -> Completion:
-        """The server's reply.
+        """Return the server's reply.
 
-        Raises RequestFailed after the last try, EndpointUnreachable on a refusal.
+        Raises RequestFailed after the last try, EndpointUnreachable where the server refuses.
         """
         data = json.dumps(self._body(request)).encode()
         reason = ""
@@ -91,10 +93,10 @@ class Endpoint:
                 return _completion(self._post(data))
             except urllib.error.HTTPError as error:
                 with error:
-                    told = self._clean(error.read(2000).decode("utf-8", "replace"))
+                    message = self._clean(error.read(2000).decode("utf-8", "replace"))
                 reason = f"HTTP {error.code}"
                 if error.code in _NEVER:
-                    raise EndpointUnreachable(self.url, f"{reason}: {told}",
+                    raise EndpointUnreachable(self.url, f"{reason}: {message}",
                                               self._remedy(error.code)
                                               ) from None
                 if error.code not in _AGAIN:
@@ -133,7 +135,7 @@ class Endpoint:
             return response.read(_LARGEST)
 
     def _clean(self, text: str) -> str:
-        """A line of what the server says, without the key."""
+        """Return one line of the server's message, without the key."""
         key = os.environ.get(self.key_env, "")
         text = text.replace(key, "***") if key else text
         return " ".join(text.split())[:200] or "no reason given"
@@ -172,7 +174,7 @@ def _what_failed(error: BaseException) -> str:
 
 
 def _asked_pause(value: str | None) -> float | None:
-    """Seconds of a Retry-After header: a number, or a date."""
+    """Return the seconds of a Retry-After header, which is a number or a date."""
     if not value:
         return None
     try:

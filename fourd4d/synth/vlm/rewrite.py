@@ -1,11 +1,11 @@
-"""Who finds the words: names of things, and the wording of questions and reasoning.
+"""Rewrites names of objects, questions and reasoning with a vision-language model.
 
-``Template`` keeps what the built-in texts say. ``Asked`` has a vision-language model name things,
-tell whether a track is one thing throughout, and put questions and reasoning in its own words. A
-model's words are held to the facts: a question keeps its numbers and its thing and gives no option
-away; a reasoning keeps each image's mark with its readings, tells no other number and no other
-direction, and concludes with the key. Where they do not hold, the template's words stay, a track
-without a verdict is dropped, and both are counted.
+``Template`` keeps the built-in texts. ``Asked`` has a model name objects, say whether a track is
+one object throughout, and rewrite questions and reasoning. A model's texts are checked against the
+facts: a question keeps its numbers and its object and gives no option away; a reasoning keeps each
+image's mark with its readings, states no other number and no other direction, and concludes with
+the key. Where a text fails its check, the template's stays; a track without a verdict is dropped.
+Both are counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Counts = collections.Counter[str]
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _NAME = re.compile(r"[a-z][a-z0-9'-]*(?: [a-z0-9'-]+){0,4}")
 _LETTER = re.compile(r"\b(?:[Oo]ption|[Aa]nswer(?: is)?|[Cc]hoice)\s+\(?([A-H])\b")
-# Words that tell a direction or a change, by what they amount to.
+# Words for a direction or a change, and their meaning.
 _SENSES: Final[Mapping[str, str]] = {
     word: sense
     for sense, words in {
@@ -52,7 +52,7 @@ _SENSES: Final[Mapping[str, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A question with its response, and who worded each (``template`` or a model's name)."""
+    """A question with its response, and the author of each (``template`` or a model's name)."""
 
     question: Question
     response: str
@@ -61,23 +61,21 @@ class Draft:
 
 @runtime_checkable
 class Words(Protocol):
-    """Finds words for a clip and for the questions about it."""
+    """Names a clip's objects and words the questions about it."""
 
-    def look(self, clip: Clip) -> tuple[Clip, Counts, Counts]:
-        """The clip with its things named and doubtful ones left out; what was dropped, and notes.
-
-        """
+    def name_objects(self, clip: Clip) -> tuple[Clip, Counts, Counts]:
+        """Return the clip with its objects named, unclear ones dropped; drop reasons, and notes."""
         ...
 
     def write(self, clip: Clip, drafts: Sequence[Draft]) -> tuple[list[Draft], Counts]:
-        """The drafts in other words, and notes on what stayed as it was."""
+        """Return the drafts reworded, and notes on what kept its wording."""
         ...
 
 
 class Template:
-    """The built-in words, as they are."""
+    """Keeps the built-in texts."""
 
-    def look(self, clip: Clip) -> tuple[Clip, Counts, Counts]:
+    def name_objects(self, clip: Clip) -> tuple[Clip, Counts, Counts]:
         return clip, Counts(), Counts()
 
     def write(self, clip: Clip, drafts: Sequence[Draft]) -> tuple[list[Draft], Counts]:
@@ -85,12 +83,12 @@ class Template:
 
 
 class Asked:
-    """The words of a vision-language model, held to the facts.
+    """Takes texts from a vision-language model, checked against the facts.
 
     Args:
-      client: whom to ask, and how.
+      client: to send requests through.
       uses: which of ``USES`` to ask for.
-      side: longest side of the images shown, pixels.
+      side: longest side of the images sent, pixels.
     """
 
     def __init__(self, client: Client, uses: Collection[str] = USES, side: int = 448):
@@ -99,8 +97,8 @@ class Asked:
             raise InputError("vlm.uses", f"unknown {unknown}", f"Choose among {USES}")
         self.client, self.uses, self.side = client, frozenset(uses), side
 
-    def look(self, clip: Clip) -> tuple[Clip, Counts, Counts]:
-        """Raises vlm.Unreachable where nobody answers."""
+    def name_objects(self, clip: Clip) -> tuple[Clip, Counts, Counts]:
+        """See ``Words``. Raises EndpointUnreachable where no request is answered."""
         dropped, notes = Counts(), Counts()
         tracks = list(clip.tracks)
         if "consistency" in self.uses:
@@ -122,7 +120,7 @@ class Asked:
                                     provenance={**clip.provenance, **by}), dropped, notes)
 
     def write(self, clip: Clip, drafts: Sequence[Draft]) -> tuple[list[Draft], Counts]:
-        """Raises vlm.Unreachable where nobody answers."""
+        """See ``Words``. Raises EndpointUnreachable where no request is answered."""
         notes, out = Counts(), list(drafts)
         for use, request, change in (("question", _rephrase, _with_text),
                                      ("reasoning", _retell, _with_response)):
@@ -133,13 +131,14 @@ class Asked:
                 if verdict.value is None:
                     notes[f"vlm {use}: {verdict.reason}"] += 1
                     continue
-                told = {**out[i].provenance, f"{use}_by": self.client.backend.name}
-                out[i] = dataclasses.replace(change(out[i], verdict.value[use]), provenance=told)
+                provenance = {**out[i].provenance, f"{use}_by": self.client.backend.name}
+                out[i] = dataclasses.replace(change(out[i], verdict.value[use]),
+                                             provenance=provenance)
         return out, notes
 
 
 def _pictures(clip: Clip, track: Track, count: int, side: int) -> tuple[bytes, ...]:
-    """Frames with the thing tinted, evenly over the time it is seen."""
+    """Return JPEG frames with the object tinted, evenly over the time it is seen."""
     seen = np.flatnonzero(track.seen & track.masks.any((1, 2)))
     picked = seen[np.unique(np.linspace(0, len(seen) - 1, count).round().astype(int))]
     out = []
@@ -175,7 +174,7 @@ def _name(clip: Clip, track: Track, side: int) -> Request:
 def _name_fault(value: Mapping[str, Any]) -> str:
     name = value["name"].lower()
     if not _NAME.fullmatch(name) or len(name) > 40:
-        return "name is no short phrase"
+        return "name is not a short phrase"
     if name.split()[0] in ("a", "an", "the"):
         return "name has an article"
     return ""
@@ -188,8 +187,8 @@ def _renamed(clip: Clip, tracks: Sequence[Track], verdicts: Sequence[Verdict], n
         if verdict.value is None:
             notes[f"vlm name: {verdict.reason}"] += 1
         given.append("" if verdict.value is None else verdict.value["name"].lower())
-    things = [ObjectMask(t.masks, name, t.role) for t, name in zip(tracks, given)]
-    labels = naming.labels(clip.frames, things)
+    objects = [ObjectMask(t.masks, name, t.role) for t, name in zip(tracks, given)]
+    labels = naming.labels(clip.frames, objects)
     return [dataclasses.replace(t, name=label if name else t.name)
             for t, label, name in zip(tracks, labels, given)]
 
@@ -207,7 +206,7 @@ def _rephrase(draft: Draft) -> Request:
 
 def _question_fault(text: str, question: Question) -> str:
     if not text.endswith("?") or len(text) > 2 * len(question.text) + 80:
-        return "question is no question"
+        return "question is not a question"
     if sorted(_NUMBER.findall(text)) != sorted(_NUMBER.findall(question.text)):
         return "question changes a number"
     low, before = text.lower(), question.text.lower()
@@ -261,7 +260,7 @@ def _reasoning_fault(text: str, before: str, question: Question) -> str:
 
 
 def _around_marks(text: str) -> list[set[str]]:
-    """For each image, the numbers of the sentence it stands in."""
+    """Return, for each image, the numbers of the sentence that it stands in."""
     out = []
     for sentence in re.split(r"(?<=[.!?;])\s+", text):
         for _ in range(sentence.count(IMAGE_MARK)):

@@ -259,6 +259,17 @@ def test_colmap_tells_travel(axis, move):
     assert way[axis] > 5 * np.delete(np.abs(way), axis).max()
 
 
+def test_a_mapping_that_the_system_ends_is_tried_again_and_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    ended = tmp_path / "ended"
+    ended.write_text(f"#!/bin/sh\necho x >> {tmp_path}/count\nkill -9 $$\n")
+    ended.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(ended))
+    assert from_colmap(FRAMES, TIMES, motion()).source == "features (colmap failed)"
+    assert (tmp_path / "count").read_text().split() == ["x", "x"]
+    assert capsys.readouterr().err.count("ended by signal 9") == 2
+
+
 def test_a_mapping_that_fails_leaves_the_features_poses(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(sys, "executable", "false")

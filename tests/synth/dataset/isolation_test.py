@@ -1,11 +1,14 @@
 """Whatever is raised about one video fails that video alone."""
 
+import dataclasses
 import functools
 import json
 
 import pytest
 from helpers.videos import FPS, SPEC, ball, noisy, photo, view, write
 
+from fourd4d.core.errors import InputError
+from fourd4d.core.sample import Sample
 from fourd4d.synth import annotate
 from fourd4d.synth.camera import estimate
 from fourd4d.synth.dataset import build, encode
@@ -70,6 +73,63 @@ def whole(films, tmp_path_factory):
 
 
 FAST = ("decode", "camera", "words", "pictures")
+
+
+class Panic(BaseException):
+    """As Rust libraries raise, which is not an ``Exception``."""
+
+
+class Mute(Exception):
+    """As some libraries raise, which cannot even say what is wrong."""
+
+    def __str__(self):
+        raise ValueError
+
+
+@pytest.mark.parametrize("error", [
+    Panic("unwrap"), Mute(), StopIteration(), ValueError("caf\udce9.mp4"),
+    FileNotFoundError(2, "No such file", "caf\udce9.mp4"), InputError("caf\udce9.mp4", "bad"),
+    ValueError("two\nlines")], ids=lambda error: type(error).__name__)
+def test_any_error_fails_its_video_alone(error, tmp_path):
+    def raising():
+        raise error
+        yield
+
+    jobs = [VideoJob("a", raising), VideoJob("b", lambda: [])]
+    for _ in range(2):  # The second time from the manifest.
+        entries = build.build_dataset(tmp_path, jobs, 2, DatasetSpec(TYPES, QuestionSpec(), 0))
+        assert [entries[name].status for name in "ab"] == ["failed", "empty"]
+        assert entries["a"].reason and "\n" not in entries["a"].reason
+
+
+def test_what_asks_for_the_end_of_the_run_ends_it(tmp_path):
+    def raising():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build.build_dataset(tmp_path, [VideoJob("a", raising)], 1,
+                            DatasetSpec(TYPES, QuestionSpec(), 0))
+
+
+@pytest.mark.parametrize("value", ["\udce9", float("nan"), object()], ids=repr)
+def test_a_sample_that_no_file_can_hold_fails_its_video_alone(value, tmp_path, monkeypatch):
+    real = build.process_job
+
+    def odd(job, number, spec, keep, discard):
+        entry = real(job, number, spec, keep, discard)
+        if job.video_id == "a":
+            keep(encode.EncodedSample(Sample("a", ""), {f"{encode.ROOT}/a/x.jpg": b"x"}))
+            entry = dataclasses.replace(entry, status="done", samples=({"question": value},),
+                                        drawing={"a": {}})
+        return entry
+
+    monkeypatch.setattr(build, "process_job", odd)
+    jobs = [VideoJob(name, lambda: []) for name in "ab"]
+    for _ in range(2):
+        entries = build.build_dataset(tmp_path, jobs, 2, DatasetSpec(TYPES, QuestionSpec(), 0))
+        assert [entries[name].status for name in "ab"] == ["failed", "empty"]
+        assert "cannot be recorded" in entries["a"].reason
+        assert not (tmp_path / encode.ROOT / "a").exists()
 
 
 @pytest.mark.parametrize("stage", [

@@ -53,7 +53,7 @@ def scene_of(path, name, scenes, calls=None):
 
 
 def maker(folder, scenes, calls=None):
-    return functools.partial(shards.video_maker, recipe=RECIPE, failures=str(folder),
+    return functools.partial(shards.video_maker, spec=RECIPE, failures=str(folder),
                              clips=functools.partial(scene_of, scenes=scenes, calls=calls))
 
 
@@ -68,9 +68,9 @@ def test_bundles_hold_the_same_however_the_work_is_cut(tmp_path, scenes):
         parts = shards.cut("train", items(scenes), size)
         assert [p.number for p in parts] == list(range(len(parts)))
         made[size] = {r.sample.id: r for p in parts[::-1]
-                      for r in shards.kept(p, folder, maker(folder, scenes))}
+                      for r in shards.read_or_make(p, folder, maker(folder, scenes))}
         names = sorted(p.name for p in folder.iterdir())
-        assert names == [p.shard for p in parts]  # One shard a bundle, nothing half-made.
+        assert names == [p.file_name for p in parts]  # One file a shard, nothing half-made.
         read = {r.sample.id for r in records.read_shards(records.find_shards(folder))}
         assert read == set(made[size])
     assert made[16] == made[3] and len(made[3]) >= 12
@@ -79,8 +79,8 @@ def test_bundles_hold_the_same_however_the_work_is_cut(tmp_path, scenes):
 def test_a_finished_bundle_is_not_made_again(tmp_path, scenes):
     calls = []
     part, = shards.cut("train", items(scenes)[:4], 4)
-    first = list(shards.kept(part, tmp_path, maker(tmp_path, scenes, calls)))
-    assert list(shards.kept(part, tmp_path, maker(tmp_path, scenes, calls))) == first
+    first = list(shards.read_or_make(part, tmp_path, maker(tmp_path, scenes, calls)))
+    assert list(shards.read_or_make(part, tmp_path, maker(tmp_path, scenes, calls))) == first
     assert calls == list(scenes)[:4]
 
 
@@ -91,15 +91,15 @@ def test_a_bundle_cut_short_leaves_no_shard(tmp_path, scenes):
 
     part, = shards.cut("train", items(scenes)[:4], 4)
     with pytest.raises(OSError):
-        list(shards.kept(part, tmp_path, broken))
+        list(shards.read_or_make(part, tmp_path, broken))
     assert not list(tmp_path.iterdir())
-    assert list(shards.kept(part, tmp_path, maker(tmp_path, scenes)))
+    assert list(shards.read_or_make(part, tmp_path, maker(tmp_path, scenes)))
 
 
 def test_bad_videos_of_a_bundle_are_told_beside_it(tmp_path, scenes):
     part = Shard("train", 0, 1, [(0, "x", "bad"), *items(scenes)[:1]])
-    list(shards.kept(part, tmp_path, maker(tmp_path, scenes)))
-    told = (tmp_path / f"{part.shard}.failures.jsonl").read_text().splitlines()
+    list(shards.read_or_make(part, tmp_path, maker(tmp_path, scenes)))
+    told = (tmp_path / f"{part.file_name}.failures.jsonl").read_text().splitlines()
     assert json.loads(told[0]) == {"video_id": "x", "status": "failed",
                                    "reason": "x: no whole video. Fetch it again."}
 

@@ -1,4 +1,4 @@
-"""Moving things from evidence: edges that belong together, growth, what is far away."""
+"""Moving objects from evidence: edges that belong together, growth, what is far away."""
 
 import dataclasses
 
@@ -50,11 +50,12 @@ def crossing(inside):
     return frames, evidence, np.repeat(scene[None], COUNT, 0), masks
 
 
-def find(frames, evidence, usual, way=None):
+def find(frames, evidence, background, shift=None):
     flow = mask_motion.backward_flow(np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY)
                                                for f in frames]))
-    return motion_segmentation.find_moving(frames, TIMES, np.arange(COUNT), evidence, usual, flow,
-                                           camera(way))
+    return motion_segmentation.find_moving(
+        frames, TIMES, np.arange(COUNT), evidence, background=background, flow=flow,
+        motion=camera(shift))
 
 
 def overlap(one, other):
@@ -216,7 +217,7 @@ def test_a_caption_is_no_moving_thing(step):
     turning = dataclasses.replace(still, kind="turning", poses=poses, solution=dataclasses.replace(
         still.solution, rotation=poses[:, :3, :3]))
     grey = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames])
-    found = motion_segmentation.find_moving(np.stack(frames), TIMES, np.arange(COUNT), evidence,
-                                            np.stack(usual), mask_motion.backward_flow(grey),
-                                            turning)
+    found = motion_segmentation.find_moving(
+        np.stack(frames), TIMES, np.arange(COUNT), evidence, background=np.stack(usual),
+        flow=mask_motion.backward_flow(grey), motion=turning)
     assert len(found) == step

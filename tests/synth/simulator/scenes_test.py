@@ -62,15 +62,6 @@ def test_camera_labels_agree_with_the_rule_for_poses(some):
     assert compared >= 8
 
 
-def test_velocity_is_the_derivative_of_the_centre(some):
-    for clip in some:
-        track = clip.dynamic
-        if track is None:
-            continue
-        speed = np.linalg.norm(np.gradient(track.centers, clip.timestamps, axis=0), axis=1)
-        np.testing.assert_allclose(np.linalg.norm(track.velocity, axis=1), speed, atol=1e-6)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_answer_can_be_drawn(kind):
     rng = np.random.default_rng(0)

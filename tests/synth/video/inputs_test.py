@@ -16,7 +16,7 @@ import pytest
 from helpers.videos import FPS, SPEC, ball, moves, noisy, photo, truth, view, write
 
 from fourd4d.synth import annotate
-from fourd4d.synth.annotate import AnnotateSpec, annotate_video
+from fourd4d.synth.annotate import AnnotateSpec, iter_clips
 from fourd4d.synth.camera import pose_backends
 from fourd4d.synth.dataset import build
 from fourd4d.synth.dataset.build import DatasetSpec, VideoJob
@@ -52,7 +52,7 @@ def test_high_dynamic_range(tmp_path, transfer):
             frame.time_base = Fraction(1, FPS)
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
-    clip, = annotate_video(path, SPEC)
+    clip, = iter_clips(path, SPEC)
     assert moves(clip) == [("Pan Right",)] and clip.frames.dtype == np.uint8
     assert 40 < clip.frames.mean() < 220
 
@@ -71,7 +71,7 @@ def test_a_turned_phone(tmp_path, rotation):
         for pixels in stored:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         out.mux(stream.encode())
-    clip, = annotate_video(path, SPEC)
+    clip, = iter_clips(path, SPEC)
     assert clip.frames.shape[1:3] == (96, 128)
     assert moves(clip) == [("Pan Right",)]
     assert np.abs(clip.frames[0].astype(int) - frames[0]).mean() < 8

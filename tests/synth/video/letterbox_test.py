@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.videos import HEIGHT, SPEC, WIDTH, ball, noisy, photo, truth, view, write
 
-from fourd4d.synth.annotate import annotate_video
+from fourd4d.synth.annotate import iter_clips
 from fourd4d.synth.objects.mask_backends import files
 from fourd4d.synth.video import letterbox
 from fourd4d.synth.video.letterbox import WHOLE
@@ -59,7 +59,7 @@ def film(tmp_path_factory):
 
 def test_a_film_with_bars_is_told_as_one_without(film):
     # Bars rest whatever the camera does, and would tell of a still one.
-    (clip,) = annotate_video(film, SPEC)
+    (clip,) = iter_clips(film, SPEC)
     assert clip.frames.shape[1:3] == (HEIGHT - 30, WIDTH)
     assert {s.moves for s in clip.camera} == {("Pan Right",)}
     assert clip.provenance["window"]["top"] == pytest.approx(15 / HEIGHT)
@@ -72,6 +72,6 @@ def test_masks_of_the_whole_frame_fit_the_picture_between_the_bars(film, tmp_pat
     labels = np.stack([truth(30 + 1.6 * t, 50) for t in range(36)]).astype(np.uint8)
     np.savez(tmp_path / "film.npz", masks=labels, fps=12)
     given = files.GivenMasks(tmp_path / "film.npz").source()
-    (clip,) = annotate_video(film, replace(SPEC, masks=given))
+    (clip,) = iter_clips(film, replace(SPEC, masks=given))
     assert clip.dynamic.source == "given"
     np.testing.assert_array_equal(clip.dynamic.masks[0], truth(30, 50)[15:-15])

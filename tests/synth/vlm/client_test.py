@@ -119,7 +119,7 @@ def test_addresses_are_checked(url, told):
     ('{"name": "x", "name": "y"}', "no JSON"), ('{"name": NaN}', "no JSON"),
     ("[" * 9999, "no JSON"),
     ('{"name": "x", "why": ""}', "other fields"), ("{}", "other fields"),
-    ('{"name": 3}', "name is no text"), ('{"name": "  "}', "name is empty"),
+    ('{"name": 3}', "name is not text"), ('{"name": "  "}', "name is empty"),
     ('{"name": "<b>cube</b>"}', "markup"), ('{"name": "<script>"}', "markup"),
     ('{"name": "**cube**"}', "markup"), ('{"name": "<|im_end|>"}', "markup"),
     ('{"name": "[cube](http://x)"}', "markup"), ('{"name": "a\\u0007b"}', "markup"),
@@ -143,10 +143,10 @@ def test_garbage_is_asked_about_again_and_then_recorded(serve, tmp_path):
     client = Client(endpoint, tmp_path)
     assert client.ask([ASK])[0].value == {"name": "red cube"}
     again = server.seen[1][2]["messages"][0]["content"][1]["text"]
-    assert "refused: the reply is no JSON object" in again
+    assert "refused: the reply is not a JSON object" in again
     other = dataclasses.replace(ASK, text="And this?")
     verdict = client.ask([other])[0]
-    assert verdict.value is None and verdict.reason == "the reply is no JSON object"
+    assert verdict.value is None and verdict.reason == "the reply is not a JSON object"
     assert client.counts["name", "refused"] == 3 and client.counts["name", "calls"] == 4
 
 
@@ -266,7 +266,7 @@ def test_what_a_model_gets_wrong_stays_the_templates(serve, tmp_path, scenes):
     entries, _ = made(tmp_path, endpoint, scenes[:4])
     notes = sum((collections.Counter(e.notes) for e in entries.values()), collections.Counter())
     assert notes["vlm name: name holds markup"] and notes["vlm question: question changes a number"]
-    assert notes["vlm reasoning: the reply is no JSON object"]
+    assert notes["vlm reasoning: the reply is not a JSON object"]
     for entry in entries.values():
         for sample in entry.samples:
             assert "77s" not in sample["question"] and "reasoning_by" not in sample["provenance"]

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fourd4d.core.errors import InputError
+from fourd4d.core.terminal import say
 from fourd4d.synth.camera.motion import CameraMotion
 from fourd4d.synth.camera.point_tracks import PointTracks
 from fourd4d.synth.camera.pose_backends.base import CameraPath, Frames, interpolate
@@ -91,12 +92,20 @@ def reconstruct(tracks: PointTracks, size: tuple[int, int], focal: float,
         np.savez(folder / "tracks.npz", xy=tracks.xy[:, picked])
         (folder / "settings.json").write_text(json.dumps(
             {**dataclasses.asdict(spec), "focal": focal, "height": size[0], "width": size[1]}))
-        try:
-            done = subprocess.run([sys.executable, "-m", __name__, str(folder)], env=_environment(),
-                                  capture_output=True, timeout=spec.seconds)
-        except subprocess.TimeoutExpired:
-            return None
-        if done.returncode or not (folder / "model.npz").is_file():
+        status = 0
+        for _ in range(2):
+            try:
+                status = subprocess.run(
+                    [sys.executable, "-m", __name__, str(folder)], env=_environment(),
+                    capture_output=True, timeout=spec.seconds).returncode
+            except subprocess.TimeoutExpired:
+                return None
+            if status >= 0:
+                break
+            say(f"COLMAP's process was ended by signal {-status}, as for want of memory",
+                stderr=True)
+            (folder / "database.db").unlink(missing_ok=True)
+        if status or not (folder / "model.npz").is_file():
             return None
         with np.load(folder / "model.npz", allow_pickle=False) as data:
             return Model(picked[data["frames"]], data["poses"], data["depth"],

@@ -1,4 +1,4 @@
-"""What a mask backend is given and returns."""
+"""Types that a mask backend takes and returns."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fourd4d.synth.video.letterbox import WHOLE, Window
 
 @dataclasses.dataclass(frozen=True)
 class MaskRequest:
-    """What a source of masks gets to see: M frames of one shot.
+    """What a mask backend is given: M keyframes of one shot.
 
     Attributes:
       times: seconds from the start of the video.
-      chosen: numbers of the frames among those that ``motion`` was estimated from.
-      evidence: above 1 where something moves by itself.
-      usual: what most other frames show in each pixel's place.
+      chosen: indices of the keyframes among the frames that ``motion`` was estimated from.
+      evidence: motion evidence; above 1 where something moves by itself.
+      background: median over the other frames, as seen from each keyframe.
       whole: height and width of the file's frames at this scale, black bars included; None where
         they are these frames' own.
       window: which part of them these frames are.
@@ -36,7 +36,7 @@ class MaskRequest:
     chosen: Int[np.ndarray, "M"]
     motion: CameraMotion
     evidence: Float[np.ndarray, "M H W"]
-    usual: UInt8[np.ndarray, "M H W 3"]
+    background: UInt8[np.ndarray, "M H W 3"]
     spec: MotionSegmentationSpec = MotionSegmentationSpec()
     whole: tuple[int, int] | None = None
     window: Window = WHOLE
@@ -50,12 +50,12 @@ class MaskRequest:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectMask:
-    """One thing.
+    """One object in M keyframes.
 
     Attributes:
       masks: False throughout a frame in which it is not found.
-      name: as a person would call it; empty where the source knows none.
-      role: ``dynamic`` or ``static`` where the source knows; else it is told by ``role_of``.
+      name: as a person would call it; empty where the backend knows none.
+      role: ``dynamic`` or ``static`` where the backend knows; else ``role_of`` decides.
     """
 
     masks: Bool[np.ndarray, "M H W"]
@@ -65,7 +65,7 @@ class ObjectMask:
 
 @dataclasses.dataclass(frozen=True)
 class MaskBackend:
-    """A named source: what it is called in provenance, and how to ask it."""
+    """A named source of masks: its name in provenance, and the function that finds masks."""
 
     name: str
     find: Callable[[MaskRequest], Sequence[ObjectMask]]

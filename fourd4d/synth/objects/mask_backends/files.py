@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 from fourd4d.core.errors import InputError
 from fourd4d.core.files import read_arrays
 from fourd4d.synth.camera.pose_backends.files import SPATIALVID_STEP, stored_times
-from fourd4d.synth.objects import mask_motion
+from fourd4d.synth.objects import linking, mask_motion
 from fourd4d.synth.objects.mask_backends.base import MaskBackend, MaskRequest, ObjectMask
 
 ASPECT: Final = 0.02  # Masks whose shape differs by more are not of this video.
@@ -26,9 +26,9 @@ _NUMBERED = re.compile(r"(\d+)(?:_obj(\d+))?$")
 
 
 def fitted(masks: np.ndarray, size: tuple[int, int], where: object) -> np.ndarray:
-    """Masks (N, h, w) at another size of the same shape: a pixel is in where half of it is.
+    """Resize masks (N, h, w) to (N, H, W); a pixel belongs where more than half of it does.
 
-    Raises InputError where width over height differs by more than ``ASPECT``.
+    Raises InputError where the ratio of width to height differs by more than ``ASPECT``.
     """
     height, width = masks.shape[1:]
     if (height, width) == size:
@@ -45,14 +45,14 @@ def fitted(masks: np.ndarray, size: tuple[int, int], where: object) -> np.ndarra
 
 @dataclasses.dataclass(frozen=True)
 class StoredMasks:
-    """Masks as a file holds them.
+    """Holds masks as a file stores them.
 
     Attributes:
-      labels: per frame and pixel, 0 or the number of a thing, or 1 wherever anything moves if not
-        ``apart``.
+      labels: per frame and pixel, 0 or the number of an object, or 1 wherever anything moves if
+        not ``apart``.
       times: seconds.
-      names: of thing 1, 2, …; may be empty.
-      apart: whether things have numbers of their own.
+      names: of object 1, 2, …; may be empty.
+      apart: whether objects have numbers of their own.
     """
 
     labels: UInt8[np.ndarray, "N h w"]
@@ -66,15 +66,15 @@ class GivenMasks:
     """Masks from a file or a folder of files; call ``source`` for the ``MaskSource``.
 
     Three layouts are read:
-      * an npz with ``masks``, (N, h, w) whole numbers (0 or the number of a thing), (N, h, w)
-        booleans (whatever moves) or (K, N, h, w) booleans (things), with ``timestamps`` or ``fps``
+      * an npz with ``masks``, (N, h, w) integers (0 or the number of an object), (N, h, w)
+        booleans (whatever moves) or (K, N, h, w) booleans (objects), with ``timestamps`` or ``fps``
         and, if wanted, ``names``;
       * SpatialVID's ``dyn_masks.npz``: ``shape`` and ``f_<i>_data``, ``_indices``, ``_indptr`` (one
         sparse matrix a frame, 0.2 s apart; whatever moves);
-      * a folder of PNG files ``…<frame>.png`` (numbers of things) or ``…<frame>_obj<k>.png``, whose
-        frame numbers are divided by ``fps``.
+      * a folder of PNG files ``…<frame>.png`` (numbers of objects) or ``…<frame>_obj<k>.png``,
+        whose frame numbers are divided by ``fps``.
 
-    Masks of whatever moves are split into connected things that are followed by overlap. The mask
+    Masks of whatever moves are split into connected objects, which are tracked by overlap. The mask
     nearest in time is taken, at most half a step away. Masks of another size are resized; of
     another shape (width over height) they are an error.
     """
@@ -207,10 +207,10 @@ def _read_folder(path: Path, fps: float) -> StoredMasks:
         else:
             apart = True
             if int(match[2]) > 254:
-                raise InputError(file, "more than 255 things", "Number them from 0 on")
-            at[(image > 0) & (at == 0)] = int(match[2]) + 1  # Things may be counted from 0.
+                raise InputError(file, "more than 255 objects", "Number them from 0 on")
+            at[(image > 0) & (at == 0)] = int(match[2]) + 1  # Objects may be counted from 0.
     assert labels is not None
-    # Plain black and white pictures show whatever moves; anything else numbers things.
+    # Plain black and white pictures show whatever moves; anything else numbers objects.
     apart = apart or bool((~np.isin(labels, (0, 255))).any())
     return StoredMasks(labels if apart else (labels > 0).astype(np.uint8),
                        np.array(numbers) / fps, apart=apart)
@@ -218,10 +218,10 @@ def _read_folder(path: Path, fps: float) -> StoredMasks:
 
 def split(moving: Bool[np.ndarray, "M H W"], request: MaskRequest
           ) -> list[Bool[np.ndarray, "M H W"]]:
-    """Connected regions of masks, followed from frame to frame by overlap; the largest first.
+    """Split masks into connected regions, tracked from frame to frame; the largest first.
 
-    A region joins the thing whose last mask, carried by the camera's motion and the thing's own
-    steady one, it overlaps most; what lasts less than ``spec.lasting`` of the frames is dropped.
+    A region joins the object whose last mask it overlaps most, after the camera's motion and the
+    object's own velocity; what lasts less than ``spec.lasting`` of the frames is dropped.
     """
     least = request.spec.smallest * moving[0].size
     tracks: list[dict[int, np.ndarray]] = []
@@ -232,17 +232,16 @@ def split(moving: Bool[np.ndarray, "M H W"], request: MaskRequest
         for t, track in enumerate(tracks):
             if request.times[m] - request.times[max(track)] > request.spec.lost:
                 continue
-            guess = _carried(track, m, request)
+            guess = _predicted(track, m, request)
             for r, region in enumerate(regions):
                 union = (guess | region).sum()
                 pairs.append(((guess & region).sum() / union, t, r))
-        used_t, used_r = set(), set()
-        for overlap, t, r in sorted(pairs, reverse=True):
-            if overlap > 0.1 and t not in used_t and r not in used_r:
-                tracks[t][m] = regions[r]
-                used_t.add(t)
-                used_r.add(r)
-        tracks += [{m: region} for r, region in enumerate(regions) if r not in used_r]
+        linked = linking.match_greedily((t, r) for iou, t, r in sorted(pairs, reverse=True)
+                                        if iou > 0.1)
+        for t, r in linked:
+            tracks[t][m] = regions[r]
+        taken = {r for _, r in linked}
+        tracks += [{m: region} for r, region in enumerate(regions) if r not in taken]
     out = []
     for track in tracks:
         if len(track) >= max(3, request.spec.lasting * len(moving)):
@@ -253,24 +252,11 @@ def split(moving: Bool[np.ndarray, "M H W"], request: MaskRequest
     return sorted(out, key=lambda masks: -int(masks.sum()))[: request.spec.keep]
 
 
-def _carried(track: dict[int, np.ndarray], now: int, request: MaskRequest) -> np.ndarray:
-    """The last mask of a thing where it should be in frame ``now``."""
-    last = max(track)
-    inverse = 1 / request.motion.depth(int(request.chosen[last]))
-
-    def centre(m: int) -> np.ndarray:
-        return mask_motion.centres(track[m][None])[0]
-
-    here = centre(last)
-    there = request.motion.place(int(request.chosen[last]), int(request.chosen[now]), here, inverse)
-    earlier = [m for m in track if m < last]
-    if earlier:
-        before = max(earlier)
-        home = request.motion.place(int(request.chosen[before]), int(request.chosen[last]),
-                                  centre(before), inverse)
-        times = request.times
-        pace = (times[now] - times[last]) / (times[last] - times[before])
-        there = there + np.clip(pace, 0, 2) * (here - home)
+def _predicted(track: dict[int, np.ndarray], now: int, request: MaskRequest) -> np.ndarray:
+    """Return the last mask of an object, (H, W), where it is expected in frame ``now``."""
+    centres = {m: mask_motion.centres(track[m][None])[0] for m in sorted(track)[-2:]}
+    mask, here = track[max(track)], centres[max(track)]
+    there = linking.predict_centre(centres, now, request.times, request.chosen, request.motion)
     shift = np.array([[1, 0, there[0] - here[0]], [0, 1, there[1] - here[1]]], np.float32)
-    height, width = track[last].shape
-    return cv2.warpAffine(track[last].astype(np.uint8), shift, (width, height)) > 0
+    height, width = mask.shape
+    return cv2.warpAffine(mask.astype(np.uint8), shift, (width, height)) > 0

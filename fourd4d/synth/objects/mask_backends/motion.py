@@ -15,17 +15,18 @@ from fourd4d.synth.objects.mask_backends.base import MaskBackend, MaskRequest, O
 def find_by_motion(request: MaskRequest) -> list[ObjectMask]:
     """Return the objects that move against the scene."""
     objects = motion_segmentation.find_moving(
-        request.frames, request.times, request.chosen, request.evidence, request.usual,
-        request.flow, request.motion, request.spec)
+        request.frames, request.times, request.chosen, request.evidence,
+        background=request.background, flow=request.flow, motion=request.motion,
+        spec=request.spec)
     return [ObjectMask(np.stack([without_limb(mask) for mask in one.masks]), role="dynamic")
             for one in objects]
 
 
 def without_limb(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """A thing without the arm that holds it into the picture.
+    """Remove the arm that holds an object into the frame.
 
-    The arm is what joins the thing to the picture's edge and is thin beside it. What is as thick at
-    the edge as elsewhere leaves the picture, and stays as it is.
+    An arm joins the object to the border and is thin beside it. What is as thick at the border as
+    elsewhere leaves the frame, and stays as it is.
     """
     if not mask_motion.touches_border(mask[None])[0]:
         return mask
@@ -35,9 +36,9 @@ def without_limb(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(thick)
     if len(stats) < 2:
         return mask
-    body = (labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
-    # Corners come back, and with them the limb's stump.
-    near = cv2.dilate(body, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (radius | 1,) * 2)) > 0
+    core = (labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
+    # This restores corners, and the stump of the arm.
+    near = cv2.dilate(core, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (radius | 1,) * 2)) > 0
     own = mask & near
     apart = not mask_motion.touches_border(own[None])[0]
     return own if apart and own.sum() >= 0.4 * mask.sum() else mask
@@ -48,16 +49,16 @@ MOTION: Final = MaskBackend("motion", find_by_motion)
 
 def boxes_of(request: MaskRequest
              ) -> list[tuple[int, tuple[float, float, float, float], ObjectMask]]:
-    """For each moving thing, the frame that shows it best and its box there, pixels (x0 y0 x1 y1).
+    """Return, for each moving object, its best frame and its box there, pixels (x0 y0 x1 y1).
 
-    What models that want a box are prompted with. The best frame is the one of largest evidence,
-    edges of the picture counting against it.
+    Boxes prompt segmentation models. The best frame has most motion evidence; an object that
+    touches the border counts for less.
     """
     out = []
-    for thing in find_by_motion(request):
-        worth = (thing.masks & (request.evidence > 1)).sum((1, 2))
-        best = int((worth * np.where(mask_motion.touches_border(thing.masks), 0.2, 1.0)).argmax())
-        ys, xs = np.nonzero(thing.masks[best])
+    for found in find_by_motion(request):
+        merit = (found.masks & (request.evidence > 1)).sum((1, 2))
+        best = int((merit * np.where(mask_motion.touches_border(found.masks), 0.2, 1.0)).argmax())
+        ys, xs = np.nonzero(found.masks[best])
         box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
-        out.append((best, box, thing))
+        out.append((best, box, found))
     return out

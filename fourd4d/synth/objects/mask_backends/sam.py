@@ -1,7 +1,7 @@
-"""Masks from SAM 2 and SAM 3, as transformers has them, loaded from a local directory.
+"""Masks from SAM 2 and SAM 3 of transformers, loaded from a local directory.
 
-``Sam2Masks`` is prompted with the boxes of what moves (or with given ones) and follows each thing
-through the shot in both directions. ``Sam3Masks`` is prompted with words and finds and follows all
+``Sam2Masks`` is prompted with the boxes of what moves (or with given ones) and tracks each object
+through the shot in both directions. ``Sam3Masks`` is prompted with words and finds and tracks all
 that they name; without words it takes boxes as SAM 2 does. Needs torch, torchvision and a
 transformers that has the models (SAM 2 video from 4.56 on, SAM 3 from 5 on).
 """
@@ -23,10 +23,10 @@ from fourd4d.synth.objects.mask_backends.base import MaskBackend, MaskRequest, O
 from fourd4d.synth.objects.mask_backends.motion import boxes_of
 
 Prompt = tuple[int, tuple[float, float, float, float]]
-"""A frame's number and a box in it, pixels (x0, y0, x1, y1)."""
+"""A frame's index and a box in it, pixels (x0, y0, x1, y1)."""
 
 def _load(kind: str, directory: Path, device: str, dtype: str) -> tuple[Any, Any]:
-    """The model ``<kind>Model`` and its processor, from a directory, without any network."""
+    """Load the model ``<kind>Model`` and its processor from a directory, without network."""
     try:
         import torch
         import transformers
@@ -54,7 +54,7 @@ def _load(kind: str, directory: Path, device: str, dtype: str) -> tuple[Any, Any
 
 @dataclasses.dataclass(frozen=True)
 class _Tracker:
-    """Follows boxed things with a model of SAM 2's interface."""
+    """Tracks boxed objects with a model of SAM 2's interface."""
 
     kind: str
     directory: Path
@@ -66,7 +66,7 @@ class _Tracker:
         return _load(self.kind, self.directory, self.device, self.dtype)
 
     def __call__(self, frames: np.ndarray, prompts: Sequence[Prompt]) -> list[np.ndarray]:
-        """Masks (M, H, W) of each prompted thing."""
+        """Return masks (M, H, W) of each prompted object."""
         import torch
 
         model, processor = self._loaded
@@ -76,7 +76,7 @@ class _Tracker:
                 video=frames, inference_device=self.device, dtype=getattr(torch, self.dtype),
                 max_vision_features_cache_size=len(frames))
             for frame, box in prompts:
-                # One thing at a time: their first frames differ.
+                # One object at a time: their first frames differ.
                 session.reset_tracking_data()
                 processor.add_inputs_to_inference_session(
                     session, frame_idx=frame, obj_ids=1, input_boxes=[[list(box)]])
@@ -91,7 +91,7 @@ class _Tracker:
 
 
 def _full_size(logits: Any, size: Sequence[int]) -> np.ndarray:
-    """Masks (N, H, W) from low-resolution logits (N, 1, h, w) or (N, h, w)."""
+    """Return masks (N, H, W) from low-resolution logits (N, 1, h, w) or (N, h, w)."""
     import torch
 
     logits = logits.float().reshape(-1, 1, *logits.shape[-2:])
@@ -135,7 +135,7 @@ class Sam3Masks:
       directory: of a checkpoint such as ``facebook/sam3``, as transformers reads it.
       prompts: short noun phrases, e.g. ``person``; each is the name of what it finds.
       boxes: as for ``Sam2Masks``; used when there are no prompts.
-      keep: most things of a prompt, the largest first.
+      keep: maximum number of objects of a prompt, the largest first.
     """
 
     directory: str | os.PathLike[str]
@@ -190,7 +190,7 @@ class Sam3Masks:
 
 def _boxed(track: _Tracker, request: MaskRequest,
            boxes: Sequence[tuple[float, tuple[float, float, float, float]]]) -> list[ObjectMask]:
-    """What the boxes hold; without boxes, what moves."""
+    """Return what the boxes hold; without boxes, what moves."""
     height, width = request.frames.shape[1:3]
     if boxes:
         prompts = [(int(np.abs(request.times - at).argmin()),

@@ -192,8 +192,8 @@ class Camera(QuestionType):
         moves = set(question.answer_text.split(" + "))
         shift = readout.shift(places)
         rotations = background_shifts(clip, question.frames[0], question.frames[-1])
-        if not shows(moves, shift, places[-1].size / places[0].size, rotations):
-            raise Ambiguous("camera: the picture does not show the answer clearly")
+        readout.require_clear(shows(moves, shift, places[-1].size / places[0].size, rotations),
+                              self.name)
         size = f"its size goes from {places[0].size}% to {places[-1].size}%"
         text = [f"The landmark {readout.moves_words(shift)} and {size}."]
         translations = translations_of(moves)

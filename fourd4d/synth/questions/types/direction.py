@@ -205,8 +205,7 @@ class Direction(ObjectQuestionType):
         own = readout.shift(places, fixed)
         sizes = (places[0].size, places[-1].size)
         answer = question.answer_text
-        if not shows(own, sizes, answer):
-            raise Ambiguous(f"{self.name}: the picture does not show the answer clearly")
+        readout.require_clear(shows(own, sizes, answer), self.name)
         compensated = fixed and readout.shift(places) != own
         lead = "Taking that away, the object itself" if compensated else "The object"
         grown = {True: "grows", False: "shrinks"}[sizes[1] > sizes[0]]

@@ -122,8 +122,7 @@ class Distance(ObjectQuestionType):
     def findings_full(self, clip: Clip, question: Question, places: tuple[Place, ...],
                       voice: Voice) -> str:
         sizes = tuple(p.size for p in places)
-        if read_full(sizes) != question.answer_text:
-            raise Ambiguous("distance: the picture does not show the answer clearly")
+        readout.require_clear(read_full(sizes) == question.answer_text, self.name)
         stated = ", ".join(f"{s}%" for s in sizes)
         rule = voice.pick(("A thing looks bigger when it is nearer.", "Nearer things look larger.",
                            "Apparent size goes up as distance goes down."))

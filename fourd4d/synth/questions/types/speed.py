@@ -176,8 +176,7 @@ class Speed(ObjectQuestionType):
             seconds = clip.timestamps[last] - clip.timestamps[first]
             speeds.append(round(float(np.hypot(step.x, step.y)) / seconds))
             spans.append(f"{speeds[-1]}% a second until {clip.timestamps[last]:.1f}s")
-        if read_full(speeds) != question.answer_text:
-            raise Ambiguous("speed: the picture does not show the answer clearly")
+        readout.require_clear(read_full(speeds) == question.answer_text, self.name)
         lead = voice.pick(("Its pace is", "It covers", "That makes"))
         return f"{sentence} {lead} {', '.join(spans)}. So: {question.answer_text}.".strip()
 

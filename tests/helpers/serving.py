@@ -1,0 +1,121 @@
+"""A small model that imagines, behind a server in this process."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import io
+import socket
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import PIL.Image
+import uvicorn
+from flax import nnx
+
+from fourd4d.api import Answerer
+from fourd4d.parallel import make_mesh
+from fourd4d.processing import Processor
+from fourd4d.processing.media import Video
+from fourd4d.serve.app import Service, application
+from fourd4d.serve.media import Sources
+from fourd4d.serve.shapes import family
+from fourd4d.serve.spec import ServeSpec
+from fourd4d.serve.worker import Worker
+from helpers.bundles import CONFIG, bundle_of
+
+SPEC = ServeSpec(slots=4, queue=60, max_tokens=48, max_text=192, max_frames=8, max_seconds=10.0,
+                 max_pixels=200_000, max_body=300_000, max_choices=3, timeout=120.0, turns=4)
+OPTIONS = ["Left", "Right"]
+
+
+def imagining():
+    """Random weights whose responses differ in length and hold mental images."""
+    bundle = bundle_of(seed=1)
+    words = bundle.processor.tokenizer
+    flat = dict(nnx.to_flat_state(bundle.tree))
+    table = flat[("embedding",)]
+    flat[("embedding",)] = table.replace(
+        table[...].at[words.id("<|latent_start|>")].multiply(3.5)
+        .at[words.id("<|im_end|>")].multiply(2.2))
+    protocol = dataclasses.replace(CONFIG.protocol(), min_pixels=256, max_pixels=1024, max_frames=8,
+                                   fps=2.0)
+    return dataclasses.replace(bundle, tree=nnx.from_flat_state(list(flat.items())),
+                               processor=Processor(words, protocol))
+
+
+def one_device():
+    return make_mesh("single", jax.local_devices()[:1])
+
+
+def clip(seed, frames=5, side=32):
+    """Noise that drifts, half a second a frame."""
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 255, (side, side, 3), np.uint8)
+    return Video(np.stack([np.roll(picture, 3 * t, axis=1) for t in range(frames)]),
+                 np.arange(frames) / 2)
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def content(video, question):
+    """A user message about frames with times."""
+    frames = [{"url": png(frame), "time": float(second)}
+              for frame, second in zip(video.frames, video.timestamps, strict=True)]
+    return [{"type": "frames", "frames": frames}, {"type": "text", "text": question}]
+
+
+def body(video, question, own=None, **more):
+    return {"messages": [{"role": "user", "content": content(video, question)}],
+            "fourd4d": {"options": OPTIONS} | (own or {}), **more}
+
+
+@dataclasses.dataclass
+class Running:
+    """A server and what it serves."""
+
+    url: str
+    port: int
+    service: Service
+    worker: Worker
+    thinker: Answerer
+    root: Path
+
+    def until(self, true, seconds=30.0):
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, "it did not come about"
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def running(root, spec=SPEC, bundle=None, hosts=("127.0.0.1", "localhost"), **options):
+    """A server on loopback. ``options`` are ``Service``'s and ``Sources``'."""
+    bundle, mesh = bundle or imagining(), one_device()
+    worker = Worker(bundle, mesh, spec, family(bundle.processor.protocol, spec), probes=True)
+    worker.start()
+    sources = Sources(bundle.processor.protocol, spec, root, options.pop("remote", False))
+    service = Service(bundle, worker, sources, "eye", **options)
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(
+        application(service, hosts=hosts, demo=True), log_level="error", access_log=False,
+        timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        yield Running(f"http://127.0.0.1:{port}/v1", port, service, worker,
+                      Answerer(bundle, mesh), root)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+        assert not thread.is_alive()
