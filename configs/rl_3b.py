@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     config.data.assumed_fps = 1.0  # The published rows carry no timestamps.
     config.data.measure = 256  # Prompts looked at to find the batch shape; 0 is all.
     config.data.round_to = 128
+    config.data.pairs = False  # Only rows that are pairs (synthesis: config.pairs), two and two.
     # Rows of an epoch that may be left out because they cannot be used: so many of each process, or
     # this share, whichever is more. One more ends the run.
     config.data.max_failed_rows = 10
@@ -50,7 +51,9 @@ def get_config() -> ConfigDict:
         ratio=placeholder(str), surrogate=placeholder(str), sampled_cap=placeholder(float),
         entropy=placeholder(float)))
     # Weights by name; functions are your own, module:name or module:name=weight each.
-    config.rewards = ConfigDict(dict(answer=1.0, format=0.2, functions=()))
+    # pair and swap_gap need data.pairs: both of a pair right; right, but not with the latents of
+    # the other (which are sampled with once more).
+    config.rewards = ConfigDict(dict(answer=1.0, format=0.2, pair=0.0, swap_gap=0.0, functions=()))
     config.sampling = ConfigDict(dict(max_tokens=1024, temperature=1.0, max_latents=64))
     config.optimizer = ConfigDict(dict(learning_rate=1e-6, warmup_steps=0, schedule="constant",
                                        weight_decay=0.0, clip_norm=1.0))

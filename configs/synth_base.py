@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     # concluded from findings that are given.
     config.practice = ml_collections.ConfigDict(dict(reasoned=2, choices=0, conclusions=0))
     with config.unlocked():
+        del config["pairs"]  # Tasks of perception have no counterpart.
         config.scene.weights = {"direction": 0.34, "camera": 0.26, "distance": 0.16, "speed": 0.14,
                                 "box_direction": 0.10}
     return config

@@ -14,6 +14,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 7
     config.start = 0  # number of the first clip; held-out clips start at 100000
     config.clips = 1500
+    # Beside each clip the same with one fact changed, asked the same question: names among mirror,
+    # reverse (all backwards) and path (the main thing backwards). For rewards of pairs.
+    config.pairs = ()
     config.style = "short"
     config.overlays = ml_collections.ConfigDict(
         {"camera": 2, "direction": 3, "distance": 3, "speed": 4, "box_direction": 3})

@@ -40,7 +40,9 @@ class Sample:
       overlays: paths of overlay images, in time order.
       overlay_timestamps: seconds, one per overlay; empty where unknown.
       masks: paths of the mask behind each overlay, or empty.
-      provenance: where each label comes from (JSON values).
+      provenance: where each label comes from (JSON values). Two samples with one ``pair`` in it ask
+        the same, with the same options, about clips that differ in one fact (``change``), and
+        their answers differ.
     """
 
     id: str
@@ -62,6 +64,11 @@ class Sample:
     def answer_text(self) -> str:
         """The right option's text."""
         return self.options[LETTERS.index(self.answer)] if self.answer else ""
+
+    @property
+    def pair(self) -> str:
+        """What the sample shares with its counterpart alone; empty where it has none."""
+        return str(self.provenance.get("pair", ""))
 
     @property
     def text_input(self) -> str:

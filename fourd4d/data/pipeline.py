@@ -25,6 +25,7 @@ from fourd4d.data.collate import Size, check_size, collate, shape_of_sizes
 from fourd4d.data.failures import Failed, FailureLimit, failed_row
 from fourd4d.data.image_cache import ImageCache
 from fourd4d.data.packing import PackedBatches
+from fourd4d.data.pairs import PairSource, unpaired
 from fourd4d.data.rows import Order, Reading, Rows, Shard, Sources
 from fourd4d.data.source import Row, Source, row_name
 
@@ -165,6 +166,7 @@ def prompt_pipeline(
     assumed_fps: float | None = None,
     limit: FailureLimit | None = None,
     shape: BatchShape | None = None,
+    pairs: bool = False,
 ) -> Stream:
     """Groups of ``prompts`` prompts for this process, each group a tuple of ``Prompt``.
 
@@ -172,9 +174,24 @@ def prompt_pipeline(
 
     Args:
       shape: prompts that exceed its rows are left out; by default none do.
+      pairs: prompts are those of ``PairSource``, two and two; a row of which one cannot be used is
+        left out with its counterpart.
+
+    Raises:
+      InputError: an odd number of prompts in pairs, or none are; else as ``dift_pipeline``.
     """
     reading = reading or Reading()
     make = _Fitting(PreparePrompt(processor, assumed_fps, _cache(reading)), shape)
+    if pairs:
+        if prompts % 2:
+            raise InputError("config.prompts", f"{prompts} prompts for a process, in pairs",
+                             "Give each process an even number")
+        prompts //= 2
+        paired = ([(PairSource(part), weight) for part, weight in source]
+                  if isinstance(source, Sequence) else PairSource(source))
+        rows = Rows(Order(paired, seed, epochs, shuffle), _Both(make), prompts, shard or Shard(),
+                    reading, limit or FailureLimit(), prompts)
+        return Stream(Batches(rows, remainder, unpaired).__iter__, reading)
     rows = Rows(Order(source, seed, epochs, shuffle), make, prompts, shard or Shard(), reading,
                 limit or FailureLimit(), prompts)
     return Stream(Batches(rows, remainder, tuple).__iter__, reading)
@@ -276,3 +293,14 @@ class _Fitting:
         if self.shape is not None:
             check_size(Size.of(prompt.example), self.shape, row.where)
         return prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class _Both:
+    """RowPair → what ``make`` gives of its rows."""
+
+    make: _Fitting
+
+    def __call__(self, pair: Any) -> tuple[Prompt, Prompt]:
+        first, second = pair.rows
+        return self.make(first), self.make(second)

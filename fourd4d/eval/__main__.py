@@ -42,6 +42,7 @@ from fourd4d.eval.benchmarks.grid import summary as benchmark_summary
 from fourd4d.eval.benchmarks.overlap import overlap, sentence, training_data
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, ItemLog, Record, read_items, read_log, shard, spread
+from fourd4d.eval.probes import pairs
 from fourd4d.eval.probes.diagnosis import add_diagnosis, diagnose, recorder, stores
 from fourd4d.eval.runner import EvalSpec, Observe, Subject, run
 from fourd4d.models import ModelConfig
@@ -151,6 +152,9 @@ def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: 
     facts: dict[str, list[str]] = {}
     if looked_at:
         imagery, facts = diagnose(subject, source, looked_at, spec, latents, targets, records)
+    paired = pairs.both_right(records)
+    if paired:
+        paired |= pairs.moved(latents, targets, records, bundle.processor.protocol.latent_size)
     name = config.data if asked is None else f"{asked.benchmark.title}, protocol {asked.protocol}, "
     name += "" if asked is None else f"mode {asked.mode}"
     scored = items if asked is None else [
@@ -161,6 +165,7 @@ def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: 
         **({} if asked is None else {"overlap": overlap(
             asked, training_data(config.checkpoint, config.step or None))}),
         "imagery": imagery,
+        **({"pairs": paired} if paired else {}),
         "benchmark": config.data if asked is None else asked.benchmark.name,
         "config": config.to_dict(), **environment(),
     }
@@ -171,6 +176,7 @@ def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: 
             f"{'greedily' if not spec.temperature else f'at temperature {spec.temperature:g}'}.")
     page = add_diagnosis(report.add_summary(
         Page(config.title if asked is None else asked.benchmark.title, lead), result), imagery)
+    pairs.add_pairs(page, paired)
     page.add_cards("Items", report.cards(source, shown, records, maps, bundle.processor.protocol,
                                          spec.assumed_fps or None, facts), report.CARDS_NOTE)
     page.write(out / "page.html")
@@ -226,8 +232,8 @@ def show(result: dict[str, Any], out: str) -> None:
                           f"{result['asked']['mode']}, {reading}: {told}", soft_wrap=True)
         show_published(result["published"])
         console.print(sentence(result["overlap"]), soft_wrap=True)
-    for line in result["imagery"]["warnings"]:
-        console.print(line, soft_wrap=True)
+    for line in [*result["imagery"]["warnings"], *pairs.lines(result.get("pairs", {}))]:
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"{out}/page.html  {out}/result.json", soft_wrap=True)
     if result["failed"]:
         console.print(f"could not be run, counted as wrong: {len(result['failed'])}; "

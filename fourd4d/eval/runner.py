@@ -699,6 +699,7 @@ def _record(item: Item, sample: Sample) -> Record:
     return {
         "key": item.key, "number": item.number, "kind": item.kind, "video_id": sample.video_id,
         "options": item.options, "answer": sample.answer, **_UNANSWERED,
+        **({"pair": sample.pair} if sample.pair else {}),
     }
 
 

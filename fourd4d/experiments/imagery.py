@@ -79,10 +79,11 @@ def run_stages(config: Any, workdir: Path, run: Run, roots: dict[str, Path]) -> 
         start = folder / "checkpoints"
     asked = {"checkpoint": start, "root": roots["test"],
              "data": rows_file(workdir, arm, "test", phases(config)[-1][0])}
+    # The probe's plain run is the evaluation's only with the same room for images.
+    asked |= {f"eval.{key}": value for key, value in config.budget.items()}
     made.append(Stage(f"eval-{run.name}", "eval", config.evaluation, {
         **asked, "out": at / "eval", "eval.imagery": arm.imagines,
-        "title": f"{arm.name}, seed {run.seed}",
-        **{f"eval.{key}": value for key, value in config.budget.items()}}))
+        "title": f"{arm.name}, seed {run.seed}"}))
     if config.probe and arm.imagines:
         made.append(Stage(f"probe-{run.name}", "eval", config.probe,
                           {**asked, "out": at / "probe"}, verb="probe"))

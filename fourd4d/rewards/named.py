@@ -13,9 +13,11 @@ import numpy as np
 
 from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.sample import Sample
+from fourd4d.rewards.joint import JointReward, PairReward, SwapGapReward
 from fourd4d.rewards.rewards import AnswerReward, FormatReward, Reward
 
-BY_NAME = {"answer": AnswerReward, "format": FormatReward}
+BY_NAME = {"answer": AnswerReward, "format": FormatReward, "pair": PairReward,
+           "swap_gap": SwapGapReward}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +54,11 @@ class FunctionReward:
 
 
 def named_rewards(weights: Mapping[str, float], functions: Sequence[str] = ()
-                  ) -> tuple[Reward, ...]:
+                  ) -> tuple[Reward | JointReward, ...]:
     """Rewards in the order given.
 
     Args:
-      weights: of the package's own, by name.
+      weights: of the package's own, by name; a joint one of weight 0 is left out.
       functions: ``module:name`` or ``module:name=weight`` each; the module is imported.
 
     Raises:
@@ -67,7 +69,8 @@ def named_rewards(weights: Mapping[str, float], functions: Sequence[str] = ()
     if unknown:
         raise InputError("config.rewards", f"unknown rewards {unknown}",
                          f"Known: {sorted(BY_NAME)}; your own go into config.rewards.functions")
-    found: list[Any] = [BY_NAME[name](weight) for name, weight in weights.items()]
+    found: list[Any] = [BY_NAME[name](weight) for name, weight in weights.items()
+                        if weight or not issubclass(BY_NAME[name], JointReward)]
     found += [_function(spec) for spec in functions]
     names = [reward.name for reward in found]
     twice = sorted({name for name in names if names.count(name) > 1 or name == "reward"})

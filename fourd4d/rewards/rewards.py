@@ -68,4 +68,4 @@ def score(sample: Sample, text: str, rewards: Sequence[Reward] = DEFAULT,
         return reward(sample, text)
 
     parts = {reward.name: value(reward) for reward in rewards}
-    return {**parts, "reward": sum(r.weight * parts[r.name] for r in rewards)}
+    return {**parts, "reward": sum((r.weight * parts[r.name] for r in rewards), 0.0)}

@@ -16,6 +16,7 @@ from fourd4d.config.build import frozen
 from fourd4d.config.help import Help
 from fourd4d.config.launch import launch
 from fourd4d.core.batch import BatchShape
+from fourd4d.core.errors import InputError
 from fourd4d.core.example import Example
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.storage import check_writable, home
@@ -36,7 +37,7 @@ from fourd4d.parallel import start
 from fourd4d.pretrained.bundle import shapes
 from fourd4d.pretrained.open import described, specs, training
 from fourd4d.processing import Processor
-from fourd4d.rewards import named_rewards
+from fourd4d.rewards import JointReward, named_rewards
 from fourd4d.rl.grpo import RLSpec
 from fourd4d.rl.setup import policy_spec, prompt_shape, trains_vision
 from fourd4d.rl.trainer import Setting, Step, copied
@@ -65,7 +66,8 @@ def data_of(config: Any, processor: Processor) -> tuple[Any, BatchShape, Any]:
     return source, shape, iter(prompt_pipeline(
         source, processor, rows, seed=config.seed, epochs=config.epochs or None,
         shard=Shard(jax.process_index(), jax.process_count()), assumed_fps=fps,
-        reading=frozen(Reading, config.reading, "reading"), limit=limit, shape=shape))
+        reading=frozen(Reading, config.reading, "reading"), limit=limit, shape=shape,
+        pairs=config.data.pairs))
 
 
 def optimizer_of(config: Any, spec: RLSpec) -> OptimizerSpec:
@@ -105,6 +107,10 @@ def train(config: Any) -> Outcome:
     """Runs, or resumes, what ``config`` describes; see ``configs/rl_tiny.py``."""
     workdir = home(config.workdir)
     check_writable(workdir)
+    rewards = rewards_of(config.rewards)
+    if not config.data.pairs and any(isinstance(one, JointReward) for one in rewards):
+        raise InputError("config.data.pairs", "False, with a reward of pairs",
+                         "Give --config.data.pairs=True")
     with training(config) as (mesh, bundle):
         processor = bundle.processor
         source, shape, batches = data_of(config, processor)
@@ -114,7 +120,7 @@ def train(config: Any) -> Outcome:
         state = state_from(bundle.tree, tx, mesh, trainable=config.trainable)
         reference = copied(state.params)
         about = specs(config, bundle.config, processor, config.trainable) | origin(
-            reference, config.seed, source.fingerprint())
+            reference, config.seed, source.fingerprint() + " in pairs" * config.data.pairs)
 
         with contextlib.closing(batches), CheckpointManager(
                 workdir / "checkpoints", keep=config.keep,
@@ -126,7 +132,7 @@ def train(config: Any) -> Outcome:
                     graphdef=bundle.graphdef, tx=tx, reference=reference, spec=spec,
                     policy=policy_of(config), sampling=sampling_of(config, processor),
                     processor=processor, mesh=mesh, seed=config.seed, writer=writer, shape=shape,
-                    rewards=rewards_of(config.rewards),
+                    rewards=rewards,
                     cache_features=not trains_vision(state.params),
                     show_every=config.show_every,
                     keep_imagery=functools.partial(

@@ -26,10 +26,12 @@ from fourd4d.data import Prompt, collate
 from fourd4d.losses import PolicySpec
 from fourd4d.parallel import host_to_global, is_main, row_split, to_host
 from fourd4d.processing import Processor
-from fourd4d.rewards import DEFAULT, Reward, score
+from fourd4d.rewards import DEFAULT, JointReward, Reward, score
+from fourd4d.rewards.joint import partners
 from fourd4d.rl.grpo import RLSpec, gather, update
 from fourd4d.rl.refill import Groups, refill
 from fourd4d.sampling import SamplingSpec, generate, rollout, texts
+from fourd4d.sampling.interventions import replace
 from fourd4d.sampling.tails import pack_tails, padding_share
 from fourd4d.train import MetricWriter, TrainState
 
@@ -68,7 +70,7 @@ class Setting:
     mesh: Mesh
     shape: BatchShape
     seed: int = 0
-    rewards: Sequence[Reward] = DEFAULT
+    rewards: Sequence[Reward | JointReward] = DEFAULT
     cache_features: bool = True
     show_every: int = 0
     writer: MetricWriter | None = None
@@ -127,9 +129,16 @@ class Step:
         return Questions(tuple(p.sample for p in prompts), host_to_global(batch, s.mesh),
                          prompts[0].example if prompts else None)
 
-    def sample(self, state: TrainState, batch: Batch, number: int = 0) -> tuple[Any, Rollout]:
-        """(features or None, responses). The keys depend on seed, update, round and row."""
+    def sample(self, state: TrainState, batch: Batch, number: int = 0, fed: Any = None
+               ) -> tuple[Any, Rollout]:
+        """(features or None, responses). The keys depend on seed, update, round and row.
+
+        Args:
+          fed: what ``interventions.replace`` feeds, a table for each response; by default the
+            responses' own latents.
+        """
         s = self.setting
+        other = {} if fed is None else dict(intervene=replace, data=fed)
         key = jax.random.key(s.seed)
         if number:  # Counted down from the end, where no update's number is.
             key = jax.random.fold_in(key, 2**32 - number)
@@ -138,15 +147,43 @@ class Step:
         features = encode(s.graphdef, states, batch) if s.cache_features else None
         if not s.spec.slots:
             return features, generate(s.graphdef, states, batch, key, s.sampling, s.spec.group,
-                                      features=features)
+                                      features=features, **other)
         return features, rollout(s.graphdef, states, batch, key, s.sampling, s.spec.group,
-                                 slots=s.spec.slots, shards=row_split(s.mesh), features=features)
+                                 slots=s.spec.slots, shards=row_split(s.mesh), features=features,
+                                 **other)
 
-    def score(self, questions: Questions, rollout: Rollout) -> tuple[np.ndarray, dict[str, Mean],
-                                                                     list[str]]:
-        """(rewards of all hosts' responses (P, G), means of the parts, this host's texts)."""
+    def swapped(self, state: TrainState, questions: Questions, rollout: Rollout, number: int = 0
+                ) -> list[str]:
+        """This host's texts of the same draws, fed what their counterparts imagined.
+
+        Response k to a prompt is fed the latents of response k to the prompt that it is a pair
+        with, over and over where they are too few. Where those are none, its own.
+        """
         s, group = self.setting, self.setting.spec.group
-        curious = any(getattr(reward, "wants_latents", False) for reward in s.rewards)
+        said = own_rows(to_host(rollout), jax.process_index(), jax.process_count())
+        whose = np.arange(s.shape.rows)
+        whose[: len(questions.samples)] = partners(questions.samples)
+        rows = (whose[:, None] * group + np.arange(group)).reshape(-1)
+        counts = said.latent_index.max(axis=1)[rows] + 1
+        places = np.arange(said.latents.shape[1]) % np.maximum(counts, 1)[:, None]
+        table = np.take_along_axis(np.asarray(said.latents[rows], np.float32), places[..., None],
+                                   axis=1)
+        fed = host_to_global((table, counts > 0), s.mesh)
+        again = self.sample(state, questions.batch, number, fed)[1]
+        again = dataclasses.replace(again, latents=np.zeros((again.tokens.shape[0], 0, 0)))
+        again = own_rows(to_host(again), jax.process_index(), jax.process_count())
+        return texts(again, s.processor.tokenizer, s.sampling)
+
+    def score(self, questions: Questions, rollout: Rollout, swapped: Sequence[str] | None = None
+              ) -> tuple[np.ndarray, dict[str, Mean], list[str]]:
+        """(rewards of all hosts' responses (P, G), means of the parts, this host's texts).
+
+        Args:
+          swapped: what the method of that name gave, for rewards that compare with it.
+        """
+        s, group = self.setting, self.setting.spec.group
+        single = [reward for reward in s.rewards if not isinstance(reward, JointReward)]
+        curious = any(getattr(reward, "wants_latents", False) for reward in single)
         said = rollout if curious else dataclasses.replace(
             rollout, latents=np.zeros((rollout.tokens.shape[0], 0, 0)))
         said = own_rows(to_host(said), jax.process_index(), jax.process_count())
@@ -156,10 +193,17 @@ class Step:
 
         def value(sample: Sample, row: int) -> dict[str, float]:
             own = (said.latents[row, : fed[row]],) if curious else ()
-            return score(sample, responses[row], s.rewards, *own)
+            return score(sample, responses[row], single, *own)
 
         parts = [value(sample, i * group + k) for i, sample in enumerate(questions.samples)
                  for k in range(group)]
+        for reward in s.rewards:
+            if isinstance(reward, JointReward):
+                told = reward(questions.samples, self._by_prompt(questions, responses),
+                              None if swapped is None else self._by_prompt(questions, swapped))
+                for part, one in zip(parts, told.reshape(-1), strict=True):
+                    part[reward.name] = float(one)
+                    part["reward"] += reward.weight * float(one)
         real = np.arange(s.shape.rows * group) < len(parts)
         parts += filler * (s.shape.rows - len(questions.samples))
         table = {name: np.array([p[name] for p in parts], np.float32) for name in parts[0]}
@@ -168,6 +212,10 @@ class Step:
                                                                    everyone["real"])
                  for name in table}
         return everyone["reward"].reshape(-1, group), means, responses
+
+    def _by_prompt(self, questions: Questions, responses: Sequence[str]) -> list[Sequence[str]]:
+        group = self.setting.spec.group
+        return [responses[i * group : (i + 1) * group] for i in range(len(questions.samples))]
 
     def __call__(self, state: TrainState, questions: Questions
                  ) -> tuple[TrainState, dict[str, Mean]]:
@@ -219,7 +267,9 @@ class Step:
 
     def _round(self, state: TrainState, questions: Questions, number: int) -> _Round:
         features, rollout = self.sample(state, questions.batch, number)
-        rewards, metrics, responses = self.score(questions, rollout)
+        swaps = any(getattr(reward, "swaps", False) for reward in self.setting.rewards)
+        rewards, metrics, responses = self.score(questions, rollout, *(
+            [self.swapped(state, questions, rollout, number)] if swaps else []))
         return _Round(Groups(questions.batch, features, rollout), rewards, metrics, responses,
                       float(np.sum(to_host(rollout.mask))))
 

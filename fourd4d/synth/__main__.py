@@ -36,6 +36,7 @@ from fourd4d.synth.objects.mask_backends import MaskSpec
 from fourd4d.synth.questions import pretraining_tasks
 from fourd4d.synth.questions.ask import QuestionSpec
 from fourd4d.synth.simulator.clips import simulate_clips as scene_clips
+from fourd4d.synth.simulator.clips import simulate_pairs as scene_pairs
 from fourd4d.synth.simulator.spec import SceneSpec
 from fourd4d.synth.tools import cli
 from fourd4d.synth.tools.common import root_of
@@ -62,7 +63,11 @@ def scene_spec(config: Any) -> SceneSpec:
 
 def scene_jobs(config: Any) -> Iterator[build.VideoJob]:
     """Yield simulated scenes as jobs, rendered in order, a batch at a time."""
-    spec = scene_spec(config)
+    spec, changes = scene_spec(config), tuple(config.get("pairs", ()))
+    if changes:
+        for pair in scene_pairs(spec, config.seed, config.start, config.clips, changes):
+            yield build.VideoJob(pair.clips[0].video_id, lambda pair=pair: pair.clips, pair.change)
+        return
     for clip in scene_clips(spec, config.seed, config.start, config.clips):
         yield build.VideoJob(clip.video_id, lambda clip=clip: [clip])
 
@@ -178,7 +183,7 @@ def main(config: Any) -> None:
                 process_job(job, number, dataset_spec, lambda one: None)
         else:
             run = {k: v for k, v in config.to_dict().items()
-                   if k not in ("output", "records", "retry_failed")}
+                   if k not in ("output", "records", "retry_failed") and (k != "pairs" or v)}
             entries = build_dataset(config.output, jobs, total, dataset_spec, run, config.records,
                                     config.get("retry_failed", False))
             states = [entry.status for entry in entries.values()]

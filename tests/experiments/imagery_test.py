@@ -20,6 +20,10 @@ from fourd4d.core import jsonl
 from fourd4d.core.errors import InputError
 from fourd4d.core.sample import Sample
 from fourd4d.data.source import JsonlSource
+from fourd4d.eval.probes.recordings import ArrayStore, Recordings
+from fourd4d.eval.probes.run import Outcome, ProbeSpec
+from fourd4d.eval.probes.summary import summarise
+from fourd4d.eval.probes.tables import Material
 from fourd4d.experiments import imagery, report, rows
 from fourd4d.experiments.__main__ import main_rows
 from fourd4d.experiments.arms import ARMS, chosen, write_rows
@@ -130,12 +134,15 @@ def config(workdir: Path, **changes: Any) -> Any:
 
 
 def test_every_stage_sets_fields_that_its_config_has(tmp_path: Path) -> None:
-    plan = config(tmp_path, probe="", arms=tuple(ARMS))
+    plan = config(tmp_path, probe="probe_tiny", arms=tuple(ARMS))
     stages = imagery.data_stages(plan, tmp_path)
     roots = dict(train=tmp_path, test=tmp_path)
     for run in imagery.runs(plan):
         stages += imagery.run_stages(plan, tmp_path, run, roots)
-    assert len(stages) == 2 + 2 * 7 * 3
+    probes = [stage for stage in stages if stage.verb == "probe"]
+    assert [stage.name for stage in probes] == [  # Of those that imagine, each seed.
+        f"probe-{arm}-{seed}" for seed in (0, 1) for arm in ("imagery", "published", "markers")]
+    assert len(stages) == 2 + 2 * 7 * 3 + len(probes)
     for stage in stages:
         name, _, arm = stage.config.partition(":")
         section = importlib.import_module(f"configs.{name}").get_config(*filter(None, [arm]))
@@ -157,6 +164,19 @@ def test_every_stage_sets_fields_that_its_config_has(tmp_path: Path) -> None:
 def test_bad_values_are_told(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
         imagery.carry_out(config(tmp_path, **changes), QUIET)
+
+
+def test_a_probe_asks_what_the_evaluation_asked(tmp_path: Path) -> None:
+    """The same checkpoint, rows and budget, so that its plain answers are the evaluation's."""
+    plan = config(tmp_path, probe="probe_tiny", budget={"max_tokens": 99, "max_latents": 36})
+    run = imagery.runs(plan)[0]
+    *_, asked, probed = imagery.run_stages(plan, tmp_path, run, dict(train=tmp_path, test=tmp_path))
+    assert (asked.name, probed.name) == ("eval-imagery-0", "probe-imagery-0")
+    same = set(asked.fields) - {"out", "title", "eval.imagery"}
+    assert {key: probed.fields[key] for key in same} == {key: asked.fields[key] for key in same}
+    assert probed.fields["eval.max_latents"] == 36 and probed.fields["eval.max_tokens"] == 99
+    assert probed.fields["out"] != asked.fields["out"]
+    assert "python -m fourd4d.eval probe --config=configs/probe_tiny.py" in probed.shown()
 
 
 class Commands:
@@ -182,7 +202,7 @@ class Commands:
     def evaluate(self, stage: Stage) -> None:
         out = Path(stage.fields["out"])
         out.mkdir(parents=True)
-        if stage.verb:
+        if stage.verb == "probe":
             metrics = dict.fromkeys(report.PROBED, 0.5)
             (out / "probe.json").write_text(json.dumps({"metrics": metrics}))
             return
@@ -234,3 +254,38 @@ def test_the_table_counts_right(tmp_path: Path, monkeypatch: Any) -> None:
     assert json.loads((tmp_path / "result.json").read_text())["arms"] == arms
     page = (tmp_path / "page.html").read_text()
     assert "text-9" in page and "+50.0" in page
+
+
+def test_the_table_takes_the_probe_command_s_numbers(tmp_path: Path) -> None:
+    """From the file that the command writes, by the names that it gives them; gaps are no zeros."""
+    run = imagery.runs(config(tmp_path))[0]
+    out = tmp_path / "runs" / run.name / "probe"
+    assert report.read_probe(tmp_path, run) == {}
+    out.mkdir(parents=True)
+    material = Material(Recordings(tmp_path), ArrayStore(tmp_path), {}, {}, np.zeros((0, 9, 1)),
+                        np.zeros(1), 9)
+    metrics = summarise(Outcome([], {}, {}, {}, material, {}), ProbeSpec(linear=False))["metrics"]
+    assert set(report.PROBED) <= set(metrics)
+    metrics |= dict.fromkeys(report.PROBED, 0.25) | {"retrieval_top1": None}
+    (out / "probe.json").write_text(json.dumps({"metrics": metrics}))
+    assert report.read_probe(tmp_path, run) == {
+        name: 0.25 for name in report.PROBED if name != "retrieval_top1"}
+
+
+def test_rows_are_written_by_a_command(tmp_path: Path) -> None:
+    """The experiment's own rows, of the arms that are asked for."""
+    source = tmp_path / "data"
+    source.mkdir()
+    write_dataset(source, [short(i) for i in range(3)])
+    value = experiments_rows.get_config()
+    value.lock()
+    value.update_from_flattened_dict({
+        "data": str(source / "dift.jsonl"), "output": str(tmp_path / "rows"),
+        "arms": ("imagery", "pause"), "aloud": False})
+    main_rows(value)
+    for name in value.arms:
+        made = list(jsonl.read(tmp_path / "rows" / f"{name}.jsonl"))
+        assert made == [ARMS[name].row(short(i), False, PAUSE) for i in range(3)]
+    value.data = ""
+    with pytest.raises(InputError, match="config.data"):
+        main_rows(value)

@@ -19,6 +19,7 @@ from rich.progress import Progress
 from fourd4d.core import jsonl, records
 from fourd4d.core.errors import DiskFullError, InputError, asks_to_stop, one_line
 from fourd4d.core.files import is_disk_full
+from fourd4d.core.sample import LETTERS
 from fourd4d.core.terminal import plain_console
 from fourd4d.synth.clip import Clip
 from fourd4d.synth.dataset import encode
@@ -38,10 +39,16 @@ SHARD_CLIPS: Final = 1000
 
 @dataclasses.dataclass(frozen=True)
 class VideoJob:
-    """One source video: its name, and a function that returns its clips or raises InputError."""
+    """One source video: its name, and a function that returns its clips or raises InputError.
+
+    Attributes:
+      change: what tells the second of two clips from the first; see ``pair_of``. Empty: the clips
+        have nothing to do with each other.
+    """
 
     video_id: str
     clips: Callable[[], Iterable[Clip]]
+    change: str = ""
 
 
 Reason = Callable[[Clip, Question, np.random.Generator, int], str]
@@ -88,18 +95,24 @@ class ClipResult:
     clip: Clip
 
 
-def samples_of(clip: Clip, spec: DatasetSpec, number: int = 0) -> ClipResult:
+def samples_of(clip: Clip, spec: DatasetSpec, number: int = 0,
+               of: ClipResult | None = None) -> ClipResult:
     """Return the samples of a clip, at most one per question type and subject.
 
-    ``number`` counts clips; it keeps neighbouring texts from opening alike.
+    Args:
+      number: counts clips; it keeps neighbouring texts from opening alike.
+      of: what was asked about the clip's counterpart. Only questions that ``counterpart`` grants
+        are asked, in the same words.
     """
-    rng = seeded(spec.seed, clip.video_id)
+    rng = seeded(spec.seed, clip.video_id if of is None else of.clip.video_id)
     reason = STYLES[spec.questions.style]
     clip, dropped, notes = spec.words.name_objects(clip)
     drafts: list[Draft] = []
     for name, subject in subjects(clip, shown(clip, spec.question_types)):
         try:
             question = ask(clip, name, rng, spec.questions, subject)
+            if of is not None:
+                question = counterpart(question, of)
             drafts.append(Draft(question, reason(clip, question, rng, number + len(drafts))))
         except Ambiguous as why:
             dropped[str(why)] += 1
@@ -107,6 +120,51 @@ def samples_of(clip: Clip, spec: DatasetSpec, number: int = 0) -> ClipResult:
     encoder = encode.Encoder(clip, spec.quality)
     return ClipResult([encode.question_sample(clip, d.question, d.response, encoder, d.provenance)
                        for d in drafts], dropped, notes + more, clip)
+
+
+def counterpart(question: Question, of: ClipResult) -> Question:
+    """Return the question with the options of the one that asks the same about another clip.
+
+    Raises:
+      Ambiguous: no question there has these words, or its options lack this answer, or it has the
+        same answer.
+    """
+    for one in (sample.sample for sample in of.samples):
+        if (one.kind, one.question) != (question.type, question.text):
+            continue
+        if one.answer_text == question.answer_text:
+            raise Ambiguous("pair: the answer is the same")
+        if question.answer_text not in one.options:
+            raise Ambiguous("pair: the options lack one of the answers")
+        return dataclasses.replace(question, options=one.options,
+                                   answer=LETTERS[one.options.index(question.answer_text)])
+    raise Ambiguous("pair: the question is another")
+
+
+def pair_of(clips: Sequence[Clip], change: str, spec: DatasetSpec, number: int = 0
+            ) -> list[ClipResult]:
+    """Return the samples of a clip and of its counterpart.
+
+    Two samples that ask the same with the same options and have different answers are a pair: both
+    hold ``provenance["pair"]``, the first one's id, and ``provenance["change"]``. What the second
+    clip could be asked besides is left out; what the first alone can be asked is no pair's.
+    """
+    first, second = clips
+    one = samples_of(first, spec, number)
+    two = samples_of(second, spec, number, one)
+    asked = {(s.sample.kind, s.sample.question): s.sample.id for s in one.samples}
+    made = {(s.sample.kind, s.sample.question) for s in two.samples}
+
+    def joined(sample: encode.EncodedSample) -> encode.EncodedSample:
+        about = sample.sample.kind, sample.sample.question
+        if about not in made:
+            return sample
+        told = {**sample.sample.provenance, "pair": asked[about], "change": change}
+        return dataclasses.replace(
+            sample, sample=dataclasses.replace(sample.sample, provenance=told))
+
+    return [dataclasses.replace(result, samples=[joined(s) for s in result.samples])
+            for result in (one, two)]
 
 
 def shown(clip: Clip, question_types: Sequence[str]) -> Sequence[str]:
@@ -185,16 +243,23 @@ def process_job(job: VideoJob, number: int, spec: DatasetSpec,
             discard(name)
         return Entry(job.video_id, "failed", reason, dict(dropped), notes=dict(notes))
 
-    try:
+    def results() -> Iterator[ClipResult]:
+        count = number * len(spec.question_types)
+        if job.change:
+            yield from pair_of(list(job.clips()), job.change, spec, count)
+            return
         for clip in job.clips():
-            result = samples_of(clip, spec, number * len(spec.question_types) + len(rows))
-            begun.append(clip.video_id)
+            yield samples_of(clip, spec, count + len(rows))
+
+    try:
+        for result in results():
+            begun.append(result.clip.video_id)
             for one in result.samples:
                 keep(one)
             rows += [records.sample_to_json(one.sample) for one in result.samples]
             dropped += result.dropped
             notes += result.notes
-            pictures[clip.video_id] = drawing(result.clip)
+            pictures[result.clip.video_id] = drawing(result.clip)
     except (DiskFullError, EndpointUnreachable):
         raise
     except InputError as error:

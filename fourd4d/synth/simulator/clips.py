@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from fourd4d.synth.clip import MOVES, CameraSegment, Clip, Track
 from fourd4d.synth.simulator.codec import decode_frames, encode_video
+from fourd4d.synth.simulator.counterfactuals import CHANGES, changes_of
 from fourd4d.synth.simulator.render import load, render
 from fourd4d.synth.simulator.sample_scene import THEN, SampledScene, sample_scene, wanted_pool
 from fourd4d.synth.simulator.scene import Scene, project, to_camera
@@ -24,15 +26,61 @@ def simulate_clips(spec: SceneSpec, seed: int, start: int, count: int,
 
     A clip depends on its number and the seed only, not on how the sequence is split.
     """
+    entries = ((number, f"{prefix}{number:06d}", _draw(spec, seed, number))
+               for number in range(start, start + count))
+    yield from _rendered(spec, seed, entries)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A clip, and the same with one fact changed where one can be; else it is alone.
+
+    Attributes:
+      change: a name of ``counterfactuals.CHANGES``; empty for a single clip.
+    """
+
+    clips: tuple[Clip, ...]
+    change: str = ""
+
+
+def simulate_pairs(spec: SceneSpec, seed: int, start: int, count: int, changes: Sequence[str],
+                   prefix: str = "scene") -> Iterator[Pair]:
+    """The clips of ``simulate_clips``, each with its counterpart.
+
+    A counterpart is named like its clip, with ``_`` and the change after it. Which of several
+    possible changes is made goes round by the clip's number.
+
+    Args:
+      changes: names of ``counterfactuals.CHANGES``.
+    """
+    planned: list[str] = []
+
+    def entries() -> Iterator[tuple[int, str, SampledScene]]:
+        for number in range(start, start + count):
+            drawn, name = _draw(spec, seed, number), f"{prefix}{number:06d}"
+            possible = changes_of(drawn, changes)
+            planned.append(possible[number % len(possible)] if possible else "")
+            yield number, name, drawn
+            if planned[-1]:
+                yield number, f"{name}_{planned[-1]}", CHANGES[planned[-1]](drawn)
+
+    clips = _rendered(spec, seed, entries())
+    for number, clip in enumerate(clips):
+        change = planned[number]
+        yield Pair((clip, next(clips)) if change else (clip,), change)
+
+
+def _rendered(spec: SceneSpec, seed: int, entries: Iterator[tuple[int, str, SampledScene]]
+              ) -> Iterator[Clip]:
+    """Clips of (number, name, scene), drawn a batch at a time."""
     batch = batch_size(spec)
-    for base in range(start, start + count, batch):
-        numbers = range(base, min(base + batch, start + count))
-        drawn = [_draw(spec, seed, number) for number in numbers]
+    while part := list(itertools.islice(entries, batch)):
+        drawn = [one for _, _, one in part]
         # One batch size, one compiled program: the last batch is filled up.
         images, masks = _images(drawn + [drawn[-1]] * (batch - len(drawn)), spec)
-        for i, (number, one) in enumerate(zip(numbers, drawn, strict=True)):
+        for i, (number, name, one) in enumerate(part):
             frames = camera_effects(images[i], spec, np.random.default_rng((seed, number, 1)))
-            yield label(one, frames, masks[i], spec.fps, f"{prefix}{number:06d}")
+            yield label(one, frames, masks[i], spec.fps, name)
 
 
 def batch_size(spec: SceneSpec) -> int:
@@ -144,13 +192,19 @@ def _segments(drawn: SampledScene, times: Float[np.ndarray, "T"]) -> tuple[Camer
                  for a, b, moves in zip(cuts, cuts[1:], drawn.moves, strict=False))
 
 
-def outline(spec: SceneSpec, seed: int, number: int, prefix: str = "outline") -> Clip:
+def outline(spec: SceneSpec, seed: int, number: int, prefix: str = "outline",
+            change: str = "") -> Clip:
     """Return clip number ``number`` with its labels but without frames: boxes from geometry.
 
     For counting answers over thousands of clips. Boxes bound the solids, so they are slightly
     larger than those of rendered masks; frames and masks are empty, one pixel high.
+
+    Args:
+      change: makes it the clip's counterpart, see ``simulate_pairs``.
     """
     drawn = _draw(spec, seed, number)
+    if change:
+        drawn, prefix = CHANGES[change](drawn), f"{prefix}_{change}"
     scene = drawn.scene
     aspect = spec.width / spec.height
     blank = np.zeros((spec.frames, 1, 1, 3), np.uint8)
