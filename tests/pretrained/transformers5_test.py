@@ -24,6 +24,7 @@ from fourd4d.parallel import make_mesh, use  # noqa: E402
 from fourd4d.pretrained.huggingface import open_hf, token_ids  # noqa: E402
 from fourd4d.processing import chat_template, tiny_tokenizer  # noqa: E402
 from fourd4d.processing.media import Image, Video  # noqa: E402
+from fourd4d.processing.sentencepiece_export import to_tokenizer_json  # noqa: E402
 from fourd4d.sampling import SamplingSpec, sample  # noqa: E402
 
 BUDGET = 12
@@ -38,7 +39,7 @@ def official(tmp_path_factory: Any) -> Path:
         **family(config.family, root).to_hf(config, "float32", **token_ids(words)))
     torch.manual_seed(0)
     transformers.Qwen3VLForConditionalGeneration(settings).save_pretrained(root)
-    words.save(root)
+    to_tokenizer_json(words.model).save(root)
     shared: dict[str, Any] = dict(patch_size=8, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     size = dict(shortest_edge=32 * 32, longest_edge=16 * 64 * 64)
     transformers.Qwen3VLProcessor(
