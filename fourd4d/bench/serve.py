@@ -3,10 +3,10 @@
     python -m fourd4d.bench serve --json serve.json
 
 Starts ``python -m fourd4d.serve``, and ``--clients`` at once ask it about clips of several lengths,
-with budgets of tokens of several sizes. The same questions go one by one to
-``sampling.generate``, whose texts the server's must equal, and, where the extra ``parity`` is
-installed, to ``transformers.generate`` with the same weights. There only ``generate`` is timed: what
-makes its inputs of frames is not, while the server's time holds all that a client waits for.
+with budgets of tokens of several sizes. The same questions go one by one to ``sampling.generate``,
+whose texts the server's must equal, and, where the extra ``parity`` is installed, to
+``transformers.generate`` with the same weights. There only ``generate`` is timed: what makes its
+inputs of frames is not, while the server's time holds all that a client waits for.
 """
 
 from __future__ import annotations
