@@ -3,8 +3,8 @@
     python -m fourd4d.bench serve --json serve.json
 
 Starts ``python -m fourd4d.serve``, and ``--clients`` at once ask it about clips of several lengths,
-with budgets of tokens of several sizes. The same questions go one by one to ``answer()``, whose
-texts the server's must equal, and, where the extra ``parity`` is installed, to
+with budgets of tokens of several sizes. The same questions go one by one to ``sampling.generate``,
+whose texts the server's must equal, and, where the extra ``parity`` is installed, to
 ``transformers.generate`` with the same weights. There only ``generate`` is timed: what makes its
 inputs of frames is not, while the server's time holds all that a client waits for.
 """
@@ -26,17 +26,20 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import PIL.Image
 
-from fourd4d.api import Answerer, load
 from fourd4d.bench.common.result import Result
 from fourd4d.bench.hf_parity.reference import Row, their_inputs
 from fourd4d.core.errors import InputError
 from fourd4d.core.options import checked_options, with_options
-from fourd4d.pretrained.open import located
+from fourd4d.data.collate import bucketed_shape, collate
+from fourd4d.parallel import host_to_global, make_mesh, use
+from fourd4d.pretrained.bundle import ModelBundle
+from fourd4d.pretrained.open import located, open_checkpoint
 from fourd4d.processing.media import Video
-from fourd4d.sampling import SamplingSpec
+from fourd4d.sampling import SamplingSpec, generate, texts
 
 _OPTIONS = ("Left", "Right", "Up", "Down")
 _QUESTIONS = ("Where does the red square go?", "Which way does the square move?",
@@ -79,13 +82,15 @@ def main(args: argparse.Namespace) -> Result:
         raise InputError("--questions", f"{args.clients * args.rounds} requests are no multiple of "
                          f"{args.questions}", "Each must be asked equally often")
     asked = questions(args.questions, args.tokens, args.seed)
-    thinker = load(args.checkpoint)
-    wanted, ours = one_by_one(thinker, asked)
+    mesh = make_mesh("single", jax.local_devices()[:1])
+    with use(mesh):
+        bundle = open_checkpoint(args.checkpoint, mesh)
+        wanted, ours = one_by_one(bundle, mesh, asked, args.tokens)
     metrics: dict[str, float | int] = {}
     if args.torch and all(map(importlib.util.find_spec, ("transformers", "torch"))):
-        texts, theirs = torch_one_by_one(thinker, args.checkpoint, asked)
+        said, theirs = torch_one_by_one(bundle, args.checkpoint, asked)
         metrics["unlike_transformers"] = sum(
-            a != b for a, b in zip(texts, wanted, strict=True))
+            a != b for a, b in zip(said, wanted, strict=True))
         metrics["sequential_requests_per_second"] = len(asked) / theirs
     with served(args) as port:
         load_of(port, asked, wanted, args.clients, 1)  # Connections, caches of the host.
@@ -93,8 +98,8 @@ def main(args: argparse.Namespace) -> Result:
     rate = len(taken) / seconds
     metrics |= {"requests_per_second": rate, "p50_seconds": float(np.percentile(taken, 50)),
                 "p95_seconds": float(np.percentile(taken, 95)), "wrong_answers": wrong,
-                "requests": len(taken), "answer_requests_per_second": len(asked) / ours,
-                "speedup_vs_answer": rate * ours / len(asked)}
+                "requests": len(taken), "generate_requests_per_second": len(asked) / ours,
+                "speedup_vs_generate": rate * ours / len(asked)}
     if "sequential_requests_per_second" in metrics:
         metrics["speedup_vs_sequential"] = rate / metrics["sequential_requests_per_second"]
     return Result("serve", metrics, {"config": {
@@ -118,18 +123,34 @@ def questions(count: int, tokens: int, seed: int) -> list[Asked]:
     return found
 
 
-def one_by_one(thinker: Answerer, asked: Sequence[Asked]) -> tuple[list[str], float]:
-    """What ``answer()`` says, and its seconds once it has compiled."""
+def one_by_one(bundle: ModelBundle, mesh: Any, asked: Sequence[Asked], most: int
+               ) -> tuple[list[str], float]:
+    """What the model says to each prompt alone, and the seconds once it has compiled."""
+    processor = bundle.processor
+    spec = SamplingSpec.of(processor.tokenizer, processor.protocol, max_tokens=most,
+                           temperature=0.0, imagery=False)
+
     def once() -> list[str]:
-        return [thinker.answer(one.video, one.question, _OPTIONS, max_tokens=one.max_tokens,
-                               imagery=False).text for one in asked]
+        said = []
+        for one in asked:
+            example = processor.prompt(_text(one), [one.video])
+            batch = collate([example], bucketed_shape([example]), processor.protocol)
+            rollout = generate(bundle.graphdef, (bundle.tree,), host_to_global(batch, mesh),
+                               jax.random.key(0), spec, limit=np.int32(one.max_tokens))
+            said += texts(jax.device_get(rollout), processor.tokenizer, spec)
+        return said
 
     once()
     began = time.perf_counter()
     return once(), time.perf_counter() - began
 
 
-def torch_one_by_one(thinker: Answerer, checkpoint: str, asked: Sequence[Asked]
+def _text(one: Asked) -> str:
+    """The question with its options, as the server writes it."""
+    return with_options(one.question, *checked_options(_OPTIONS))
+
+
+def torch_one_by_one(bundle: ModelBundle, checkpoint: str, asked: Sequence[Asked]
                      ) -> tuple[list[str], float]:
     """What transformers says, and the seconds of its ``generate`` alone."""
     import torch
@@ -138,15 +159,14 @@ def torch_one_by_one(thinker: Answerer, checkpoint: str, asked: Sequence[Asked]
     folder = located(checkpoint)
     theirs: Any = transformers.AutoProcessor.from_pretrained(folder, use_fast=False)
     model: Any = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
-    processor = thinker.bundle.processor
+    processor = bundle.processor
     spec = SamplingSpec.of(processor.tokenizer, processor.protocol, max_tokens=1, imagery=False)
     never = sorted({*spec.forbidden, spec.latent_start,
-                    *range(spec.vocab, thinker.bundle.config.decoder.vocab)})
-    keys, options = checked_options(_OPTIONS)
-    seconds, texts = 0.0, []
+                    *range(spec.vocab, bundle.config.decoder.vocab)})
+    seconds, said = 0.0, list[str]()
     with torch.inference_mode():
         for number, one in enumerate([asked[0], *asked]):  # The first once more, to warm up.
-            row = Row("", with_options(one.question, keys, options), [one.video], [1.0])
+            row = Row("", _text(one), [one.video], [1.0])
             inputs = their_inputs(theirs, processor.protocol, [row])
             began = time.perf_counter()
             out = model.generate(
@@ -154,9 +174,9 @@ def torch_one_by_one(thinker: Answerer, checkpoint: str, asked: Sequence[Asked]
                 eos_token_id=list(spec.ends), pad_token_id=spec.ends[0])
             if number:
                 seconds += time.perf_counter() - began
-                said = out[0, inputs["input_ids"].shape[1] :].tolist()
-                texts.append(processor.tokenizer.decode([i for i in said if i not in spec.ends]))
-    return texts, seconds
+                new = out[0, inputs["input_ids"].shape[1] :].tolist()
+                said.append(processor.tokenizer.decode([i for i in new if i not in spec.ends]))
+    return said, seconds
 
 
 @contextlib.contextmanager
