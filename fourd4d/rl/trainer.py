@@ -138,7 +138,7 @@ class Step:
             responses' own latents.
         """
         s = self.setting
-        other = {} if fed is None else dict(intervene=replace, data=fed)
+        other: dict[str, Any] = {} if fed is None else dict(intervene=replace, data=fed)
         key = jax.random.key(s.seed)
         if number:  # Counted down from the end, where no update's number is.
             key = jax.random.fold_in(key, 2**32 - number)

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from helpers.evaluation import actor
 
-from fourd4d.core.batch import Batch
 from fourd4d.core.rollout import Rollout
 from fourd4d.data.source import ListSource
 from fourd4d.eval.items import Item
 from fourd4d.eval.probes import truth
 from fourd4d.eval.probes.diagnosis import add_diagnosis, diagnose, recorder, stores
 from fourd4d.eval.probes.recordings import ArrayStore
-from fourd4d.eval.runner import EvalSpec
+from fourd4d.eval.runner import AskedBatch, EvalSpec
 from fourd4d.pages import Page
 
 SUBJECT = actor(None)  # It makes images of two latents.
@@ -108,7 +107,7 @@ def test_what_was_fed_is_recorded_of_the_chosen_items_alone(tmp_path):
         Rollout.fake(3, 6, 4, 2, block=2), latent_index=index,
         latents=np.arange(3 * 4 * 2, dtype=np.float32).reshape(3, 4, 2))
     observe = recorder(store, {"a", "b"})
-    assert observe(["a", "b", "c"], object.__new__(Batch), None, rollout) == [{}, {}, {}]
+    assert observe(["a", "b", "c"], object.__new__(AskedBatch), rollout) == [{}, {}, {}]
     np.testing.assert_array_equal(store.load("a")["latents"], rollout.latents[0])
     assert store.load("b")["latents"].shape == (0, 2)  # It imagined nothing, and that is known.
     assert "c" not in store
