@@ -22,13 +22,15 @@ def get_config(recipe: str = "imagery") -> ConfigDict:
     config.text_recipe = "dift_imagery_tune:text"  # The same steps, batch and seed.
     config.rows = "aloud"  # Words say what each image shows.
     config.budget = ConfigDict(dict(max_tokens=224, max_latents=36))  # Four images of nine.
-    config.train_clips = 1200
-    config.test_clips = 480
-    config.dift_steps = 60
-    config.rl_steps = 12
-    config.probe_items = 128
+    config.train_clips = 640
+    config.test_clips = 320
+    config.dift_steps = 40
+    config.rl_steps = 5
+    config.probe_items = 96
     if recipe == "published":
         config.base = "tiny-base"
+        config.train_clips = 1200
+        config.test_clips = 480
         config.dift_steps = 200
         config.rl_steps = 24
         config.recipe = "dift_tiny"
