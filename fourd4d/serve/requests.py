@@ -92,7 +92,7 @@ def read(body: Any, name: str, spec: ServeSpec, reader: Reader) -> ChatRequest:
       ApiError: another model, or more than the server takes.
     """
     if not isinstance(body, dict):
-        raise InputError("body", f"{type(body).__name__} is no JSON object", "Send an object")
+        raise InputError("body", f"{type(body).__name__} is not a JSON object", "Send an object")
     unknown = sorted(map(str, set(body) - _KNOWN - _UNUSED - set(_NOT_DONE)))
     if unknown:
         raise InputError("body", f"unknown fields {unknown[:8]}", "Leave them out")

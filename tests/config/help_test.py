@@ -111,7 +111,7 @@ def output(command, capfd, monkeypatch, *arguments):
     return capfd.readouterr().out
 
 
-EXAMPLES = {"quickstart": "train_clips = 1200", "synth": "digest.fps = 2.0",
+EXAMPLES = {"quickstart": "train_clips = 640", "synth": "digest.fps = 2.0",
             "dift": "optimizer.learning_rate = 1e-05", "rl": "rl.group = 8",
             "eval": "eval.max_tokens = 512"}
 

@@ -103,7 +103,7 @@ def test_published_layouts_are_read():
 
 @pytest.mark.parametrize(("change", "what"), [
     (dict(response=f"<think>{IMAGE_MARK}</think><answer>A. Left</answer>"), "<output_image>"),
-    (dict(answer="E"), "no option's letter"),
+    (dict(answer="E"), "not an option's letter"),
     (dict(options=("Left", "Left", "Up", "Down")), "same"),
     (dict(timestamps=(0.0, 0.5, 0.5, 1.0)), "rise"),
     (dict(timestamps=(0.0,)), "timestamps"),

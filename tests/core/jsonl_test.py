@@ -106,7 +106,7 @@ def test_scan_gives_the_place_of_every_row(tmp_path):
 
 @pytest.mark.parametrize("line, message", [
     ('{"id": "a", ', "malformed JSON"),
-    ("[1, 2]", "no JSON object"),
+    ("[1, 2]", "not a JSON object"),
     ({"id": "a"}, "neither 'text_input' nor 'Question'"),
     ({**ROW, "text_output": 3}, "'text_output' is int"),
     ({**ROW, "image_input": "a.png"}, "'image_input' is str"),
@@ -223,7 +223,7 @@ def test_a_failed_shard_write_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("change, message", [
-    (dict(options=("a",)), "1 options"), (dict(answer="Z"), "no option's letter"),
+    (dict(options=("a",)), "1 options"), (dict(answer="Z"), "not an option's letter"),
     (dict(overlay_timestamps=(0.0,)), "2 overlays, 1 timestamps"),
 ])
 def test_check(change, message):

@@ -323,7 +323,7 @@ def test_a_header_too_long_to_be_one(directory, mesh, length, size):
 
 def test_a_header_that_is_none(directory, mesh):
     (directory / "model.safetensors").write_bytes((20).to_bytes(8, "little") + b"[" * 40)
-    refused(directory, mesh, "no safetensors header")
+    refused(directory, mesh, "is not a safetensors header")
 
 
 @pytest.mark.parametrize("change", [
@@ -479,7 +479,7 @@ def test_pickle(directory, mesh):
 
 
 @pytest.mark.parametrize("change, word", [
-    (dict(model_type="llava"), "no known family"),
+    (dict(model_type="llava"), "not a known family"),
     (dict(num_attention_heads=5), "does not divide"),
     (dict(hidden_size=64), "out_hidden_size 32"),
     (dict(rope_scaling=None), "mrope_section"),
@@ -489,7 +489,7 @@ def test_pickle(directory, mesh):
     (dict(rope_scaling=dict(type="yarn", mrope_section=[1, 1, 2])), "'yarn' is not supported"),
     (dict(text_config="large"), "text_config is not an object"),
     (dict(use_sliding_window=True), "use_sliding_window"),
-    (dict(model_type=["qwen2_5_vl"]), "no known family"),
+    (dict(model_type=["qwen2_5_vl"]), "not a known family"),
     (dict(torch_dtype=["float32"]), "torch_dtype ['float32']"),
     (dict(torch_dtype=None, text_config="large"), "text_config is not an object"),
     (dict(num_hidden_layers=True), "num_hidden_layers is True"),

@@ -38,7 +38,7 @@ def from_hf(value: dict[str, Any], where: object = "config.json", **fields: Any)
       InputError: another family, missing parts, contradictions, or features we do not have.
     """
     if value.get("model_type") != FAMILY:
-        raise InputError(where, f"model_type {value.get('model_type')!r} is no known family",
+        raise InputError(where, f"model_type {value.get('model_type')!r} is not a known family",
                          f"Known: {FAMILY!r}")
     vision, text = value.get("vision_config"), value.get("text_config")
     if not isinstance(vision, dict) or not isinstance(text, dict):
