@@ -107,7 +107,8 @@ def test_what_is_not_a_journal_is_told_and_left_alone(tmp_path, text, number):
     assert path.read_text() == text
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("-inf"), "\udce9", object()], ids=["nan", "inf", "surrogate", "object"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), "\udce9", object()],
+                         ids=["nan", "inf", "surrogate", "object"])
 def test_what_could_not_be_read_again_is_not_written(path, value):
     before = path.read_text()
     with Journal(path, LAYOUT, HEADER) as log:

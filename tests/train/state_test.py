@@ -343,7 +343,8 @@ TOLD = {
     "optimizer.weight_decay": 0.5, "optimizer.clip_norm": 2.0, "data.measure": 5}
 OWN = {
     dift_tiny: (
-        {"accumulate": 2, "eval_every": 7, "data.held_out": "x", "data.held_out_root": "x"},
+        {"accumulate": 2, "eval_every": 7, "data.held_out": "x", "data.held_out_root": "x",
+         "data.feature_cache": "x", "data.feature_cache_bytes": 5},
         {"batch": 8, "steps": 9, "dift.text_weight": 0.3, "dift.imagery_weight": 2.0,
          "dift.norm_weight": 1.0, "dift.self_feed_passes": 1},
         {"imagery": False, "data.assumed_fps": 2.0, "data.pack": 4, "optimizer.name": "muon"}),
@@ -355,10 +356,11 @@ OWN = {
          "policy.divide_by_std": True, "policy.drop_equal_groups": True,
          "policy.mask_truncated": True, "rewards.format": 0.5, "rewards.answer": 0.5,
          "rl.latent_kappa": 1.0, "rl.overlong": 5, "rl.slots": 4, "rl.pack": True,
+         "rl.rounds": 3, "rewards.pair": 0.5, "rewards.swap_gap": 0.5,
          "policy.ratio": "x", "policy.surrogate": "x", "policy.sampled_cap": 2.0,
          "policy.entropy": 0.5, "rewards.functions": ("a:b",),
          "sampling.max_tokens": 8, "sampling.temperature": 0.5, "sampling.max_latents": 4},
-        {"imagery": False, "data.assumed_fps": 2.0}),
+        {"imagery": False, "data.assumed_fps": 2.0, "data.pairs": True}),
 }
 ELSEWHERE = {"seed", "trainable", "model.unroll", "protocol.suffix"}  # Compared as they are.
 

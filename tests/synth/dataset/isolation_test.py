@@ -111,7 +111,8 @@ def test_what_asks_for_the_end_of_the_run_ends_it(tmp_path):
                             DatasetSpec(TYPES, QuestionSpec(), 0))
 
 
-@pytest.mark.parametrize("value", ["\udce9", float("nan"), object()], ids=["surrogate", "nan", "object"])
+@pytest.mark.parametrize("value", ["\udce9", float("nan"), object()],
+                         ids=["surrogate", "nan", "object"])
 def test_a_sample_that_no_file_can_hold_fails_its_video_alone(value, tmp_path, monkeypatch):
     real = build.process_job
 
