@@ -73,7 +73,7 @@ _BATCH: Final[Mapping[tuple[str, ...], str]] = {
 _FREE: Final = (
     "workdir", "mesh", "epochs", "log_every", "eval_every", "show_every", "save_every", "keep",
     "reading.*", "accumulate", "rl.accumulate", "data.path", "data.root", "data.held_out",
-    "data.held_out_root", "data.round_to", "data.max_failed_*", "data.feature_cache*", "data.feature_cache_bytes", "init",
+    "data.held_out_root", "data.round_to", "data.max_failed_*", "data.feature_cache*", "init",
     "preset", "seed", "trainable", "tokenizer", "protocol.*", "model.*")
 
 
