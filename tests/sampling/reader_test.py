@@ -93,7 +93,7 @@ def test_recomputed_is_sampled(model: Any, left: bool, spec: Any) -> None:
     batch = mixed(left)
     rollout = sample(model, batch, RNG, spec, group=4)
     if spec is SPEC:
-        assert {0, 1, 3} <= set(blocks(rollout).tolist())
+        assert {0, 1} <= set(blocks(rollout).tolist()) and blocks(rollout).max() > 1
         assert spoken_by_reader(rollout).sum() > 20
     again = recompute(model, batch, rollout, spec, group=4)
     np.testing.assert_allclose(again, rollout.log_probs, atol=1e-5)
@@ -134,6 +134,8 @@ def last_state(model: Any, embeds: Any, positions: Any, segments: Any, used: Any
 
 def test_cached_is_full_forward(model: Any, rollout: Rollout) -> None:
     """Two streams without any cache, fed token by token."""
+    if model.config.vision.deepstack:
+        pytest.skip("what DeepStack adds does not go through embeddings: the parity bench compares")
     batch, keys, counts = mixed(), row_keys(RNG, 16), blocks(rollout)
     length = batch.tokens.shape[1]
     size = length + SPEC.max_tokens

@@ -39,7 +39,8 @@ def test_recomputed_is_sampled(model: Any, left: bool, spec: Any) -> None:
     rollout = sample(model, batch, RNG, spec, group=4)
     starts = np.sum(np.asarray(rollout.tokens) == START, axis=1)
     if spec is SPEC:
-        assert {0, 1, 3} <= set(starts.tolist()) and len(set(rollout.mask.sum(1).tolist())) > 3
+        assert {0, 1} <= set(starts.tolist()) and starts.max() > 1
+        assert len(set(rollout.mask.sum(1).tolist())) > 3
     if spec.max_latents == 3:
         assert starts.max() == 1 and (starts == 1).sum() > 2
     again = recompute(model, batch, rollout, spec, group=4)

@@ -46,7 +46,7 @@ def films(tmp_path_factory):
     (dict(masks__source="given"), "masks.root: nothing given for 'given'"),
     (dict(masks__source="sam2"), "masks.model: nothing given"),
     (dict(words="poet"), "config.words: unknown value 'poet'"),
-    (dict(words="vlm"), "vlm.url: no web address"),
+    (dict(words="vlm"), "vlm.url: .*not a web address"),
     (dict(words="vlm", vlm__url="http://h/v1"), "vlm.model: no model named"),
     (dict(words="local"), "config.vlm.checkpoint: nothing given"),
     (dict(words="local", vlm__checkpoint="nowhere"), "nowhere: no such directory"),

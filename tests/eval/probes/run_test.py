@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers.sampling import CONFIG, END, LATENT, SPEC, TABLE_CONFIG, prompts, thinker
+from helpers.sampling import CONFIG, END, LATENT, SPEC, prompts, thinker
 
 from fourd4d.eval.items import read_items
 from fourd4d.eval.probes import controls, forced, quick, run
@@ -24,8 +24,8 @@ RNG = jax.random.key(6)
 COUNT = SPEC.max_latents
 
 
-@pytest.fixture(scope="module", params=[(CONFIG, None), (CONFIG, "blind"), (TABLE_CONFIG, "blind")],
-                ids=["windows", "windows blind", "table blind"])
+@pytest.fixture(scope="module", params=[(CONFIG, None), (CONFIG, "blind")],
+                ids=["windows", "windows blind"])
 def played(request):
     """A model, prompts and their plain responses, by the program of the interventions."""
     config, reader = request.param

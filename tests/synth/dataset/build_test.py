@@ -185,7 +185,7 @@ def test_base_shards_hold_free_text_and_are_kept(tmp_path):
     def part(start, count):
         return simulate_clips(spec, 8, start, count)
 
-    pretraining.write_base(tmp_path, part, 16, TYPES, SPEC, seed=1, quality=90)
+    pretraining.write_base(tmp_path, part, 16, kinds=TYPES, spec=SPEC, seed=1, quality=90)
     shards = records.find_shards(tmp_path)
     stamp = shards[0].stat().st_mtime_ns
     read = list(records.read_shards(shards))
@@ -193,7 +193,7 @@ def test_base_shards_hold_free_text_and_are_kept(tmp_path):
     for record in read:
         assert not record.sample.options and not record.overlays and record.sample.response
         assert record.sample.kind.startswith(("describe_", "exercise_"))
-    pretraining.write_base(tmp_path, part, 16, TYPES, SPEC, seed=1, quality=90)
+    pretraining.write_base(tmp_path, part, 16, kinds=TYPES, spec=SPEC, seed=1, quality=90)
     assert shards[0].stat().st_mtime_ns == stamp
 
 
