@@ -20,7 +20,7 @@ from fourd4d.core.errors import InputError, asks_to_stop, one_line
 from fourd4d.core.example import Example
 from fourd4d.core.options import Options, checked_options, with_options
 from fourd4d.core.rollout import Rollout
-from fourd4d.core.sample import Sample
+from fourd4d.core.sample import LETTERS, Sample
 from fourd4d.data.collate import bucket, bucketed_shape, collate
 from fourd4d.data.media import load_media
 from fourd4d.eval.heatmaps import mental_images

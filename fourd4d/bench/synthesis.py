@@ -191,7 +191,7 @@ def digest_all(poses: str, count: int, workers: int = 1) -> Scores:
     return scores
 
 
-def _by_workers(parts: Sequence[tuple[str, int, int]], workers: int, name: str) -> list[Scores]:
+def _by_workers(parts: Sequence[tuple[str, int, int]], workers: int, name: str) -> list[Any]:
     """Return the scores of each part, in order."""
     found: dict[int, Scores] = {}
     in_vain = 0

@@ -101,12 +101,12 @@ def torch_step(config: ModelConfig, rows: Batch, seed: int) -> Callable[[], Any]
     """The same update by transformers' model, in float32.
 
     Raises:
-      InputError: a family or sizes that transformers' Qwen2.5-VL does not have.
+      InputError: a family that the transformers of the extra ``parity`` does not compare with.
     """
     import torch
     import transformers
 
-    if config.family != "qwen2_5_vl":
+    if family(config.family, "bench").PARITY[0] != "parity":
         raise InputError("--preset", f"no PyTorch step of {config.family}", "Give --no-torch")
     torch.manual_seed(seed)
     model: Any = transformers.AutoModelForImageTextToText.from_config(

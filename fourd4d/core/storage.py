@@ -71,7 +71,7 @@ def _bucket_path() -> type[Path]:
         raise InputError("gs://", "no library that reads buckets is installed",
                          "Install it with: pip install 'fourd4d[gcs]'")
     if importlib.util.find_spec("fsspec"):
-        import fsspec
+        import fsspec.config
 
         # Otherwise a listing is remembered for good, and what other processes write is not seen.
         for name in ("gcs", "gs"):

@@ -55,7 +55,8 @@ class CachedEncoder:
         self._about = {
             "weights": fingerprint(weights), "vision": dataclasses.asdict(config.vision),
             "dtype": config.dtype, "device": jax.local_devices()[0].device_kind,
-            "precision": str(jax.config.jax_default_matmul_precision)}
+            "precision": str(
+                jax.config.jax_default_matmul_precision)}  # pyright: ignore[reportAttributeAccessIssue]
         whole = NamedSharding(self._mesh, PartitionSpec())
         self._weights = jax.tree.map(lambda x: jax.device_put(x, whole), host)
         self._encode = jax.jit(functools.partial(_encode, graph))

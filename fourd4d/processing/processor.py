@@ -102,7 +102,7 @@ class Processor:
           suffix: end the last turn with the protocol's wording.
           system: the system turn's text; by default the protocol's.
         """
-        media = [part for turn in turns for part in turn.parts if not isinstance(part, str)]
+        media = [part for turn in turns for part in turn.parts if isinstance(part, Image | Video)]
         text, cuts = "", list[int]()
         for part in chat_template.conversation(turns, self.protocol, suffix=suffix, system=system):
             if part.given:

@@ -31,6 +31,7 @@ from fourd4d.core.files import parse_json
 from fourd4d.core.rollout import Rollout
 from fourd4d.pretrained.bundle import ModelBundle
 from fourd4d.processing import parse_answer
+from fourd4d.processing.media import Image, Video
 from fourd4d.sampling import texts
 from fourd4d.serve import errors, requests
 from fourd4d.serve.errors import ApiError
@@ -165,7 +166,8 @@ class Service:
             raise ApiError(400, f"with {asked.max_tokens} tokens of response the prompt reaches "
                            f"position {last}, the model knows {self._positions}",
                            param="max_tokens", code="context_length_exceeded")
-        media = [part for turn in asked.turns for part in turn.parts if not isinstance(part, str)]
+        media = [part for turn in asked.turns for part in turn.parts
+                 if isinstance(part, Image | Video)]
         seen = Seen.of(media, self._processor) if asked.heat_maps and media else None
         # Only the last turn's text is needed any more.
         return Prepared(dataclasses.replace(asked, turns=()), example, shape, seen)

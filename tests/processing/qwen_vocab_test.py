@@ -160,5 +160,5 @@ def test_bad_tables(tmp_path):
         tiktoken_ranks.read_ranks(tmp_path / "x")
     (tmp_path / "x").write_text("YQ== 0\nYg== 1\nYWI= 2\n\n")
     assert tiktoken_ranks.read_ranks(tmp_path / "x") == {b"a": 0, b"b": 1, b"ab": 2}
-    with pytest.raises(InputError, match="no pair"):
+    with pytest.raises(InputError, match="not a pair"):
         tiktoken_ranks.tokenizer_from_ranks({b"a": 0, b"b": 1, b"aba": 2}, [], [], r"\s+")

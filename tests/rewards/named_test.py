@@ -34,8 +34,8 @@ def test_names_and_functions_add_up(own):
 
 @pytest.mark.parametrize(("function", "what"), [
     ("own_rewards", "no module and name"), ("nowhere_at_all:f", "nowhere_at_all"),
-    ("own_rewards:absent", "absent"), ("own_rewards:number", "no function"),
-    ("own_rewards:short=x", "no number"), ("own_rewards:answer", "taken"),
+    ("own_rewards:absent", "absent"), ("own_rewards:number", "not a function"),
+    ("own_rewards:short=x", "not a number"), ("own_rewards:answer", "taken"),
 ])
 def test_what_cannot_be_had_is_named(own, function, what):
     with pytest.raises(InputError, match=what):

@@ -250,7 +250,8 @@ def their_inputs(processor: Any, protocol: ProtocolSpec, rows: Sequence[Row],
 
 def _resized(medium: Image | Video, protocol: ProtocolSpec) -> Image | Video:
     frames = medium.frames
-    size = smart_resize(*frames.shape[1:3], protocol, medium.kind, len(frames))
+    height, width = frames.shape[1:3]
+    size = smart_resize(height, width, protocol, medium.kind, len(frames))
     frames = np.stack([resize(frame, size) for frame in frames])
     return Image(frames[0]) if isinstance(medium, Image) else Video(frames, medium.timestamps)
 

@@ -14,6 +14,7 @@ from fourd4d.api import Answerer
 from fourd4d.core import jsonl
 from fourd4d.models import preset
 from fourd4d.parallel import make_mesh
+from fourd4d.parallel.memory import Room
 from fourd4d.pretrained.bundle import ModelBundle
 from fourd4d.synth.tools import cli
 
@@ -89,7 +90,7 @@ def played(line):
     subject = actor(line)
     answerer = object.__new__(Answerer)  # Its own start wants a real model.
     answerer._mesh = make_mesh("data=1")
-    answerer._needed = {}
+    answerer._room = Room(list(answerer._mesh.devices.flat))
     answerer.bundle = ModelBundle(preset("tiny"), subject.processor, subject.graphdef,
                                    subject.states[0])
     return answerer
