@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from fourd4d.core.batch import Batch
 from fourd4d.core.rollout import Rollout
+from fourd4d.losses import informative_groups
 from fourd4d.parallel.hosts import batch_axes, batch_shardings
 
 
@@ -55,7 +56,7 @@ class Refilled:
 
 def differ(rewards: Float[np.ndarray, "P G"]) -> Bool[np.ndarray, "P"]:
     """Which groups have responses of different rewards."""
-    return rewards.max(axis=1) > rewards.min(axis=1)
+    return np.asarray(informative_groups(jnp.asarray(rewards)))
 
 
 def choose(kept: Bool[np.ndarray, "P"], new: Bool[np.ndarray, "P"]) -> Int[np.ndarray, "P"]:
