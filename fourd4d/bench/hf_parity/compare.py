@@ -233,7 +233,7 @@ def _compare_stages(pair: Pair, rows: Sequence[Row], batch: Batch, ours: dict[st
     processor, vision = pair.ours.processor, pair.ours.config.vision
     own, tokens = np.asarray(batch.segment_ids) > 0, np.asarray(batch.tokens)
     b, f, w, m, _ = batch.vision.patches.shape
-    mask = np.asarray(batch.vision.mask).reshape(b * f, w * m)
+    mask = np.asarray(batch.vision.mask).reshape(b, f, w * m)
     features = ours["features"].reshape(b, -1, ours["features"].shape[-1])
     found: dict[str, float] = {}
 
@@ -244,10 +244,11 @@ def _compare_stages(pair: Pair, rows: Sequence[Row], batch: Batch, ours: dict[st
     calls = [(kind, pad) for kind, pad in ((Image, "<|image_pad|>"), (Video, "<|video_pad|>"))
              if kind in kinds]
     for call, (kind, pad) in enumerate(calls):
-        slots = reference.slots_of_kind(rows, kind, processor, f)
+        places = reference.places_of_kind(rows, kind, processor, mask,
+                                          windows=vision.position_table is None)
         for layer in range(vision.layers):
             block = ours["blocks"][layer]  # Windowed or flat, by the encoder.
-            mine = block.reshape(b * f, w * m, -1)[slots][mask[slots]]
+            mine = block.reshape(b * f * w * m, -1)[places]
             note("blocks with full attention" if layer in vision.full_layers
                  else "blocks with windows", mine, theirs["blocks"][call * vision.layers + layer])
         fed = own & (tokens == processor.tokenizer.id(pad))

@@ -367,14 +367,29 @@ def patches_in_their_order(example: Example, row: Row, kind: type, processor: Pr
     return found
 
 
-def slots_of_kind(rows: Sequence[Row], kind: type, processor: Processor, slots: int) -> list[int]:
-    """Places of the frame slots of one kind of media among ``slots`` for each row."""
-    found = []
+def places_of_kind(rows: Sequence[Row], kind: type, processor: Processor, mask: np.ndarray,
+                   windows: bool) -> np.ndarray:
+    """Where one kind of media has its patches among ours, as transformers' encoder lists them.
+
+    Args:
+      mask: (rows, slots, patches), which of our patches are real.
+      windows: whether that encoder puts them into windows first, as ours are; else they are in
+        raster order of merged tokens.
+    """
+    protocol, found = processor.protocol, []
+    places = np.arange(mask.size).reshape(mask.shape)
     for number, row in enumerate(rows):
-        slot = number * slots
+        slot = 0
         for medium in row.media:
-            _, grid = frames_to_slots(medium.frames, processor.protocol, kind=medium.kind)
-            if isinstance(medium, kind):
-                found += range(slot, slot + grid.slots)
+            _, grid = frames_to_slots(medium.frames, protocol, kind=medium.kind)
+            own = slice(slot, slot + grid.slots)
             slot += grid.slots
-    return found
+            if not isinstance(medium, kind):
+                continue
+            if windows:
+                found.append(places[number, own][mask[number, own]])
+                continue
+            merged = places[number, own].reshape(grid.slots, -1, protocol.merge**2)
+            offsets = token_offsets(grid.rows, grid.columns, protocol)
+            found.append(merged[:, offsets].reshape(-1))
+    return np.concatenate(found)
