@@ -35,8 +35,7 @@ from fourd4d.synth.objects import mask_backends
 from fourd4d.synth.objects.mask_backends import MaskSpec
 from fourd4d.synth.questions import pretraining_tasks
 from fourd4d.synth.questions.ask import QuestionSpec
-from fourd4d.synth.simulator.clips import simulate_clips as scene_clips
-from fourd4d.synth.simulator.clips import simulate_pairs as scene_pairs
+from fourd4d.synth.simulator.clips import plan_clips, plan_pairs, simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
 from fourd4d.synth.tools import cli
 from fourd4d.synth.tools.common import root_of
@@ -62,14 +61,11 @@ def scene_spec(config: Any) -> SceneSpec:
 
 
 def scene_jobs(config: Any) -> Iterator[build.VideoJob]:
-    """Yield simulated scenes as jobs, rendered in order, a batch at a time."""
+    """Yield simulated scenes as jobs; a batch in which none is asked for is never rendered."""
     spec, changes = scene_spec(config), tuple(config.get("pairs", ()))
-    if changes:
-        for pair in scene_pairs(spec, config.seed, config.start, config.clips, changes):
-            yield build.VideoJob(pair.clips[0].video_id, lambda pair=pair: pair.clips, pair.change)
-        return
-    for clip in scene_clips(spec, config.seed, config.start, config.clips):
-        yield build.VideoJob(clip.video_id, lambda clip=clip: [clip])
+    which = spec, config.seed, config.start, config.clips
+    for one in plan_pairs(*which, changes) if changes else plan_clips(*which):
+        yield build.VideoJob(one.video_id, one.render, one.change)
 
 
 def video_jobs(config: Any) -> list[VideoJob]:
@@ -156,7 +152,7 @@ def main(config: Any) -> None:
         spec = scene_spec(config)
 
         def part(start: int, count: int) -> Iterator[Clip]:
-            return scene_clips(spec, config.seed, config.start + start, count)
+            return simulate_clips(spec, config.seed, config.start + start, count)
 
         shards = pretraining.write_base(
             config.output, part, config.clips, kinds=spec.kinds, spec=question_spec(config),

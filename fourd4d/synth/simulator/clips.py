@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -20,32 +22,43 @@ from fourd4d.synth.simulator.spec import SceneSpec
 _RAYS = 16 * 8 * 128 * 128  # Maximum rays of a batch; limits memory as frames grow.
 
 
-def simulate_clips(spec: SceneSpec, seed: int, start: int, count: int,
-                   prefix: str = "scene") -> Iterator[Clip]:
+@dataclasses.dataclass(frozen=True)
+class PlannedClips:
+    """A clip, and the same with one fact changed where one can be, drawn when they are asked for.
+
+    Attributes:
+      video_id: the first one's name.
+      render: gives the clip, or both. Those planned side by side are drawn together, once.
+      change: a name of ``counterfactuals.CHANGES``; empty for a single clip.
+    """
+
+    video_id: str
+    render: Callable[[], tuple[Clip, ...]]
+    change: str = ""
+
+
+def plan_clips(spec: SceneSpec, seed: int, start: int, count: int,
+               prefix: str = "scene") -> Iterator[PlannedClips]:
     """Yield clips number ``start`` … ``start + count - 1`` of the sequence of ``seed``.
 
     A clip depends on its number and the seed only, not on how the sequence is split.
     """
-    entries = ((number, f"{prefix}{number:06d}", _draw(spec, seed, number))
+    entries = ((number, f"{prefix}{number:06d}", functools.partial(_draw, spec, seed, number))
                for number in range(start, start + count))
-    yield from _rendered(spec, seed, entries)
+    for name, render_one in _planned(spec, seed, entries):
+        yield PlannedClips(name, lambda one=render_one: (one(),))
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """A clip, and the same with one fact changed where one can be; else it is alone.
-
-    Attributes:
-      change: a name of ``counterfactuals.CHANGES``; empty for a single clip.
-    """
-
-    clips: tuple[Clip, ...]
-    change: str = ""
+def simulate_clips(spec: SceneSpec, seed: int, start: int, count: int,
+                   prefix: str = "scene") -> Iterator[Clip]:
+    """Yield the clips of ``plan_clips``."""
+    for planned in plan_clips(spec, seed, start, count, prefix):
+        yield from planned.render()
 
 
-def simulate_pairs(spec: SceneSpec, seed: int, start: int, count: int, changes: Sequence[str],
-                   prefix: str = "scene") -> Iterator[Pair]:
-    """The clips of ``simulate_clips``, each with its counterpart.
+def plan_pairs(spec: SceneSpec, seed: int, start: int, count: int, changes: Sequence[str],
+               prefix: str = "scene") -> Iterator[PlannedClips]:
+    """Yield the clips of ``plan_clips``, each with its counterpart.
 
     A counterpart is named like its clip, with ``_`` and the change after it. Which of several
     possible changes is made goes round by the clip's number.
@@ -53,34 +66,43 @@ def simulate_pairs(spec: SceneSpec, seed: int, start: int, count: int, changes: 
     Args:
       changes: names of ``counterfactuals.CHANGES``.
     """
-    planned: list[str] = []
+    made: list[str] = []
 
-    def entries() -> Iterator[tuple[int, str, SampledScene]]:
+    def entries() -> Iterator[tuple[int, str, Callable[[], SampledScene]]]:
         for number in range(start, start + count):
             drawn, name = _draw(spec, seed, number), f"{prefix}{number:06d}"
             possible = changes_of(drawn, changes)
-            planned.append(possible[number % len(possible)] if possible else "")
-            yield number, name, drawn
-            if planned[-1]:
-                yield number, f"{name}_{planned[-1]}", CHANGES[planned[-1]](drawn)
+            made.append(possible[number % len(possible)] if possible else "")
+            yield number, name, lambda one=drawn: one
+            if made[-1]:
+                yield number, f"{name}_{made[-1]}", functools.partial(CHANGES[made[-1]], drawn)
 
-    clips = _rendered(spec, seed, entries())
-    for number, clip in enumerate(clips):
-        change = planned[number]
-        yield Pair((clip, next(clips)) if change else (clip,), change)
+    clips = _planned(spec, seed, entries())
+    for number, (name, one) in enumerate(clips):
+        own = [one, next(clips)[1]] if made[number] else [one]
+        yield PlannedClips(name, lambda own=own: tuple(draw() for draw in own), made[number])
 
 
-def _rendered(spec: SceneSpec, seed: int, entries: Iterator[tuple[int, str, SampledScene]]
-              ) -> Iterator[Clip]:
-    """Clips of (number, name, scene), drawn a batch at a time."""
-    batch = batch_size(spec)
-    while part := list(itertools.islice(entries, batch)):
-        drawn = [one for _, _, one in part]
+def _planned(spec: SceneSpec, seed: int,
+             entries: Iterator[tuple[int, str, Callable[[], SampledScene]]]
+             ) -> Iterator[tuple[str, Callable[[], Clip]]]:
+    """Names and clips of (number, name, scene); the first of a batch to be asked for draws all."""
+    size = batch_size(spec)
+
+    def batch(scenes: Sequence[Callable[[], SampledScene]]) -> tuple[Any, ...]:
+        drawn = [one() for one in scenes]
         # One batch size, one compiled program: the last batch is filled up.
-        images, masks = _images(drawn + [drawn[-1]] * (batch - len(drawn)), spec)
-        for i, (number, name, one) in enumerate(part):
-            frames = camera_effects(images[i], spec, np.random.default_rng((seed, number, 1)))
-            yield label(one, frames, masks[i], spec.fps, name)
+        return drawn, *_images(drawn + [drawn[-1]] * (size - len(drawn)), spec)
+
+    def clip(drawn_batch: Callable[[], tuple[Any, ...]], i: int, number: int, name: str) -> Clip:
+        drawn, images, masks = drawn_batch()
+        frames = camera_effects(images[i], spec, np.random.default_rng((seed, number, 1)))
+        return label(drawn[i], frames, masks[i], spec.fps, name)
+
+    while part := list(itertools.islice(entries, size)):
+        together = functools.cache(functools.partial(batch, [draw for _, _, draw in part]))
+        for i, (number, name, _) in enumerate(part):
+            yield name, functools.partial(clip, together, i, number, name)
 
 
 def batch_size(spec: SceneSpec) -> int:

@@ -15,7 +15,7 @@ from fourd4d.synth.dataset import build
 from fourd4d.synth.dataset.build import DatasetSpec, VideoJob
 from fourd4d.synth.questions.ask import QuestionSpec
 from fourd4d.synth.simulator import clips
-from fourd4d.synth.simulator.clips import outline, simulate_clips, simulate_pairs
+from fourd4d.synth.simulator.clips import outline, plan_pairs, simulate_clips
 from fourd4d.synth.simulator.counterfactuals import CHANGES, changes_of
 from fourd4d.synth.simulator.spec import KINDS, SceneSpec
 
@@ -127,19 +127,33 @@ def test_a_sequence_of_pairs_depends_on_numbers_alone(monkeypatch: Any) -> None:
     monkeypatch.setattr(clips, "_images", blank)
     monkeypatch.setattr(clips, "batch_size", lambda spec: 3)
     changes = ("mirror", "reverse")
-    whole = list(simulate_pairs(SPEC, 5, 0, 12, changes))
-    again = [*simulate_pairs(SPEC, 5, 0, 5, changes), *simulate_pairs(SPEC, 5, 5, 7, changes)]
-    assert set(drawn) == {3}
+    whole = list(plan_pairs(SPEC, 5, 0, 12, changes))
+    again = [*plan_pairs(SPEC, 5, 0, 5, changes), *plan_pairs(SPEC, 5, 5, 7, changes)]
     plain = [clip.video_id for clip in simulate_clips(SPEC, 5, 0, 12)]
-    assert [pair.clips[0].video_id for pair in whole] == plain
+    assert [pair.video_id for pair in whole] == plain
     assert {"", "reverse"} <= {pair.change for pair in whole}
     for one, two in zip(whole, again, strict=True):
-        assert one.change == two.change and len(one.clips) == 1 + bool(one.change)
-        for a, b in zip(one.clips, two.clips, strict=True):
+        first, second = one.render(), two.render()
+        assert one.change == two.change and len(first) == 1 + bool(one.change)
+        assert first[0].video_id == one.video_id
+        for a, b in zip(first, second, strict=True):
             assert a.video_id == b.video_id
             np.testing.assert_array_equal(a.tracks[0].centers, b.tracks[0].centers)
         if one.change:
-            assert one.clips[1].video_id == f"{one.clips[0].video_id}_{one.change}"
+            assert first[1].video_id == f"{one.video_id}_{one.change}"
+    assert set(drawn) == {3}
+
+
+def test_clips_that_nobody_asks_for_are_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, drawn = clips._images, []
+    monkeypatch.setattr(clips, "_images", lambda *given: drawn.append(1) or real(*given))
+    monkeypatch.setattr(clips, "batch_size", lambda spec: 3)
+    planned = list(clips.plan_clips(SPEC, 5, 0, 9))
+    assert [one.video_id for one in planned] == [f"scene00000{i}" for i in range(9)] and not drawn
+    (late,) = planned[7].render()
+    assert late.video_id == "scene000007" and len(drawn) == 1
+    planned[6].render()
+    assert len(drawn) == 1  # Of the same batch.
 
 
 def test_pairs_lie_in_both_layouts_and_resume(tmp_path: Any) -> None:
