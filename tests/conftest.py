@@ -1,7 +1,10 @@
 """Eight fake CPU devices for every test; nothing here imports JAX before they are asked for."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,13 @@ _flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in _flags:
     os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count={DEVICES}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Compiled programs are kept only where the caller names a directory for them.
-_cached = "JAX_COMPILATION_CACHE_DIR" in os.environ
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", str(_cached))
+# The same step is built by many tests, most of them in one file: each test process keeps what it
+# compiles in a folder of its own (two may not write one), unless the caller names one.
+_OWN = "FOURD4D_TESTS_COMPILED"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ or _OWN in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[_OWN] = tempfile.mkdtemp(
+        prefix="fourd4d-compiled-")
+    atexit.register(shutil.rmtree, os.environ[_OWN], ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
