@@ -1,7 +1,9 @@
 """Eight fake CPU devices for every test; nothing here imports JAX before they are asked for."""
 
+import gc
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,32 @@ def devices():
     found = jax.devices()
     assert len(found) >= DEVICES, f"{len(found)} devices; JAX started before tests/conftest.py"
     return found[:DEVICES]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """Lets compiled programs go before the kernel refuses this process another memory map.
+
+    Each holds about six; at the limit (65,530 by default) XLA does not raise but dies, while it
+    compiles, reads or writes its cache.
+    """
+    yield
+    if "jax" in sys.modules and memory_maps() > map_limit() // 2:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
+
+
+def memory_maps():
+    """How many this process has; 0 where that is not told."""
+    maps = Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
+def map_limit():
+    limit = Path("/proc/sys/vm/max_map_count")
+    return int(limit.read_text()) if limit.exists() else 65_530
 
 
 @pytest.fixture
