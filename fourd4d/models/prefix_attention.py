@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def attend_parts(q_BTNH: Float[Array, "B T N H"], k_BTKH: Float[Array, "B T K H"
     if any(isinstance(part, SlotPart) for part in past):
         raise ValueError(f"a SlotPart answers one query a row, not {t}")
     rows = min(part.keys.shape[0] for part in (*past, own))
-    if platform() == "cpu" and math.prod(jax.sharding.get_abstract_mesh().axis_sizes) <= 1:
+    if _one_cpu():
         keys = t + sum(part.keys.shape[1] for part in past)
         if q_BTNH.shape[0] * q_BTNH.shape[2] * t * keys > _SCORES and rows > 1:
             return _by_rows(q_BTNH, segments_BT, own, past, rows)
@@ -156,6 +157,8 @@ def _slots(q_BTNH: Array, segments_BT: Array, part: SlotPart
 
     X lists the rows that look into the part's row.
     """
+    if part.rows is not None and part.rows.shape[0] == 1 and _one_cpu():
+        return _by_prompts(q_BTNH, segments_BT, part)
     b, _, n, h = q_BTNH.shape
     r, kv, _, s = part.keys.shape
     q_XNH, live_X, c = q_BTNH[:, 0], segments_BT[:, 0] != 0, 1
@@ -182,6 +185,53 @@ def _slots(q_BTNH: Array, segments_BT: Array, part: SlotPart
 
     return (back(out_RKYH.reshape(r, kv, c, n // kv, h)), back(jnp.sum(weights, -1)),
             back(most_RKCG))
+
+
+def _by_prompts(q_BTNH: Array, segments_BT: Array, part: SlotPart
+                ) -> tuple[Float[Array, "B T K G H"], Float[Array, "B T K G"],
+                           Float[Array, "B T K G"]]:
+    """``_slots``, one prompt after the other and only those that some row looks into.
+
+    On a CPU the others, which are held for rows to come, cost as much as those in use.
+    """
+    assert part.rows is not None
+    b, _, n, h = q_BTNH.shape
+    kv, rows_RC = part.keys.shape[1], part.rows[0]
+    c, g = rows_RC.shape[1], n // kv
+    used_R = jnp.any(rows_RC < b, axis=1)
+    order_R = jnp.argsort(~used_R)  # Stable: those in use come first.
+    keep: Any = jax.lax.dynamic_index_in_dim
+
+    def one(number: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+        own = order_R[number]
+        rows_C = keep(rows_RC, own, keepdims=False)
+        keys_KHS, values_KSH = (keep(x, own, keepdims=False).astype(q_BTNH.dtype)
+                                for x in (part.keys, part.values))
+        q_KYH = jnp.swapaxes(jnp.take(q_BTNH[:, 0], rows_C, axis=0, mode="clip").reshape(
+            c, kv, g, h), 0, 1).reshape(kv, c * g, h)
+        scores_KYS = jnp.einsum("KYH,KHS->KYS", q_KYH, keys_KHS,
+                                preferred_element_type=jnp.float32)
+        seen_S = keep(part.segment_ids, own, keepdims=False) != 0
+        scores_KYS = jnp.where(seen_S, scores_KYS * h**-0.5, -1e30)
+        most_KY = jnp.max(scores_KYS, -1)
+        weights_KYS = jnp.exp(scores_KYS - most_KY[..., None])
+        out_KYH = jnp.einsum("KYS,KSH->KYH", weights_KYS.astype(q_BTNH.dtype), values_KSH,
+                             preferred_element_type=jnp.float32)
+        new = (jnp.swapaxes(x.reshape(kv, c, g, *x.shape[2:]), 0, 1)
+               for x in (out_KYH, jnp.sum(weights_KYS, -1), most_KY))
+        # Places that no row fills name a row past the end.
+        return tuple(x.at[rows_C, 0].set(y, mode="drop") for x, y in zip(found, new, strict=True))
+
+    nothing = (jnp.zeros((b, 1, kv, g, h)), jnp.zeros((b, 1, kv, g)),
+               jnp.full((b, 1, kv, g), -1e30))
+    del segments_BT  # A row that has ended is in no prompt's list.
+    return jax.lax.fori_loop(0, jnp.sum(used_R), one, nothing)
+
+
+def _one_cpu() -> bool:
+    """Whether this is for a CPU and on one device."""
+    return platform() == "cpu" and math.prod(
+        jax.sharding.get_abstract_mesh().axis_sizes) <= 1
 
 
 def dealt(x: Array, index: Int[Array, "D X"]) -> Array:

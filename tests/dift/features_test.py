@@ -83,7 +83,6 @@ def test_other_weights_have_features_of_their_own(setting: Any, tmp_path: Path) 
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.slow  # On several CPU devices the two programs may wait for each other.
 def test_an_update_from_features_is_the_update_from_patches(setting: Any, tmp_path: Path) -> None:
     graphdef, mesh, state = setting
     jitted = jax.jit(functools.partial(step.update, graphdef=graphdef, tx=optax.sgd(0.1),

@@ -119,14 +119,16 @@ def rows(batch: Batch, numbers: np.ndarray) -> Batch:
         lambda path, x: np.take(x, numbers, batch_axes(path, np.ndim(x)).index("batch")), batch)
 
 
-def alternating(calls: Sequence[Callable[[], Any]], repeats: int
+def alternating(calls: Sequence[Callable[[], Any]], repeats: int, *, warm: bool = True
                 ) -> tuple[list[float], list[float]]:
     """Best wall and best processor time of each call, taken in turn after one that compiles.
+
+    ``warm``: make that first one; else they have run before.
 
     Other work on the machine stretches the first, hardly the second.
     """
     best, busy = [float("inf")] * len(calls), [float("inf")] * len(calls)
-    for call in calls:
+    for call in calls if warm else ():
         jax.block_until_ready(call())
     for _ in range(repeats):
         for number, call in enumerate(calls):
