@@ -157,7 +157,7 @@ def torch_one_by_one(bundle: ModelBundle, checkpoint: str, asked: Sequence[Asked
     import transformers
 
     folder = located(checkpoint)
-    theirs: Any = transformers.AutoProcessor.from_pretrained(folder, use_fast=False)
+    theirs: Any = transformers.AutoProcessor.from_pretrained(folder)
     model: Any = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor = bundle.processor
     spec = SamplingSpec.of(processor.tokenizer, processor.protocol, max_tokens=1, imagery=False)
