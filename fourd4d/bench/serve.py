@@ -79,8 +79,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> Result:
     if args.clients * args.rounds % args.questions:
-        raise InputError("--questions", f"{args.clients * args.rounds} requests are no multiple of "
-                         f"{args.questions}", "Each must be asked equally often")
+        raise InputError("--questions", f"{args.clients * args.rounds} requests are not a "
+                         f"multiple of {args.questions}", "Each must be asked equally often")
     asked = questions(args.questions, args.tokens, args.seed)
     mesh = make_mesh("single", jax.local_devices()[:1])
     with use(mesh):

@@ -46,7 +46,7 @@ class Address:
         folder = PurePosixPath(found["folder"] or "") if found else PurePosixPath("..")
         if found is None or ".." in folder.parts or folder.is_absolute() or any(
                 set(part) <= {"."} for part in found["repo"].split("/")):
-            raise InputError(text, "no address of a checkpoint on the hub",
+            raise InputError(text, "it is not an address of a checkpoint on the hub",
                              "Write hf://OWNER/NAME, hf://OWNER/NAME/FOLDER or "
                              "hf://OWNER/NAME@REVISION/FOLDER")
         return Address(found["repo"], found["revision"],

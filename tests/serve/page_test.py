@@ -63,7 +63,7 @@ def test_a_clip_is_asked_about_and_its_imagery_probed(server, tmp_path):
         tab.screenshot(tmp_path / "page.png")
         assert (tmp_path / "page.png").stat().st_size > 20_000
         tab.choose_file("file", write_text(tmp_path / "notes.txt"))
-        tab.until("document.getElementById('told').textContent.includes('no video')")
+        tab.until("document.getElementById('told').textContent.includes('neither a video')")
         assert tab.errors == []
 
 

@@ -31,7 +31,7 @@ function refresh() {
 function open(file) {
   if (!file) return;
   const kind = file.type.split("/")[0];
-  if (kind !== "video" && kind !== "image") { tell("That is no video and no picture."); return; }
+  if (kind !== "video" && kind !== "image") { tell("That is neither a video nor a picture."); return; }
   tell("");
   const reader = new FileReader();
   reader.onerror = () => tell("The file cannot be read.");
