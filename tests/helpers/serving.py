@@ -31,7 +31,7 @@ from fourd4d.serve.spec import ServeSpec
 from fourd4d.serve.worker import Worker
 from helpers.bundles import CONFIG, bundle_of
 
-SPEC = ServeSpec(slots=4, queue=60, max_tokens=48, max_text=192, max_frames=8, max_seconds=10.0,
+SPEC = ServeSpec(slots=4, queue=124, max_tokens=48, max_text=192, max_frames=8, max_seconds=10.0,
                  max_pixels=200_000, max_body=300_000, max_choices=3, timeout=120.0, turns=4)
 OPTIONS = ["Left", "Right"]
 
