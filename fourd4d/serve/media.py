@@ -46,10 +46,15 @@ class Sources:
 
 
 class Reader:
-    """Reads one request's media, all of which share the limits."""
+    """Reads one request's media, all of which share the limits.
+
+    Attributes:
+      video_frames: most frames to pick of a video; the server's limit holds beside it.
+    """
 
     def __init__(self, sources: Sources):
         self._sources = sources
+        self.video_frames = self._most_frames()
         self._pixels = self._media = 0
 
     def image(self, url: Any, where: str) -> Image:
@@ -121,7 +126,8 @@ class Reader:
             if times[-1] > spec.max_seconds:
                 raise ApiError(400, f"{where}: the video lasts {times[-1]:.1f} s, the server takes "
                                f"{spec.max_seconds:g} s", param=where, code="video_too_long")
-            chosen = pick_frames(times, protocol.fps, self._most_frames())
+            chosen = pick_frames(times, protocol.fps,
+                                 min(self.video_frames, self._most_frames()))
             wanted = len(chosen)
             return chosen
 

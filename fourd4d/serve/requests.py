@@ -35,7 +35,7 @@ _NOT_DONE: Final[Mapping[str, tuple[Any, ...]]] = {
     "response_format": ({"type": "text"}, None), "reasoning_effort": (None,),
 }
 _KNOWN: Final = {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p",
-                 "n", "seed", "stop", "stream", "stream_options", "fourd4d"}
+                 "n", "seed", "stop", "stream", "stream_options", "media_io_kwargs", "fourd4d"}
 _EXTENSION: Final = {"imagery", "options", "suffix", "latents", "heat_maps", "probe"}
 _CONTENT: Final = {"text", "image_url", "video_url", "frames"}
 
@@ -105,6 +105,9 @@ def read(body: Any, name: str, spec: ServeSpec, reader: Reader) -> ChatRequest:
     own = _object(body, "fourd4d", _EXTENSION)
     stream_options = _object(body, "stream_options", {"include_usage", "include_obfuscation"})
     keys, options = _options(own)
+    video = _object(_object(body, "media_io_kwargs", {"video"}), "video", {"num_frames"},
+                    "media_io_kwargs.")
+    reader.video_frames = _integer(video, "num_frames", reader.video_frames, 1, 1 << 20)
     system, turns = _messages(body.get("messages"), reader)
     if options:
         turns = (*turns[:-1], _with_options(turns[-1], keys, options))
@@ -268,15 +271,16 @@ def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _object(body: Mapping[str, Any], name: str, known: set[str]) -> dict[str, Any]:
-    value = body.get(name)
+def _object(body: Mapping[str, Any], name: str, known: set[str], prefix: str = ""
+            ) -> dict[str, Any]:
+    value, where = body.get(name), f"{prefix}{name}"
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InputError(name, f"{type(value).__name__} is not an object", "Give an object")
+        raise InputError(where, f"{type(value).__name__} is not an object", "Give an object")
     unknown = sorted(set(value) - known)
     if unknown:
-        raise InputError(name, f"unknown fields {unknown[:8]}", f"Known: {sorted(known)}")
+        raise InputError(where, f"unknown fields {unknown[:8]}", f"Known: {sorted(known)}")
     return value
 
 

@@ -282,6 +282,21 @@ def test_limits_are_told(server, client, tmp_path):
     assert reply.json()["error"]["code"] == "too_many_media"
 
 
+def test_a_request_may_bound_the_frames_picked_of_its_videos(server, client):
+    video = write(server.root / "eight.mp4", list(clip(2, frames=8).frames), fps=2)
+
+    def tokens(**more):
+        message = [{"type": "video_url", "video_url": {"url": video.as_uri()}},
+                   {"type": "text", "text": "x"}]
+        return client.chat.completions.create(
+            model="eye", messages=[{"role": "user", "content": message}], max_tokens=1,
+            extra_body=more).usage.prompt_tokens
+
+    whole, two = tokens(), tokens(media_io_kwargs={"video": {"num_frames": 2}})
+    assert (whole - 1) // 4 < two < whole - 8
+    assert tokens(media_io_kwargs={"video": {"num_frames": 1000}}) == whole
+
+
 def test_no_file_outside_the_root_and_no_address_is_read(server, tmp_path):
     secret = write(tmp_path / "secret.mp4", [np.zeros((32, 32, 3), np.uint8)] * 2)
     (server.root / "link.mp4").symlink_to(secret)
