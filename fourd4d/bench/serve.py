@@ -79,8 +79,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> Result:
     if args.clients * args.rounds % args.questions:
-        raise InputError("--questions", f"{args.clients * args.rounds} requests are no multiple of "
-                         f"{args.questions}", "Each must be asked equally often")
+        raise InputError("--questions", f"{args.clients * args.rounds} requests are not a "
+                         f"multiple of {args.questions}", "Each must be asked equally often")
     asked = questions(args.questions, args.tokens, args.seed)
     mesh = make_mesh("single", jax.local_devices()[:1])
     with use(mesh):
@@ -152,31 +152,45 @@ def _text(one: Asked) -> str:
 
 def torch_one_by_one(bundle: ModelBundle, checkpoint: str, asked: Sequence[Asked]
                      ) -> tuple[list[str], float]:
-    """What transformers says, and the seconds of its ``generate`` alone."""
+    """What transformers says, and the seconds of its ``generate`` alone.
+
+    With one thread or with all of them, whichever is faster: so small a model may gain by neither.
+    """
     import torch
     import transformers
 
     folder = located(checkpoint)
-    theirs: Any = transformers.AutoProcessor.from_pretrained(folder, use_fast=False)
+    theirs: Any = transformers.AutoProcessor.from_pretrained(folder)
     model: Any = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor = bundle.processor
     spec = SamplingSpec.of(processor.tokenizer, processor.protocol, max_tokens=1, imagery=False)
     never = sorted({*spec.forbidden, spec.latent_start,
                     *range(spec.vocab, bundle.config.decoder.vocab)})
-    seconds, said = 0.0, list[str]()
-    with torch.inference_mode():
-        for number, one in enumerate([asked[0], *asked]):  # The first once more, to warm up.
+
+    def once(asked: Sequence[Asked]) -> tuple[list[str], float]:
+        seconds, said = 0.0, list[str]()
+        for one in asked:
             row = Row("", _text(one), [one.video], [1.0])
             inputs = their_inputs(theirs, processor.protocol, [row])
             began = time.perf_counter()
             out = model.generate(
                 **inputs, do_sample=False, max_new_tokens=one.max_tokens, suppress_tokens=never,
                 eos_token_id=list(spec.ends), pad_token_id=spec.ends[0])
-            if number:
-                seconds += time.perf_counter() - began
-                new = out[0, inputs["input_ids"].shape[1] :].tolist()
-                said.append(processor.tokenizer.decode([i for i in new if i not in spec.ends]))
-    return said, seconds
+            seconds += time.perf_counter() - began
+            new = out[0, inputs["input_ids"].shape[1] :].tolist()
+            said.append(processor.tokenizer.decode([i for i in new if i not in spec.ends]))
+        return said, seconds
+
+    threads, found = torch.get_num_threads(), []
+    try:
+        with torch.inference_mode():
+            once(asked[:1])
+            for count in sorted({1, threads}):
+                torch.set_num_threads(count)
+                found.append(once(asked))
+    finally:
+        torch.set_num_threads(threads)
+    return min(found, key=lambda pair: pair[1])
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ def launch(run: Callable[[Any], Any], default: str | None = None,
                 if dry is not None and flags.FLAGS["dry_run"].value:
                     dry(config, str(flags.FLAGS["topology"].value))
                 elif dry is not None and flags.FLAGS["topology"].value:
-                    raise InputError("--topology", "only a dry run has a topology", "Add --dry_run")
+                    raise InputError("--topology", "this run is not a dry run", "Add --dry_run")
                 else:
                     run(config)
         except _PLAIN as error:

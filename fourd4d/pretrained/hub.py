@@ -1,7 +1,8 @@
 """Checkpoints on a Hugging Face hub: ``hf://owner/name[@revision][/subfolder]``.
 
-Needs ``pip install "fourd4d[hub]"``. The hub is that of ``HF_ENDPOINT``; the cache and the token
-are ``huggingface_hub``'s own. No message shows a token or an address that may hold one.
+Needs ``pip install "fourd4d[hub]"``. The hub, the cache and the token are those of
+``huggingface_hub``, which reads ``HF_ENDPOINT`` when it is imported. No message shows a token or an
+address that may hold one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Address:
         folder = PurePosixPath(found["folder"] or "") if found else PurePosixPath("..")
         if found is None or ".." in folder.parts or folder.is_absolute() or any(
                 set(part) <= {"."} for part in found["repo"].split("/")):
-            raise InputError(text, "no address of a checkpoint on the hub",
+            raise InputError(text, "it is not an address of a checkpoint on the hub",
                              "Write hf://OWNER/NAME, hf://OWNER/NAME/FOLDER or "
                              "hf://OWNER/NAME@REVISION/FOLDER")
         return Address(found["repo"], found["revision"],
@@ -69,7 +70,7 @@ def fetched(text: str) -> Path:
     """
     address, hub = Address.parse(text), _library(text)
     below = f"{address.folder}/" if address.folder else ""
-    api = hub.HfApi(endpoint=_endpoint())
+    api = hub.HfApi()
     with _told(text, "Check the name, the network and, for a private one, `hf auth login`"):
         info = api.model_info(address.repo, revision=address.revision)
         names = [file.rfilename for file in info.siblings or [] if file.rfilename.startswith(below)]
@@ -87,7 +88,7 @@ def fetched(text: str) -> Path:
     with _told(text, "Try again: what was fetched is kept"):
         # By the commit: all files are of one state of the repository.
         root = hub.snapshot_download(
-            address.repo, revision=info.sha, endpoint=_endpoint(),
+            address.repo, revision=info.sha,
             allow_patterns=[_literal(name) for name in wanted])
     return Path(root) / address.folder
 
@@ -95,7 +96,7 @@ def fetched(text: str) -> Path:
 def check_push(text: str) -> Address:
     """Where ``push`` would write. Raises InputError: no address, no library, nobody logged in."""
     address = Address.parse(text if is_address(text) else f"{PREFIX}{text}")
-    api = _library(text).HfApi(endpoint=_endpoint())
+    api = _library(text).HfApi()
     with _told(text, "Log in with `hf auth login`, or set HF_TOKEN"):
         api.whoami()
     return address
@@ -115,17 +116,13 @@ def push(directory: str | os.PathLike[str], address: Address, *, private: bool =
       InputError: no right to write there, or no network.
     """
     name = f"{PREFIX}{address.repo}"
-    api = _library(name).HfApi(endpoint=_endpoint())
+    api = _library(name).HfApi()
     with _told(name, "Check that you may write there, and the network"):
         api.create_repo(address.repo, private=private, exist_ok=True)
         done = api.upload_folder(
             repo_id=address.repo, folder_path=os.fspath(directory), commit_message=message,
             path_in_repo=address.folder or None, revision=address.revision)
     return str(done.oid)
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("HF_ENDPOINT") or None
 
 
 def _literal(name: str) -> str:
@@ -161,15 +158,14 @@ def _told(where: str, remedy: str) -> Iterator[None]:
         what = "the hub cannot be reached, and the cache does not hold it"
     except errors.LocalTokenNotFoundError:
         what = "nobody is logged in"
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        what = f"the hub answers {status}" if status else "the hub refuses"
-    except OSError as error:  # Of the network or the disk; requests' errors are OSErrors too.
-        what = f"{type(error).__name__} on the way"
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore", "requests"):
+    except Exception as error:  # Of the hub, the network (below 1.0 by requests) or the disk.
+        if not isinstance(error, OSError | errors.HfHubHTTPError) and (
+                type(error).__module__.partition(".")[0] not in ("httpx", "httpcore", "requests")):
             raise
-        what = f"{type(error).__name__} on the way"
+        # After its last try the library raises the plain error of its HTTP client.
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        what = (f"the hub answers {status}" if status is not None
+                else f"{type(error).__name__} on the way")
     else:
         return
     raise InputError(where, what, remedy) from None

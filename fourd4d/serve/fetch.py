@@ -89,9 +89,9 @@ def _get(url: str, where: object, most_bytes: int, deadline: float) -> tuple[int
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise InputError(where, f"no web address ({error})", "Check it") from error
+        raise InputError(where, f"it is not a web address ({error})", "Check it") from error
     if parts.scheme not in ("http", "https") or not host:
-        raise InputError(where, f"no web address: {url[:200]!r}", "Give http(s)://HOST/…")
+        raise InputError(where, f"{url[:200]!r} is not a web address", "Give http(s)://HOST/…")
     secure = parts.scheme == "https"
     port = port or (443 if secure else 80)
     address = resolve(host, port, where)

@@ -46,10 +46,15 @@ class Sources:
 
 
 class Reader:
-    """Reads one request's media, all of which share the limits."""
+    """Reads one request's media, all of which share the limits.
+
+    Attributes:
+      video_frames: most frames to pick of a video; the server's limit holds beside it.
+    """
 
     def __init__(self, sources: Sources):
         self._sources = sources
+        self.video_frames = self._most_frames()
         self._pixels = self._media = 0
 
     def image(self, url: Any, where: str) -> Image:
@@ -66,7 +71,7 @@ class Reader:
                            param=where, code="too_many_frames")
         for number, time in enumerate(times):
             if isinstance(time, bool) or not isinstance(time, int | float):
-                raise InputError(f"{where}[{number}].time", f"{time!r} is no number of seconds",
+                raise InputError(f"{where}[{number}].time", f"{time!r} is not a number of seconds",
                                  "Give each frame its time")
         pictures = [self._image(url, f"{where}[{number}].url").pixels
                     for number, url in enumerate(urls)]
@@ -121,7 +126,8 @@ class Reader:
             if times[-1] > spec.max_seconds:
                 raise ApiError(400, f"{where}: the video lasts {times[-1]:.1f} s, the server takes "
                                f"{spec.max_seconds:g} s", param=where, code="video_too_long")
-            chosen = pick_frames(times, protocol.fps, self._most_frames())
+            chosen = pick_frames(times, protocol.fps,
+                                 min(self.video_frames, self._most_frames()))
             wanted = len(chosen)
             return chosen
 
@@ -142,7 +148,7 @@ class Reader:
     def _path(self, url: Any, where: str) -> Path | None:
         """The file that a ``file:`` URL names; None for another URL."""
         if not isinstance(url, str):
-            raise InputError(where, f"{type(url).__name__} is no URL", "Give a data: URL")
+            raise InputError(where, f"{type(url).__name__} is not a URL", "Give a data: URL")
         if not url[:5].lower() == "file:":
             return None
         root = self._sources.root
@@ -168,7 +174,7 @@ class Reader:
         if scheme == "data":
             return decode_data_url(url, where)
         if scheme not in ("http", "https"):
-            raise InputError(where, f"{url[:40]!r} is no data:, file: or web address",
+            raise InputError(where, f"{url[:40]!r} is not a data:, file: or web address",
                              "Send a data URL")
         if not self._sources.remote:
             raise ApiError(403, f"{where}: this server fetches nothing from the web. Send a data "
@@ -202,5 +208,5 @@ def checked_root(root: str) -> Path | None:
         return None
     path = Path(os.path.expanduser(root))
     if not path.is_dir():
-        raise InputError("--root", f"{root!r} is no folder", "Give an existing one")
+        raise InputError("--root", f"{root!r} is not a folder", "Give an existing one")
     return path.resolve()

@@ -35,7 +35,7 @@ _NOT_DONE: Final[Mapping[str, tuple[Any, ...]]] = {
     "response_format": ({"type": "text"}, None), "reasoning_effort": (None,),
 }
 _KNOWN: Final = {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p",
-                 "n", "seed", "stop", "stream", "stream_options", "fourd4d"}
+                 "n", "seed", "stop", "stream", "stream_options", "media_io_kwargs", "fourd4d"}
 _EXTENSION: Final = {"imagery", "options", "suffix", "latents", "heat_maps", "probe"}
 _CONTENT: Final = {"text", "image_url", "video_url", "frames"}
 
@@ -105,6 +105,9 @@ def read(body: Any, name: str, spec: ServeSpec, reader: Reader) -> ChatRequest:
     own = _object(body, "fourd4d", _EXTENSION)
     stream_options = _object(body, "stream_options", {"include_usage", "include_obfuscation"})
     keys, options = _options(own)
+    video = _object(_object(body, "media_io_kwargs", {"video"}), "video", {"num_frames"},
+                    "media_io_kwargs.")
+    reader.video_frames = _integer(video, "num_frames", reader.video_frames, 1, 1 << 20)
     system, turns = _messages(body.get("messages"), reader)
     if options:
         turns = (*turns[:-1], _with_options(turns[-1], keys, options))
@@ -127,12 +130,12 @@ def read(body: Any, name: str, spec: ServeSpec, reader: Reader) -> ChatRequest:
 
 def _messages(messages: Any, reader: Reader) -> tuple[str | None, tuple[Turn, ...]]:
     if not isinstance(messages, list) or not messages:
-        raise InputError("messages", "it is no list of messages", "Send at least one")
+        raise InputError("messages", "it is not a list of messages", "Send at least one")
     system, turns = None, list[Turn]()
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if not isinstance(message, dict):
-            raise InputError(where, f"{type(message).__name__} is no object",
+            raise InputError(where, f"{type(message).__name__} is not an object",
                              "Give role and content")
         role = message.get("role")
         if role in ("system", "developer") and number == 0:
@@ -158,14 +161,14 @@ def _texts(content: Any, where: str) -> list[str]:
             isinstance(part, dict) and part.get("type") == "text"
             and isinstance(part.get("text"), str) for part in content):
         return [part["text"] for part in content]
-    raise InputError(f"{where}.content", "it is no text", "Give a text, or parts of text")
+    raise InputError(f"{where}.content", "it is not a text", "Give a text, or parts of text")
 
 
 def _parts(content: Any, where: str, reader: Reader) -> tuple[str | Video | Image, ...]:
     if isinstance(content, str):
         return (content,)
     if not isinstance(content, list) or not content:
-        raise InputError(f"{where}.content", "it is no text and no list of parts",
+        raise InputError(f"{where}.content", "it is neither a text nor a list of parts",
                          "Give a text, or a list of parts")
     return tuple(_part(part, f"{where}.content[{i}]", reader) for i, part in enumerate(content))
 
@@ -178,12 +181,12 @@ def _part(part: Any, where: str, reader: Reader) -> str | Video | Image:
     value = part.get(kind)
     if kind == "text":
         if not isinstance(value, str):
-            raise InputError(f"{where}.text", "it is no text", "Give a text")
+            raise InputError(f"{where}.text", "it is not a text", "Give a text")
         return value
     if kind == "frames":
         if not isinstance(value, list) or not value or not all(
                 isinstance(one, dict) and set(one) == {"url", "time"} for one in value):
-            raise InputError(f"{where}.frames", "it is no list of frames",
+            raise InputError(f"{where}.frames", "it is not a list of frames",
                              'Give [{"url": …, "time": SECONDS}, …]')
         return reader.frames([one["url"] for one in value], [one["time"] for one in value],
                              f"{where}.frames")
@@ -208,7 +211,8 @@ def _options(own: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if given is None:
         return (), ()
     if not isinstance(given, list | dict):
-        raise InputError("fourd4d.options", "it is no list and no object", "Give a list of texts")
+        raise InputError("fourd4d.options", "it is neither a list nor an object",
+                         "Give a list of texts")
     keys, texts = checked_options(given)
     return tuple(keys), tuple(texts)
 
@@ -234,7 +238,7 @@ def read_latents(value: Mapping[str, Any], where: str) -> Float[np.ndarray, "Q D
     shape, data = value.get("shape"), value.get("data")
     if (not isinstance(shape, list) or len(shape) != 2 or not isinstance(data, str)
             or not all(type(n) is int and 0 < n < 1 << 20 for n in shape)):
-        raise InputError(where, "it has no shape of two numbers and no data",
+        raise InputError(where, "it lacks a shape of two numbers, or data",
                          'Give {"dtype": "float16", "shape": [Q, D], "data": BASE64}')
     try:
         raw = base64.b64decode(data, validate=True)
@@ -263,19 +267,20 @@ def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
     texts = [] if given is None else [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or len(texts) > 4 or not all(
             isinstance(text, str) and text for text in texts):
-        raise InputError("stop", "it is no text and no list of up to four", "Give texts")
+        raise InputError("stop", "it is neither a text nor a list of up to four", "Give texts")
     return tuple(texts)
 
 
-def _object(body: Mapping[str, Any], name: str, known: set[str]) -> dict[str, Any]:
-    value = body.get(name)
+def _object(body: Mapping[str, Any], name: str, known: set[str], prefix: str = ""
+            ) -> dict[str, Any]:
+    value, where = body.get(name), f"{prefix}{name}"
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InputError(name, f"{type(value).__name__} is no object", "Give an object")
+        raise InputError(where, f"{type(value).__name__} is not an object", "Give an object")
     unknown = sorted(set(value) - known)
     if unknown:
-        raise InputError(name, f"unknown fields {unknown[:8]}", f"Known: {sorted(known)}")
+        raise InputError(where, f"unknown fields {unknown[:8]}", f"Known: {sorted(known)}")
     return value
 
 

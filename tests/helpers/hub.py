@@ -21,14 +21,14 @@ class Hub:
       repos: files by ``owner/name``.
       private: repositories that only the token's holder sees.
       asked: (method, path) of every request.
-      broken: file names whose download fails.
+      broken: statuses that the downloads of files, or what is told of repositories, end with.
     """
 
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.asked: list[tuple[str, str]] = []
-        self.broken: set[str] = set()
+        self.broken: dict[str, int] = {}
         self.url = ""
 
     def commit(self, repo: str) -> str:
@@ -85,12 +85,19 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self.reply(200, {"name": "me", "type": "user"}) if self.allowed() else (
                     self.reply(401, {"error": "Invalid user token."}))
             if words[:2] == ["api", "models"]:
+                if "/".join(words[2:4]) in hub.broken:
+                    return self.reply(hub.broken["/".join(words[2:4])], {"error": "later"})
                 name = self.repo(words[2:])
                 if name is None:
                     return None
                 if len(words) > 4 and words[4] == "revision" and words[5] not in (
                         "main", hub.commit(name)):
                     return self.reply(404, {"error": "no"}, X_Error_Code="RevisionNotFound")
+                if words[4:5] == ["tree"]:  # What 1.x asks for.
+                    return self.reply(200, [
+                        {"type": "file", "path": file, "size": len(data),
+                         "oid": hashlib.sha1(data).hexdigest()}
+                        for file, data in hub.repos[name].items()])
                 files = [{"rfilename": file} for file in hub.repos[name]]
                 return self.reply(200, {"id": name, "modelId": name, "sha": hub.commit(name),
                                         "private": name in hub.private, "siblings": files,
@@ -103,7 +110,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if data is None:
                 return self.reply(404, {"error": "no"}, X_Error_Code="EntryNotFound")
             if file in hub.broken and self.command == "GET":
-                return self.reply(503, {"error": "later"})
+                return self.reply(hub.broken[file], {"error": "later"})
             return self.reply(200, data, X_Repo_Commit=hub.commit(name),
                               ETag=f'"{hashlib.sha1(data).hexdigest()}"')
 
@@ -120,7 +127,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 if name in hub.repos:
                     return self.reply(409, {"error": "exists", "url": f"{hub.url}/{name}"})
                 hub.repos[name] = {}
-                if value.get("private"):
+                if value.get("private") or value.get("visibility") == "private":
                     hub.private.add(name)
                 return self.reply(200, {"url": f"{hub.url}/{name}", "id": name})
             if words == ["api", "validate-yaml"]:

@@ -6,7 +6,10 @@ import base64
 import contextlib
 import dataclasses
 import io
+import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -28,7 +31,7 @@ from fourd4d.serve.spec import ServeSpec
 from fourd4d.serve.worker import Worker
 from helpers.bundles import CONFIG, bundle_of
 
-SPEC = ServeSpec(slots=4, queue=60, max_tokens=48, max_text=192, max_frames=8, max_seconds=10.0,
+SPEC = ServeSpec(slots=4, queue=124, max_tokens=48, max_text=192, max_frames=8, max_seconds=10.0,
                  max_pixels=200_000, max_body=300_000, max_choices=3, timeout=120.0, turns=4)
 OPTIONS = ["Left", "Right"]
 
@@ -78,6 +81,53 @@ def body(video, question, own=None, **more):
             "fourd4d": {"options": OPTIONS} | (own or {}), **more}
 
 
+GARBAGE = [
+    b"", b"{", b"[]", b"null", b"\xff\xfe", b'"x"', b"[" * 5000, b'{"a":' * 500, b"1e999",
+    b'{"messages": "\\ud800"}', {}, {"messages": []}, {"messages": {}}, {"messages": [1]},
+    {"messages": [{"role": "user"}]}, {"messages": [{"role": "user", "content": 3}]},
+    {"messages": [{"role": "user", "content": []}]},
+    {"messages": [{"role": "tool", "content": ""}]},
+    {"messages": [{"role": "assistant", "content": "x"}]},
+    {"messages": [{"role": "user", "content": "x"}] * 2},
+    {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
+    {"messages": [{"role": "user", "content": [{"type": ["text"]}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]},
+    *({"messages": [{"role": "user", "content": [{"type": kind, kind: value}]}]}
+      for kind in ("image_url", "video_url", "frames")
+      for value in (None, 1, "", {}, {"url": 1}, {"url": "data:"},
+                    {"url": "data:image/png;base64,@"}, {"url": "data:image/png;base64,AAAA"},
+                    {"url": "ftp://x/y"}, [{"url": "x"}], [{"url": "data:,x", "time": 0}],
+                    [{"url": "data:,x", "time": "now"}])),
+    *({"messages": [{"role": "user", "content": "x"}], **more} for more in (
+        {"max_tokens": 0}, {"max_tokens": 49}, {"max_tokens": "9"}, {"max_tokens": True},
+        {"max_tokens": 4, "max_completion_tokens": 5}, {"temperature": -1}, {"temperature": "hot"},
+        {"top_p": 0}, {"top_p": 1.1}, {"n": 0}, {"n": 4}, {"n": 1.0}, {"seed": -1}, {"seed": 2**31},
+        {"stop": 1}, {"stop": ["a"] * 5}, {"stop": [""]}, {"stream": "yes"}, {"tools": [{}]},
+        {"media_io_kwargs": {"video": {"num_frames": 0}}}, {"media_io_kwargs": {"image": {}}},
+        {"media_io_kwargs": {"video": [8]}}, {"logprobs": True},
+        {"response_format": {"type": "json_object"}}, {"max_new_tokens": 5},
+        {"fourd4d": []}, {"fourd4d": {"other": 1}}, {"fourd4d": {"options": "AB"}},
+        {"fourd4d": {"options": [1, None]}}, {"fourd4d": {"heat_maps": "some"}},
+        {"fourd4d": {"heat_maps": [1]}}, {"fourd4d": {"probe": "magic"}},
+        {"fourd4d": {"probe": "swap"}}, {"fourd4d": {"probe": {"kind": ["swap"]}}},
+        *({"fourd4d": {"probe": {"kind": "swap", "latents": latents}}} for latents in (
+            {}, {"dtype": "float16", "shape": [1, 32], "data": "AA=="},
+            {"dtype": "float16", "shape": [1, 2], "data": "AAAAAA=="},
+            {"dtype": "float16", "shape": [-1, 2], "data": ""},
+            {"dtype": "float16", "shape": [1, 1], "data": "AHw="})))),
+]
+
+
+def hang_up(port, value, after=0.3):
+    """Sends a request and closes the connection after so many seconds."""
+    data = json.dumps(value).encode()
+    with socket.create_connection(("127.0.0.1", port)) as line:
+        line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+                     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
+                     + data)
+        time.sleep(after)
+
+
 @dataclasses.dataclass
 class Running:
     """A server and what it serves."""
@@ -119,3 +169,21 @@ def running(root, spec=SPEC, bundle=None, hosts=("127.0.0.1", "localhost"), **op
         thread.join(30)
         listener.close()
         assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def command(*flags):
+    """``python -m fourd4d.serve`` on a free port, once it serves: its process and port."""
+    process = subprocess.Popen([sys.executable, "-m", "fourd4d.serve", "--port=0", *flags],
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        for line in process.stdout:
+            if line.startswith("serving "):
+                break
+        else:
+            raise AssertionError(f"it ended with status {process.wait()} before it served")
+        yield process, int(line.rsplit(":", 1)[1])
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -55,7 +55,7 @@ def test_written_addresses_are_refused(url):
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "http://", "http://x:99999/", "http://[::1", "x"])
 def test_what_is_no_web_address_is_refused(url):
-    with pytest.raises(InputError, match="no web address"):
+    with pytest.raises(InputError, match="is not a web address"):
         fetch.fetch(url, "url", most_bytes=10, seconds=5.0)
 
 

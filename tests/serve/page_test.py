@@ -57,13 +57,14 @@ def test_a_clip_is_asked_about_and_its_imagery_probed(server, tmp_path):
             tab.until(f"!document.querySelector('[data-probe={probe}]').disabled")
             tab.js(f"document.querySelector('[data-probe={probe}]').click()")
             tab.until(f"document.querySelectorAll('#probes tbody tr').length === {rows}")
+            tab.until("document.querySelector('#probes tr:last-child .verdict').textContent")
         verdicts = tab.js("[...document.querySelectorAll('#probes td:nth-child(3)')]"
                           ".map(cell => cell.textContent)")
         assert verdicts[0] == "" and set(verdicts[1:]) <= {"same", "changed"}
         tab.screenshot(tmp_path / "page.png")
         assert (tmp_path / "page.png").stat().st_size > 20_000
         tab.choose_file("file", write_text(tmp_path / "notes.txt"))
-        tab.until("document.getElementById('told').textContent.includes('no video')")
+        tab.until("document.getElementById('told').textContent.includes('neither a video')")
         assert tab.errors == []
 
 

@@ -18,7 +18,7 @@ import openai
 import PIL.Image
 import prometheus_client.parser
 import pytest
-from helpers.serving import OPTIONS, SPEC, body, clip, content, png, running
+from helpers.serving import GARBAGE, OPTIONS, SPEC, body, clip, content, hang_up, png, running
 from helpers.videos import write
 
 from fourd4d.processing.media import Image
@@ -229,41 +229,6 @@ def test_a_stop_text_ends_the_response_early(client, long):
     assert "".join(part.choices[0].delta.content or "" for part in parts) == want
 
 
-GARBAGE = [
-    b"", b"{", b"[]", b"null", b"\xff\xfe", b'"x"', b"[" * 5000, b'{"a":' * 500, b"1e999",
-    b'{"messages": "\\ud800"}', {}, {"messages": []}, {"messages": {}}, {"messages": [1]},
-    {"messages": [{"role": "user"}]}, {"messages": [{"role": "user", "content": 3}]},
-    {"messages": [{"role": "user", "content": []}]}, 
-    {"messages": [{"role": "tool", "content": ""}]},
-    {"messages": [{"role": "assistant", "content": "x"}]},
-    {"messages": [{"role": "user", "content": "x"}] * 2},
-    {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
-    {"messages": [{"role": "user", "content": [{"type": ["text"]}]}]},
-    {"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]},
-    *({"messages": [{"role": "user", "content": [{"type": kind, kind: value}]}]}
-      for kind in ("image_url", "video_url", "frames")
-      for value in (None, 1, "", {}, {"url": 1}, {"url": "data:"},
-                    {"url": "data:image/png;base64,@"}, {"url": "data:image/png;base64,AAAA"},
-                    {"url": "ftp://x/y"}, [{"url": "x"}], [{"url": "data:,x", "time": 0}],
-                    [{"url": "data:,x", "time": "now"}])),
-    *({"messages": [{"role": "user", "content": "x"}], **more} for more in (
-        {"max_tokens": 0}, {"max_tokens": 49}, {"max_tokens": "9"}, {"max_tokens": True},
-        {"max_tokens": 4, "max_completion_tokens": 5}, {"temperature": -1}, {"temperature": "hot"},
-        {"top_p": 0}, {"top_p": 1.1}, {"n": 0}, {"n": 4}, {"n": 1.0}, {"seed": -1}, {"seed": 2**31},
-        {"stop": 1}, {"stop": ["a"] * 5}, {"stop": [""]}, {"stream": "yes"}, {"tools": [{}]},
-        {"logprobs": True}, {"response_format": {"type": "json_object"}}, {"max_new_tokens": 5},
-        {"fourd4d": []}, {"fourd4d": {"other": 1}}, {"fourd4d": {"options": "AB"}},
-        {"fourd4d": {"options": [1, None]}}, {"fourd4d": {"heat_maps": "some"}},
-        {"fourd4d": {"heat_maps": [1]}}, {"fourd4d": {"probe": "magic"}},
-        {"fourd4d": {"probe": "swap"}}, {"fourd4d": {"probe": {"kind": ["swap"]}}},
-        *({"fourd4d": {"probe": {"kind": "swap", "latents": latents}}} for latents in (
-            {}, {"dtype": "float16", "shape": [1, 32], "data": "AA=="},
-            {"dtype": "float16", "shape": [1, 2], "data": "AAAAAA=="},
-            {"dtype": "float16", "shape": [-1, 2], "data": ""},
-            {"dtype": "float16", "shape": [1, 1], "data": "AHw="})))),
-]
-
-
 def test_garbage_is_refused_in_words_and_changes_nothing(server, client):
     for value in GARBAGE:
         reply = post(server, value)
@@ -317,6 +282,21 @@ def test_limits_are_told(server, client, tmp_path):
     assert reply.json()["error"]["code"] == "too_many_media"
 
 
+def test_a_request_may_bound_the_frames_picked_of_its_videos(server, client):
+    video = write(server.root / "eight.mp4", list(clip(2, frames=8).frames), fps=2)
+
+    def tokens(**more):
+        message = [{"type": "video_url", "video_url": {"url": video.as_uri()}},
+                   {"type": "text", "text": "x"}]
+        return client.chat.completions.create(
+            model="eye", messages=[{"role": "user", "content": message}], max_tokens=1,
+            extra_body=more).usage.prompt_tokens
+
+    whole, two = tokens(), tokens(media_io_kwargs={"video": {"num_frames": 2}})
+    assert (whole - 1) // 4 < two < whole - 8
+    assert tokens(media_io_kwargs={"video": {"num_frames": 1000}}) == whole
+
+
 def test_no_file_outside_the_root_and_no_address_is_read(server, tmp_path):
     secret = write(tmp_path / "secret.mp4", [np.zeros((32, 32, 3), np.uint8)] * 2)
     (server.root / "link.mp4").symlink_to(secret)
@@ -349,7 +329,8 @@ def crowd(server, client, clients, rounds):
         (seed, frames, question, tokens), want = wanted[number % clients]
         video = clip(seed, frames=frames)
         if number % 5 == 4:
-            vanish(server, body(video, question, stream=bool(number % 2)), 0.02 * (number % 9))
+            hang_up(server.port, body(video, question, stream=bool(number % 2)),
+                    0.02 * (number % 9))
             return
         if number % 2:
             parts = list(ask(client, video, question, stream=True, max_tokens=tokens))
@@ -376,21 +357,11 @@ def test_sixty_four_clients_at_once_each_get_their_own_answer(server, client):
     crowd(server, client, 64, 3)
 
 
-def vanish(server, value, after=0.3):
-    """Sends a request and hangs up."""
-    data = json.dumps(value).encode()
-    with socket.create_connection(("127.0.0.1", server.port)) as line:
-        line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-                     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
-                     + data)
-        time.sleep(after)
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_frees_its_slot(server, long, slowly, stream):
     before = server.worker.tokens
     left = server.service.metrics.requests.labels("499")._value.get()
-    vanish(server, body(*long, stream=stream, max_tokens=48), after=1.0)
+    hang_up(server.port, body(*long, stream=stream, max_tokens=48), after=1.0)
     server.until(lambda: server.worker.load == (0, 0), 3.0)  # To its end were 5 s.
     assert server.worker.tokens - before < 30
     server.until(lambda: server.service._open == 0)

@@ -66,7 +66,7 @@ def resized(config: ModelConfig, layers: int, width: int) -> ModelConfig:
     d = config.decoder
     width = width or d.width
     if width % d.width:
-        raise InputError("--width", f"{width} is no multiple of the preset's {d.width}",
+        raise InputError("--width", f"{width} is not a multiple of the preset's {d.width}",
                          "Use a multiple")
     times = width // d.width
     return dataclasses.replace(config, decoder=dataclasses.replace(

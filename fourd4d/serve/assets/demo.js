@@ -20,10 +20,10 @@ function refresh() {
   at("ask").disabled = busy || !medium || !at("question").value.trim();
   at("stop").disabled = !busy;
   const imagined = shown !== null && shown.images.length > 0;
-  for (const button of document.querySelectorAll("[data-probe]")) {
-    const lacks = button.dataset.probe === "swap" && at("donor").options.length === 0;
-    button.disabled = busy || !imagined || lacks;
-  }
+  const lacks = at("donor").options.length === 0;
+  at("donor").hidden = at("swapping").hidden = lacks;
+  for (const button of document.querySelectorAll("[data-probe]"))
+    button.disabled = busy || !imagined || (button.dataset.probe === "swap" && lacks);
 }
 
 // The clip.
@@ -31,7 +31,7 @@ function refresh() {
 function open(file) {
   if (!file) return;
   const kind = file.type.split("/")[0];
-  if (kind !== "video" && kind !== "image") { tell("That is no video and no picture."); return; }
+  if (kind !== "video" && kind !== "image") { tell("That is neither a video nor a picture."); return; }
   tell("");
   const reader = new FileReader();
   reader.onerror = () => tell("The file cannot be read.");
@@ -127,6 +127,7 @@ async function request(probe, live) {
   if (listed.length) own.options = listed;
   if (probe) own.probe = probe;
   asking = new AbortController();
+  live.classList.add("live");
   refresh();
   try {
     const reply = await fetch("v1/chat/completions", {
@@ -160,6 +161,7 @@ async function request(probe, live) {
     }
   } finally {
     asking = null;
+    live.classList.remove("live");
     refresh();
   }
 }
@@ -177,6 +179,7 @@ function guarded(work) {
 at("ask").addEventListener("click", guarded(async () => {
   shown = null;
   at("letter").textContent = "";
+  say(at("answer"), "");
   at("probes").hidden = true;
   at("probes").tBodies[0].replaceChildren();
   paint([]);
@@ -185,7 +188,7 @@ at("ask").addEventListener("click", guarded(async () => {
   at("letter").textContent = letterOf(answer);
   paint(answer.images);
   offer(answer);
-  row("what it imagined", answer, answer);
+  verdict(row("what it imagined"), answer, answer);
 }));
 
 // Latents of all images of an answer, one after the other, as the server takes them.
@@ -208,19 +211,25 @@ function offer(answer) {
   if (answer.images.length) donors.push(answer);
 }
 
-function row(fed, answer, natural) {
+// A line of the table of probes, its response yet to come.
+function row(fed) {
   const line = at("probes").tBodies[0].insertRow();
-  line.insertCell().textContent = fed;
-  line.insertCell().textContent = letterOf(answer);
-  const verdict = line.insertCell(), text = line.insertCell();
+  for (const name of ["fed", "chosen", "verdict", "response"]) line.insertCell().className = name;
+  line.cells[0].textContent = fed;
+  at("probes").hidden = false;
+  return line;
+}
+
+function verdict(line, answer, natural) {
+  const [, chosen, cell, response] = line.cells;
+  chosen.textContent = letterOf(answer);
   if (answer !== natural) {
     const same = natural.options.length && natural.letter !== null ?
       answer.letter === natural.letter : answer.text === natural.text;
-    verdict.className = same ? "same" : "changed";
-    verdict.textContent = same ? "same" : "changed";
+    cell.classList.add(same ? "same" : "changed");
+    cell.textContent = same ? "same" : "changed";
   }
-  say(text, answer.text);
-  at("probes").hidden = false;
+  say(response, answer.text);
 }
 
 for (const button of document.querySelectorAll("[data-probe]")) {
@@ -228,8 +237,13 @@ for (const button of document.querySelectorAll("[data-probe]")) {
     const kind = button.dataset.probe, natural = shown;
     const donor = kind === "swap" ? donors[Number(at("donor").value)] : null;
     const probe = donor ? {kind, latents: latentsOf(donor)} : {kind};
-    const answer = await request(probe, document.createElement("p"));
-    row(donor ? `imagery of ${donor.name}` : button.textContent, answer, natural);
+    const line = row(donor ? `images of ${donor.name}` : button.dataset.fed);
+    try {
+      verdict(line, await request(probe, line.cells[3]), natural);
+    } catch (error) {
+      line.remove();
+      throw error;
+    }
   }));
 }
 
