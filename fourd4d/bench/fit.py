@@ -46,7 +46,7 @@ from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.models.presets import names
 from fourd4d.parallel import DEFAULT_RULES, Rules, make_mesh, use
 from fourd4d.parallel.hosts import batch_shardings
-from fourd4d.pretrained.open import described
+from fourd4d.pretrained.open import SHIPPED, described
 from fourd4d.rl.grpo import RLSpec
 from fourd4d.rl.setup import policy_spec
 from fourd4d.sampling import SamplingSpec
@@ -330,7 +330,7 @@ def _model(config: Any, size: str | None) -> tuple[str, ModelConfig, ProtocolSpe
     path.
     """
     changes, protocol = config.model.to_dict(), config.protocol.to_dict()
-    if not size and config.init and Path(config.init).is_dir():
+    if not size and config.init and (config.init in SHIPPED or Path(config.init).is_dir()):
         model, processor = described(config)
         return config.init, model, processor.protocol
     named = [name for name in re.split(r"[^0-9a-zA-Z]+", config.init) if name in names()]

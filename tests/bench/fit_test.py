@@ -130,6 +130,8 @@ def test_the_model_of_a_config_is_that_of_its_checkpoint_or_its_name(capsys):
     assert size == "7b" and model.decoder.width == 3584 and model.remat == "full"
     assert protocol.max_frames == 50
     assert fit._model(config, "3b")[0] == "3b"
+    tiny = fit._model(fit._opened("configs/dift_tiny.py", ()), None)
+    assert tiny[0] == "tiny-base" and tiny[1].decoder.width == 128
     with pytest.raises(InputError, match="config.init: 'runs/mine' is not here"):
         fit._model(fit._opened("configs/rl_7b.py", ["--config.init=runs/mine"]), None)
     with pytest.raises(InputError, match="no config of a trainer"):
