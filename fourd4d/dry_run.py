@@ -20,28 +20,22 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
 from fourd4d.bench import fit
-from fourd4d.bench.common import flops
 from fourd4d.bench.common.accelerators import CHIPS, PEAKS
+from fourd4d.bench.common.rl_programs import local_bytes, rl_programs, sizes
 from fourd4d.core.batch import Batch, BatchShape
-from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.terminal import plain_console
-from fourd4d.models import ModelConfig, Thinker
-from fourd4d.parallel import DEFAULT_RULES, make_mesh, use
-from fourd4d.parallel.hosts import batch_shardings
+from fourd4d.models import ModelConfig
+from fourd4d.parallel import make_mesh, use
 from fourd4d.parallel.memory import free_bytes
 from fourd4d.processing import Processor
 from fourd4d.processing.latent_spans import marked
-from fourd4d.rl.grpo import gather
-from fourd4d.rl.grpo import update as rl_update
-from fourd4d.rl.trainer import encode
-from fourd4d.sampling import generate
-from fourd4d.train import OptimizerSpec, abstract_state, make_optimizer
+from fourd4d.rl.grpo import RLSpec
+from fourd4d.train import OptimizerSpec
 
 _PADS: Final = re.compile(r"((?:<\|(?:image|video)_pad\|>)+)")
 _TEXT: Final = 900  # Characters shown of a row.
@@ -146,109 +140,37 @@ def dift_plan(config: Any, model: ModelConfig, processor: Processor, shape: Batc
 
 
 def rl_plan(config: Any, model: ModelConfig, processor: Processor, shape: BatchShape, batch: Batch,
-            *, optimizer: OptimizerSpec, cache_features: bool, **fixed: Any) -> Plan:
+            *, spec: RLSpec, topology: str = "", **fixed: Any) -> Plan:
     """The plan of a 4DRL run; ``shape`` is this host's.
 
     Args:
-      fixed: ``spec``, ``policy`` and ``sampling`` of the trainer; ``topology``.
+      fixed: ``policy``, ``sampling`` and ``optimizer`` of the trainer.
     """
-    mesh, device = mesh_and_device(config.mesh, fixed.pop("topology", ""))
-    spec, sampling = fixed["spec"], fixed["sampling"]
+    mesh, device = mesh_and_device(config.mesh, topology)
     whole = dataclasses.replace(shape, rows=shape.rows * jax.process_count())
-    tx = make_optimizer(optimizer)
     with use(mesh):
-        graphdef, state = abstract_state(lambda rngs: Thinker(model, rngs), tx, mesh,
-                                         DEFAULT_RULES, config.trainable)
-        prompts = _placed(_prompts(whole, processor.protocol), mesh)
-        states = state.params, state.frozen
-        features = _placed(jax.eval_shape(lambda *a: encode(graphdef, *a), states, prompts),
-                           mesh) if cache_features else None
-        key = jax.eval_shape(lambda: jax.random.key(0))
-
-        def sample(states: Any, prompts: Any, features: Any, key: Any) -> Any:
-            return generate(graphdef, states, prompts, key, sampling, spec.group,
-                            features=features)
-
-        rollout = jax.eval_shape(sample, states, prompts, features, key)
-        rewards = jax.ShapeDtypeStruct((whole.rows, spec.group), jnp.float32)
-
-        def collect(params: Any, frozen: Any, prompts: Any, features: Any, rollout: Any,
-                    rewards: Any) -> Any:
-            return gather(params, frozen, params, prompts, features, rollout, rewards,
-                          graphdef=graphdef, **fixed)[0]
-
-        given = state.params, state.frozen, prompts, features, rollout, rewards
-        experience = _placed(jax.eval_shape(collect, *given), mesh)
-
-        def learn(state: Any, experience: Any) -> Any:
-            return rl_update(state, experience, 0, graphdef=graphdef, tx=tx, **fixed)
-
-        programs = [
-            _compiled("sampling", lambda: jax.jit(sample).lower(
-                states, prompts, features, key).compile()),
-            _compiled("update", lambda: jax.jit(learn, donate_argnums=0).lower(
-                state, experience).compile())]
-        updates = spec.epochs * spec.minibatches
-        decoded = 2.0 * _weights_read(state) * whole.rows * spec.group * sampling.max_tokens
-        count = (flops.count(sample, states, prompts, features, key) + decoded
-                 + flops.count(collect, *given) + updates * flops.count(learn, state, experience))
+        found = rl_programs(model, processor.protocol, whole, mesh, spec=spec,
+                            trainable=config.trainable, **fixed)
+        programs = [_compiled(part.name, lambda part=part: part.lower().compile(), part.beside)
+                    for part in found.parts]
     notes = ["every response is taken to use its whole budget of tokens",
-             "memory leaves out the frozen reference's weights, as large as the trained ones"]
-    if spec.slots:
-        notes.append(f"sampling is compiled for all responses at once, not for {spec.slots} slots")
+             "memory is each program's with what else a device holds meanwhile"]
     if spec.pack:
-        notes.append("the update is compiled for responses that are not packed")
-    return Plan(mesh, device, state, programs, count, config.steps, batch, processor, notes)
+        notes.append("scoring and update are compiled for responses that are not packed")
+    return Plan(mesh, device, found.state, programs, found.flops, config.steps, batch, processor,
+                notes)
 
 
-def _prompts(shape: BatchShape, protocol: ProtocolSpec) -> Batch:
-    return Batch.spec(dataclasses.replace(shape, overlays=0), protocol)
-
-
-def _placed(tree: Any, mesh: Mesh) -> Any:
-    """Shapes with their rows split over the mesh."""
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                        tree, batch_shardings(tree, mesh))
-
-
-def _weights_read(state: Any) -> int:
-    """Parameters that decoding a token multiplies with.
-
-    All but the vision encoder's, and but a table of embeddings that is no output matrix too.
-    """
-    sizes = _sizes((state.params, state.frozen))
-    idle = {"vision", "embedding"} if "output" in sizes else {"vision"}
-    return sum(size for name, (size, _) in sizes.items() if name not in idle)
-
-
-def _compiled(name: str, compile_it: Any) -> Program:
+def _compiled(name: str, compile_it: Any, beside: int = 0) -> Program:
+    """The program; ``beside``: bytes that are held while it runs."""
     try:
-        return Program(name, fit.used_bytes(compile_it()))
+        return Program(name, fit.used_bytes(compile_it()) + beside)
     except jax.errors.JaxRuntimeError as error:
         refused = fit.overflow(str(error))
         if refused is None:
             raise
         return Program(name, None, f"its temporaries alone need "
                                    f"{_bytes(refused['hbm_used_bytes'])}")
-
-
-def _sizes(tree: Any) -> dict[str, tuple[int, int]]:
-    """(numbers, bytes on one device) by the first part of the path."""
-    found: dict[str, tuple[int, int]] = {}
-    parts = tree if isinstance(tree, tuple) else (tree,)
-    for part in parts:
-        for path, leaf in nnx.to_flat_state(part):
-            value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
-            before = found.get(str(path[0]), (0, 0))
-            found[str(path[0])] = (before[0] + math.prod(value.shape),
-                                   before[1] + _local_bytes(value))
-    return found
-
-
-def _local_bytes(x: Any) -> int:
-    sharding = getattr(x, "sharding", None)
-    shape = x.shape if sharding is None else sharding.shard_shape(x.shape)
-    return math.prod(shape) * x.dtype.itemsize if hasattr(x.dtype, "itemsize") else 0
 
 
 def show(plan: Plan, console: Console | None = None) -> None:
@@ -265,7 +187,7 @@ def show(plan: Plan, console: Console | None = None) -> None:
 
 
 def _show_parameters(plan: Plan, out: Console) -> None:
-    trained, frozen = _sizes(plan.state.params), _sizes(plan.state.frozen)
+    trained, frozen = sizes(plan.state.params), sizes(plan.state.frozen)
     table = _table("parameters", "trained", "frozen", "MB a device")
     rows: Mapping[str, Any] = {
         name: (trained.get(name, (0, 0)), frozen.get(name, (0, 0)))
@@ -278,7 +200,7 @@ def _show_parameters(plan: Plan, out: Console) -> None:
 
 
 def _show_needs(plan: Plan, out: Console) -> None:
-    optimizer = sum(map(_local_bytes, jax.tree.leaves(plan.state.opt_state)))
+    optimizer = sum(map(local_bytes, jax.tree.leaves(plan.state.opt_state)))
     table = _table("needs", "", "")
     table.add_row("optimizer's state, a device", _bytes(optimizer), "")
     for program in plan.programs:

@@ -6,6 +6,7 @@ from helpers import dift_config, rl_config
 from helpers.data import sample, write_dataset
 
 from fourd4d import dry_run
+from fourd4d.bench.common.rl_programs import local_bytes, sizes, weights_read
 from fourd4d.core.errors import InputError
 from fourd4d.dift import __main__ as dift
 from fourd4d.parallel import make_mesh, use
@@ -44,11 +45,11 @@ def test_a_dift_run_is_told_before_it_begins(data, tmp_path, plans, capsys):
     assert numbers(plan.state.params) == numbers(params)
     assert numbers(plan.state.frozen) == numbers(frozen)
     (program,) = plan.programs
-    held = sum(map(dry_run._local_bytes, jax.tree.leaves(plan.state)))
+    held = sum(map(local_bytes, jax.tree.leaves(plan.state)))
     assert held < program.used < 200 * held
     # Each trained weight is used for each token: forwards, and twice backwards.
     tokens = plan.batch.tokens.size
-    decoder = sum(size for name, (size, _) in dry_run._sizes(plan.state.params).items()
+    decoder = sum(size for name, (size, _) in sizes(plan.state.params).items()
                   if name == "decoder")
     assert plan.flops > 6 * decoder * tokens
     told = capsys.readouterr().out
@@ -58,16 +59,20 @@ def test_a_dift_run_is_told_before_it_begins(data, tmp_path, plans, capsys):
 
 def test_a_4drl_run_is_told_before_it_begins(data, tmp_path, plans, capsys, monkeypatch):
     compiled = []
-    monkeypatch.setattr(dry_run, "_compiled", lambda name, compile_it: (
-        compiled.append(compile_it), dry_run.Program(name, 10**15))[1])
+    monkeypatch.setattr(dry_run, "_compiled", lambda name, compile_it, beside: (
+        compiled.append(beside), dry_run.Program(name, 10**15))[1])
     config = rl_config.tiny(data, tmp_path / "run")
     rl.plan(config)
     assert not (tmp_path / "run").exists()
     (plan,) = plans
-    assert [program.name for program in plan.programs] == ["sampling", "update"]
+    assert [program.name for program in plan.programs] == ["rollout", "score", "update"]
     told = capsys.readouterr().out
-    assert "DOES NOT FIT" in told and "frozen reference" in told
-    decoder = dry_run._weights_read(plan.state)
+    assert "DOES NOT FIT" in told and "whole budget" in told
+    # Decoding needs neither the optimizer's state nor the frozen reference; both stay there.
+    held = [sum(map(local_bytes, jax.tree.leaves(part)))
+            for part in (plan.state.opt_state, plan.state.params)]
+    assert compiled[0] == sum(held) and compiled[1] == held[0] and compiled[2] > held[1]
+    decoder = weights_read(plan.state)
     responses = config.prompts * config.rl.group * config.sampling.max_tokens
     assert plan.flops > (2 + 6 * config.rl.epochs) * decoder * responses
 

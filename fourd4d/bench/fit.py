@@ -1,6 +1,13 @@
 """Does a training step fit a TPU? Its program is compiled for the real sizes, without a TPU.
 
     python -m fourd4d.bench fit --preset 7b --topology v5p:2x2x2 --json fit.json
+    python -m fourd4d.bench fit --config=configs/rl_7b.py --topology v5e:8x8 \\
+        --config.mesh=fsdp=16,tensor=4
+
+With a config of a trainer its own step is compiled: a DIFT update; of 4DRL the rollout with the
+cache at its largest, the scoring and the update, each with what else a device holds meanwhile.
+``fits`` is 1 where all of them fit. Videos have as many frames as the protocol allows, unless
+``--frames`` says otherwise.
 
 Needs ``libtpu`` (``pip install "fourd4d[tpu]"``), whose compiler knows every topology.
 """
@@ -13,22 +20,36 @@ import functools
 import math
 import os
 import re
+import sys
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import jax
+from absl import flags
 from jax.sharding import Mesh
 
 from fourd4d.bench.common import flops
 from fourd4d.bench.common.accelerators import CHIPS, Chip
 from fourd4d.bench.common.result import Result
+from fourd4d.bench.common.rl_programs import rl_programs
+from fourd4d.config.build import frozen
+from fourd4d.config.flags import define, only_given, read_flags
 from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.core.terminal import say
 from fourd4d.dift.step import DiftSpec, update
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
+from fourd4d.models.presets import names
 from fourd4d.parallel import DEFAULT_RULES, Rules, make_mesh, use
 from fourd4d.parallel.hosts import batch_shardings
+from fourd4d.pretrained.open import SHIPPED, described
+from fourd4d.rl.grpo import RLSpec
+from fourd4d.rl.setup import policy_spec
+from fourd4d.sampling import SamplingSpec
 from fourd4d.train import OptimizerSpec, abstract_state, make_optimizer
 
 DECODER_ONLY: Final = (r"(?!vision/).*",)
@@ -132,6 +153,17 @@ def measure(
     }
 
 
+def program_bytes(lower: Callable[[], Any]) -> int | dict[str, float | int]:
+    """``used_bytes`` of what ``lower`` gives once compiled, or what its compiler refused."""
+    try:
+        return used_bytes(lower().compile())
+    except jax.errors.JaxRuntimeError as error:
+        refused = overflow(str(error))
+        if refused is None:
+            raise
+        return refused
+
+
 def used_bytes(compiled: Any) -> int:
     """Memory of a compiled program on each device: what it is given, makes and needs between."""
     memory = compiled.memory_analysis()
@@ -180,9 +212,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topology", default="v5p:2x2x1", help="CHIP:AxB[xC]")
     parser.add_argument("--replicable", nargs="*", default=("kv_heads",),
                         help="logical axes replicated where they do not divide")
+    parser.add_argument("--config", default="",
+                        help="of a trainer: its step, by its mesh, batch and model; change its "
+                        "fields by --config.field=value. Of the other flags only --topology, "
+                        "--frames, --overlays and --text count, and --preset where the config's "
+                        "init is not here and does not name its size")
+    parser.set_defaults(preset=None, frames=None)
 
 
 def main(args: argparse.Namespace) -> Result:
+    if args.config:
+        return of_config(args)
+    args.preset, args.frames = args.preset or "3b", args.frames or 16
     protocol = preset_protocol(args.preset)
     config = dataclasses.replace(preset(args.preset), param_dtype=args.param_dtype,
                                  remat=args.remat, attention=args.attention)
@@ -192,10 +233,110 @@ def main(args: argparse.Namespace) -> Result:
     metrics = measure(
         config, protocol, shape, mesh, CHIPS[args.topology.partition(":")[0]],
         rules=DEFAULT_RULES.replicating(*args.replicable), accumulate=args.accumulate)
-    context = {
+    return _result(args, metrics, mesh, shape, started)
+
+
+def _result(args: argparse.Namespace, metrics: dict[str, float | int], mesh: Mesh,
+            shape: BatchShape, started: float, **more: Any) -> Result:
+    return Result("fit", metrics, {
         "config": {k: v for k, v in vars(args).items() if k not in ("name", "json")},
         "mesh": dict(mesh.shape), "batch": dataclasses.asdict(shape),
         "compile_seconds": round(time.perf_counter() - started, 1),
-        "assumed_utilisation": UTILISATION,
-    }
-    return Result("fit", metrics, context)
+        "assumed_utilisation": UTILISATION, **more})
+
+
+def of_config(args: argparse.Namespace) -> Result:
+    """The step or steps that a trainer's config runs.
+
+    Raises:
+      InputError: no trainer's config, or a model whose size is not known.
+    """
+    config = _opened(args.config, getattr(args, "fields", ()))
+    size, model, protocol = _model(config, args.preset)
+    devices, chip = devices_of(args.topology), CHIPS[args.topology.partition(":")[0]]
+    mesh, started = make_mesh(config.mesh, devices), time.perf_counter()
+    frames = args.frames or protocol.max_frames
+    if "rl" not in config:
+        shape = budget(protocol, config.batch, frames, args.overlays, args.text)
+        metrics = measure(
+            model, protocol, shape, mesh, chip, accumulate=config.accumulate,
+            trainable=config.trainable, spec=frozen(DiftSpec, config.dift, "dift"),
+            optimizer=frozen(OptimizerSpec, config.optimizer, "optimizer",
+                             total_steps=config.steps))
+        return _result(args, metrics, mesh, shape, started, size=size)
+    shape = budget(protocol, config.prompts, frames, 0, args.text)
+    return _result(args, measure_rl(config, model, protocol, shape, mesh, chip), mesh, shape,
+                   started, size=size)
+
+
+def measure_rl(config: Any, model: ModelConfig, protocol: ProtocolSpec, shape: BatchShape,
+               mesh: Mesh, chip: Chip) -> dict[str, float | int]:
+    """Memory of every program of a 4DRL step, with what a device holds beside it, and a time.
+
+    The time takes ``UTILISATION`` of the peak for all but decoding, and reading weights and cache
+    once a turn, at the memory's full bandwidth, for that.
+    """
+    spec = frozen(RLSpec, config.rl, "rl")
+    vocab = model.decoder.valid_vocab or model.decoder.vocab
+    sampling = SamplingSpec(  # Which tokens these are changes nothing.
+        vocab=vocab, latent_start=vocab - 1, latent_pad=vocab - 2, latent_end=vocab - 3,
+        ends=(vocab - 4,), forbidden=(vocab - 2, vocab - 3), latent_size=protocol.latent_size,
+        imagery=config.imagery, **config.sampling)
+    metrics: dict[str, float | int] = {}
+    with use(mesh):
+        found = rl_programs(
+            model, protocol, shape, mesh, spec=spec, sampling=sampling,
+            policy=policy_spec(config.variant, config.sampling.max_tokens,
+                               config.policy.to_dict()),
+            optimizer=frozen(OptimizerSpec, config.optimizer, "optimizer",
+                             total_steps=config.steps),
+            trainable=config.trainable)
+        for part in found.parts:
+            say(f"compiling {part.name}", stderr=True)
+            used, limit = program_bytes(part.lower), chip.hbm_bytes
+            if isinstance(used, dict):
+                used = used["hbm_used_bytes"]
+            metrics[f"{part.name}_bytes"] = used + part.beside
+            metrics[f"{part.name}_fits"] = int(used + part.beside <= limit)
+    decoding = found.turns * found.turn_bytes / chip.bandwidth
+    return {
+        "hbm_used_bytes": max(v for k, v in metrics.items() if k.endswith("_bytes")),
+        "hbm_limit_bytes": chip.hbm_bytes,
+        "fits": int(all(v for k, v in metrics.items() if k.endswith("_fits"))),
+        **metrics, "flops": found.flops,
+        "estimated_step_seconds": decoding
+        + found.flops / (mesh.size * chip.peak_flops * UTILISATION),
+        "estimated_decode_seconds": decoding}
+
+
+def _opened(path: str, fields: Sequence[str]) -> Any:
+    """A trainer's config with some fields changed."""
+    values, argv = flags.FlagValues(), ["bench fit", f"--config={path}", *fields]
+    define(values, {"dift": DiftSpec})
+    with mock.patch.object(sys, "argv", argv):  # Where the library looks for fields.
+        read_flags(argv, values)
+        opened: Any = values["config"].value
+    config = only_given(opened, ("dift",))
+    if not {"mesh", "trainable", "optimizer"} <= set(config) or not {"rl", "dift"} & set(config):
+        raise InputError("--config", f"{path} is no config of a trainer",
+                         "Give one of dift or rl, such as configs/dift_7b.py")
+    return config
+
+
+def _model(config: Any, size: str | None) -> tuple[str, ModelConfig, ProtocolSpec]:
+    """The size's name, the model and the protocol that a config starts from.
+
+    Of a checkpoint that is here, its own; else of ``size``, or of the size in the checkpoint's
+    path.
+    """
+    changes, protocol = config.model.to_dict(), config.protocol.to_dict()
+    if not size and config.init and (config.init in SHIPPED or Path(config.init).is_dir()):
+        model, processor = described(config)
+        return config.init, model, processor.protocol
+    named = [name for name in re.split(r"[^0-9a-zA-Z]+", config.init) if name in names()]
+    size = size or config.preset or (named[0] if len(named) == 1 else "")
+    if not size:
+        raise InputError("config.init", f"{config.init!r} is not here, and names no known size",
+                         f"Give --preset, one of {', '.join(names())}")
+    spec = dataclasses.replace(preset_protocol(size), **protocol)
+    return size, preset(size).changed(**changes), spec

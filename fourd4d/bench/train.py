@@ -28,6 +28,7 @@ from fourd4d.bench.common import tiny_rollout
 from fourd4d.bench.common.result import Result
 from fourd4d.core.batch import Batch, VisionFeatures
 from fourd4d.core.errors import InputError
+from fourd4d.core.terminal import say
 from fourd4d.dift.step import DiftSpec, update
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
 from fourd4d.models.families import family
@@ -56,10 +57,13 @@ def main(args: argparse.Namespace) -> Result:
     mesh, rules = make_mesh(args.mesh), DEFAULT_RULES.replicating("kv_heads")
     with use(mesh, rules):
         batch = host_to_global(rows, mesh, rules)
+        say("compiling both steps", stderr=True)
         calls = [_step(config, args, mesh, rules, batch, cached) for cached in (False, True)]
         theirs = args.torch and all(map(importlib.util.find_spec, ("transformers", "torch")))
         if theirs:
             calls.append(torch_step(config, rows, args.seed))
+        else:
+            say("PyTorch is left out: --no-torch, or [parity] is not installed", stderr=True)
         (plain, cached, *torch), busy = tiny_rollout.alternating(calls, args.repeats)
     metrics: dict[str, float | int] = {
         "seconds_per_step": plain, "seconds_per_step_cached": cached,
@@ -69,6 +73,7 @@ def main(args: argparse.Namespace) -> Result:
     if torch:
         metrics |= {"speedup_vs_torch": torch[0] / plain,
                     "speedup_vs_torch_cached": torch[0] / cached,
+                    "processor_speedup_vs_torch": busy[2] / busy[0],
                     "torch_seconds_per_step": torch[0]}
     return Result("train", metrics, {
         "config": {k: v for k, v in vars(args).items() if k not in ("name", "json")},

@@ -75,6 +75,11 @@ _PRESETS = {
 }
 
 
+def names() -> tuple[str, ...]:
+    """Names of all presets."""
+    return tuple(_PRESETS)
+
+
 def published(family: str) -> tuple[str, ...]:
     """Names of a family's published sizes, smallest first."""
     return tuple(name for name, config in _PRESETS.items()

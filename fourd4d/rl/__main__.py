@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import jax
 import numpy as np
-from flax import nnx
 
 from fourd4d.checkpoint.orbax import CheckpointManager
 from fourd4d.config import fields
@@ -34,7 +33,6 @@ from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.losses import PolicySpec
 from fourd4d.models import ModelConfig
 from fourd4d.parallel import start
-from fourd4d.pretrained.bundle import shapes
 from fourd4d.pretrained.open import described, specs, training
 from fourd4d.processing import Processor
 from fourd4d.rewards import JointReward, named_rewards
@@ -53,7 +51,6 @@ from fourd4d.train import (
 )
 from fourd4d.train.overview import log_parameters
 from fourd4d.train.resume import resumed
-from fourd4d.train.state import trainable_filter
 
 
 def data_of(config: Any, processor: Processor) -> tuple[Any, BatchShape, Any]:
@@ -94,12 +91,10 @@ def plan(config: Any, topology: str = "") -> None:
     _, shape, batches = data_of(config, processor)
     with contextlib.closing(batches):
         examples = [prompt.example for prompt in next(batches)]
-    spec, frozen_vision = frozen(RLSpec, config.rl, "rl"), not any(
-        trainable_filter(config.trainable)(path, value)
-        for path, value in nnx.to_flat_state(shapes(model)[1]) if path[0] == "vision")
+    spec = frozen(RLSpec, config.rl, "rl")
     dry_run.show(dry_run.rl_plan(
         config, model, processor, shape, collate(examples, shape, processor.protocol),
-        optimizer=optimizer_of(config, spec), cache_features=frozen_vision, spec=spec,
+        optimizer=optimizer_of(config, spec), spec=spec,
         policy=policy_of(config), sampling=sampling_of(config, processor), topology=topology))
 
 

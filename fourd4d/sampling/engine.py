@@ -632,7 +632,7 @@ def _written(data: Any, new: Any, ticket: Int[AnyArray, "shards G"], shape: Engi
 
 
 @functools.partial(jax.jit, static_argnames="shards")
-def _picked(tree: Any, index: Int[AnyArray, "shards"], shards: int) -> Any:
+def picked(tree: Any, index: Int[AnyArray, "shards"], shards: int) -> Any:
     """Row ``index`` of every shard's rows of a batch or its features."""
 
     def pick(path: Any, x: Any) -> Array:
@@ -642,6 +642,20 @@ def _picked(tree: Any, index: Int[AnyArray, "shards"], shards: int) -> Any:
         return jnp.moveaxis(rows.reshape(shards, *rows.shape[2:]), 0, axis)
 
     return jax.tree.map_with_path(pick, tree)
+
+
+def shape_for(batch: Batch, group: int, *, slots: int, lanes: int = 0, shards: int = 1
+              ) -> EngineShape:
+    """What ``rollout`` decodes a batch's responses in; the arguments are its own."""
+    prompts = batch.tokens.shape[0]
+    rows = prompts * group
+    slots = min(slots, rows)
+    width = min(group, slots // shards)
+    lanes = min(lanes or 4 * -(-slots // width), prompts)
+    lanes = -(-lanes // shards) * shards
+    return EngineShape(slots=slots, lanes=lanes, group=group, tickets=rows,
+                       length=batch.tokens.shape[1], reader=batch.reader is not None,
+                       shards=shards)
 
 
 def rollout(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec: SamplingSpec,
@@ -660,13 +674,7 @@ def rollout(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec
     """
     prompts = batch.tokens.shape[0]
     own, rows = prompts // shards, prompts * group
-    slots = min(slots, rows)
-    width = min(group, slots // shards)
-    lanes = min(lanes or 4 * -(-slots // width), prompts)
-    lanes = -(-lanes // shards) * shards
-    shape = EngineShape(slots=slots, lanes=lanes, group=group, tickets=rows,
-                        length=batch.tokens.shape[1], reader=batch.reader is not None,
-                        shards=shards)
+    shape = shape_for(batch, group, slots=slots, lanes=lanes, shards=shards)
     engine = Engine(graphdef, states, shape, spec, intervene=intervene, data=data)
     keys = row_keys(rng, rows).reshape(shards, own, group)
     most = np.full(rows, spec.max_tokens) if limits is None else np.asarray(limits)
@@ -679,7 +687,7 @@ def rollout(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec
             if not present.any():
                 break
             at = np.minimum(following, own - 1)
-            one, seen = _picked((batch, features), at, shards)
+            one, seen = picked((batch, features), at, shards)
             mine = np.arange(shards), at
             engine.add(one, keys[mine], limits=most[mine], features=seen, present=present)
             following += present

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from fourd4d.bench import fit
+from fourd4d.bench.__main__ import main
 from fourd4d.bench.common import accelerators, flops
 from fourd4d.bench.common.result import Result, write
 from fourd4d.core.batch import BatchShape
@@ -72,7 +73,7 @@ def measured(devices):
     shape = fit.budget(protocol, rows=2, frames=2, overlays=1, text=32)
     mesh = make_mesh({"fsdp": 2}, devices)
     return config, shape, fit.measure(config, protocol, shape, mesh,
-                                      accelerators.Chip(1 << 30, 1e12))
+                                      accelerators.Chip(1 << 30, 1e12, 1e11))
 
 
 def test_a_small_step_is_measured(measured):
@@ -86,6 +87,60 @@ def test_a_small_step_is_measured(measured):
     # At least a shard of parameters and both moments, float32.
     assert metrics["hbm_used_bytes"] > 3 * 4 * weights / 2
     assert metrics["estimated_step_seconds"] == pytest.approx(metrics["flops"] / (2 * 1e12 * 0.4))
+
+
+@pytest.fixture(scope="module")
+def small():
+    tiny = preset("tiny")
+    return dataclasses.replace(
+        tiny, vision=dataclasses.replace(tiny.vision, layers=1, full_layers=(0,)),
+        decoder=dataclasses.replace(tiny.decoder, layers=1))
+
+
+RL = ["--config.prompts=4", "--config.rl.group=2", "--config.sampling.max_tokens=12",
+      "--config.sampling.max_latents=4"]
+
+
+@pytest.mark.parametrize(("slots", "names"), [
+    (0, ["rollout", "score", "update"]), (4, ["prefill", "decode", "score", "update"])])
+def test_a_4drl_step_is_measured_from_its_config(small, devices, slots, names):
+    config = fit._opened("configs/rl_tiny.py", [*RL, f"--config.rl.slots={slots}"])
+    shape = fit.budget(preset_protocol("tiny"), 4, 2, 0, 32)
+    mesh = make_mesh({"fsdp": 2}, devices)
+    metrics = fit.measure_rl(config, small, preset_protocol("tiny"), shape, mesh,
+                             accelerators.Chip(1 << 30, 1e12, 1e11))
+    assert [k.removesuffix("_fits") for k in metrics if k.endswith("_fits")] == names
+    d = small.decoder
+    weights = d.layers * (d.width * d.head_dim * 2 * (d.heads + d.kv_heads) + 3 * d.width * d.mlp)
+    # The weights, both moments and the reference are there whatever runs.
+    assert all(metrics[f"{name}_bytes"] > 4 * 4 * weights / 2 for name in names)
+    assert metrics["fits"] == 1
+    # Three passes over prompts and responses, of which one has a gradient; and the decoding.
+    tokens = shape.rows * (shape.length + 2 * 12)
+    assert metrics["flops"] > (2 + 6) * weights * tokens + 2 * weights * shape.rows * 2 * 12
+    assert 0 < metrics["estimated_decode_seconds"] < metrics["estimated_step_seconds"]
+    tight = fit.measure_rl(config, small, preset_protocol("tiny"), shape, mesh, accelerators.Chip(
+        int(metrics["hbm_used_bytes"]) - 1, 1e12, 1e11)) if slots == 0 else {"fits": 0}
+    assert tight["fits"] == 0
+
+
+def test_the_model_of_a_config_is_that_of_its_checkpoint_or_its_name(capsys):
+    config = fit._opened("configs/rl_7b.py", ())
+    size, model, protocol = fit._model(config, None)
+    assert size == "7b" and model.decoder.width == 3584 and model.remat == "full"
+    assert protocol.max_frames == 50
+    assert fit._model(config, "3b")[0] == "3b"
+    tiny = fit._model(fit._opened("configs/dift_tiny.py", ()), None)
+    assert tiny[0] == "tiny-base" and tiny[1].decoder.width == 128
+    with pytest.raises(InputError, match="config.init: 'runs/mine' is not here"):
+        fit._model(fit._opened("configs/rl_7b.py", ["--config.init=runs/mine"]), None)
+    with pytest.raises(InputError, match="no config of a trainer"):
+        fit._opened("configs/eval_tiny.py", ())
+    with pytest.raises(SystemExit, match="no such field"):
+        fit._opened("configs/rl_7b.py", ["--config.mash=pod"])
+    with pytest.raises(SystemExit):
+        main(["update", "--config.mesh=pod"])
+    assert "--config.mesh=pod without --config" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("message", [

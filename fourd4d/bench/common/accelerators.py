@@ -11,19 +11,22 @@ GIB: Final = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device of a topology: usable memory, and dense bfloat16 operations a second."""
+    """One device of a topology: usable memory, dense bfloat16 operations a second, and bytes read
+    from that memory a second."""
 
     hbm_bytes: int
     peak_flops: float
+    bandwidth: float
 
 
-# Memory as the compiler grants it; operations as published.
+# Memory as the compiler grants it; operations and bandwidth as published.
 CHIPS: Final[Mapping[str, Chip]] = {
-    "v4": Chip(int(30.75 * GIB), 275e12),
-    "v5e": Chip(int(15.75 * GIB), 197e12),
-    "v5p": Chip(int(95.74 * GIB), 459e12),
-    "v6e": Chip(int(31.25 * GIB), 918e12),
-    "tpu7x": Chip(int(94.75 * GIB), 2307e12 / 2),  # Its topology lists the two cores of a chip.
+    "v4": Chip(int(30.75 * GIB), 275e12, 1228e9),
+    "v5e": Chip(int(15.75 * GIB), 197e12, 819e9),
+    "v5p": Chip(int(95.74 * GIB), 459e12, 2765e9),
+    "v6e": Chip(int(31.25 * GIB), 918e12, 1640e9),
+    # Its topology lists the two cores of a chip.
+    "tpu7x": Chip(int(94.75 * GIB), 2307e12 / 2, 7380e9 / 2),
 }
 
 # By what a device calls itself; "TPU v4" is a whole chip.
