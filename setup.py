@@ -13,6 +13,7 @@ EXTRAS = {
     "synth": ["pycolmap", "apache-beam", "sentencepiece<0.2.2"],
     "sam": ["torch", "torchvision", "transformers>=5"],
     "quickstart": ["scikit-video"],
+    "lmms": ["lmms-eval==0.7.3"],
     "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
     "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video",
              "safetensors>=0.5"],
@@ -57,4 +58,5 @@ setup(
         "importlib_resources",  # tensorflow-datasets imports it and does not require it.
     ],
     extras_require=EXTRAS,
+    entry_points={"lmms_eval.models": ["fourd4d = fourd4d.lmms:manifest"]},
 )
