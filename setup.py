@@ -18,6 +18,7 @@ EXTRAS = {
     "serve": ["starlette>=0.40", "uvicorn>=0.30", "prometheus_client"],
     "hub": ["huggingface_hub>=0.34"],
     "notebook": ["matplotlib>=3.8", "ipykernel", "ipython"],
+    "lmms": ["lmms-eval==0.7.3"],
     "parity": ["torch==2.13.0", "transformers==4.51.3", "dashscope"],
     "parity5": ["torch", "torchvision", "transformers>=5"],
     "test": ["pytest>=8", "pytest-xdist", "beartype", "hypothesis", "scikit-video",
@@ -67,4 +68,5 @@ setup(
         "importlib_resources",  # tensorflow-datasets imports it and does not require it.
     ],
     extras_require=EXTRAS,
+    entry_points={"lmms_eval.models": ["fourd4d = fourd4d.lmms:manifest"]},
 )

@@ -10,11 +10,13 @@ ROOT = Path(__file__).parents[1]
 BRINGS = {"orbax-checkpoint": "orbax", "tensorflow-datasets": "tensorflow_datasets",
           "opencv-python-headless": "cv2", "pillow": "PIL", "ml-collections": "ml_collections",
           "absl-py": "absl", "apache-beam": "apache_beam", "scikit-video": "skvideo",
-          "protobuf": "google", "ipython": "IPython", "google-cloud-storage": "google"}
+          "protobuf": "google", "ipython": "IPython", "google-cloud-storage": "google",
+         "lmms-eval": "lmms_eval"}
 # Brought by others' wish: tensorflow-datasets imports it without requiring it.
 UNIMPORTED = {"importlib_resources"}
 # Extras whose packages the package imports where they are, and says so where they are not.
-OPTIONAL = {"gcs", "synth", "sam", "quickstart", "parity", "parity5", "serve", "hub", "notebook"}
+OPTIONAL = {"gcs", "synth", "sam", "quickstart", "parity", "parity5", "serve", "hub", "notebook",
+            "lmms"}
 
 
 def requirements() -> tuple[set[str], dict[str, set[str]]]:

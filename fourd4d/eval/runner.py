@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -47,6 +48,7 @@ from fourd4d.sampling import Intervention, SamplingSpec, generate, read_head, te
 
 _HOW_ONLY = ("rows", "length_step", "slot_step", "lookahead", "workers", "batch_tokens",
              "max_length")
+_LOOKED_AT = 8  # Videos sought for one that can be read.
 _FINE = 128  # Steps up to which lengths are rounded to single ones.
 
 
@@ -600,15 +602,17 @@ def _each(items: Sequence[Item], spec: EvalSpec, split: int, read: Callable[[Ite
           ) -> int:
     """How many prompts one head is for: by the questions that a video has, 1 where they differ.
 
-    The same for whatever part of the items is still to be answered. Reading a head costs as much
-    as eight rows of question and response: so rows that few questions leave empty are paid for.
+    The same for whatever part of the items is still to be answered: responses keep to the same
+    arithmetic, which rounds otherwise than that of whole prompts. Reading a head costs as much as
+    eight rows of question and response: so rows that few questions leave empty are paid for.
     """
-    groups = [[item for item in group if not item.problem] for group in by_video(items)]
-    several = next((group for group in groups if len(group) > 1), None)
-    if several is None:
+    if spec.rows // split < 2:
         return 1
-    one, other = (read(item) for item in several[:2])
-    if not one.seen or one.head != other.head:
+    groups = [[item for item in group if not item.problem] for group in by_video(items)]
+    pairs = ([read(item) for item in group[:2]] for group in groups if len(group) > 1)
+    one, other = next((pair for pair in itertools.islice(pairs, _LOOKED_AT)
+                       if not any(one.reason for one in pair)), (None, None))
+    if one is None or other is None or not one.seen or one.head != other.head:
         return 1
 
     def cost(each: int) -> float:

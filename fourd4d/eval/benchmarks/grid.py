@@ -16,6 +16,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.files import parse_json
 from fourd4d.core.storage import as_path
 from fourd4d.eval.benchmarks.modes import MAPPED, MODES, check_mode
+from fourd4d.eval.benchmarks.overlap import sentence
 from fourd4d.eval.benchmarks.source import BenchmarkSource
 from fourd4d.eval.items import Item, Record
 from fourd4d.eval.statistics import clustered
@@ -145,10 +146,25 @@ def needs_video(blind: Sequence[Mapping[str, Record]]) -> list[str]:
             if np.mean([run[key].get("score", 0.0) for run in blind]) < NEEDED]
 
 
-def hardest(runs: Sequence[Mapping[str, Record]], most: int = 20) -> list[tuple[str, float]]:
-    """(key, mean score) of the items with the lowest, in file order among equals."""
-    mean = {key: float(np.mean([run[key].get("score", 0.0) for run in runs])) for key in runs[0]}
-    return sorted(mean.items(), key=lambda pair: pair[1])[:most]
+def hardest(runs: Sequence[Mapping[str, Record]], most: int = 20) -> list[dict[str, Any]]:
+    """The items with the lowest mean score over all evaluations that count them, JSON values.
+
+    Those counted in more evaluations first among equals, then in file order.
+    """
+    scores: dict[str, list[float]] = {}
+    said: dict[str, collections.Counter[str]] = {}
+    about: dict[str, Record] = {}
+    for run in runs:
+        for key, record in run.items():
+            scores.setdefault(key, []).append(float(record.get("score", 0.0)))
+            said.setdefault(key, collections.Counter())[record.get("chosen") or "none"] += 1
+            about.setdefault(key, record)
+    lowest = sorted((key for key in scores if np.mean(scores[key]) < 1.0), key=lambda key: (
+        np.mean(scores[key]), -len(scores[key]), about[key]["number"]))
+    return [{"key": key, "kind": about[key]["kind"], "video": about[key]["video_id"],
+             "answer": about[key]["answer"], "score": float(np.mean(scores[key])),
+             "evaluations": len(scores[key]), "said": dict(said[key].most_common())}
+            for key in lowest[:most]]
 
 
 def table(results: Sequence[tuple[Cell, Mapping[str, Record]]]) -> dict[str, Any]:
@@ -169,7 +185,10 @@ def table(results: Sequence[tuple[Cell, Mapping[str, Record]]]) -> dict[str, Any
             "by_type": {kind: over_runs([{k: r for k, r in run.items() if r["kind"] == kind}
                                          for run in runs]) for kind in kinds},
         })
-    found: dict[str, Any] = {"rows": rows}
+    found: dict[str, Any] = {"rows": rows, "hardest": {
+        protocol: hardest([run for (other, mode), runs in groups.items()
+                           if other == protocol and mode not in MAPPED for run in runs])
+        for protocol in dict.fromkeys(protocol for protocol, _ in groups)}}
     needed = {protocol: needs_video(runs) for (protocol, mode), runs in groups.items()
               if mode == "blind" and runs[0]}
     if needed:
@@ -212,10 +231,22 @@ def page(title: str, found: Mapping[str, Any], chance: float, published: Sequenc
                 [[row["mode"], row["runs"], round(100 * row["deviation_of_runs"], 2),
                   round(100 * row["same_answer"], 1), row["right_in_all"], row["right_in_none"]]
                  for row in rows if row["items"]])
+        if found["hardest"].get(protocol):
+            made.add_table(
+                f"Protocol {protocol}: hardest items",
+                ["item", "type", "video", "right", "score, %", "evaluations", "said"],
+                [[one["key"], one["kind"] or "untyped", one["video"], one["answer"],
+                  round(100 * one["score"], 1), one["evaluations"],
+                  ", ".join(f"{what} ({count})" for what, count in one["said"].items())]
+                 for one in found["hardest"][protocol]],
+                "Lowest mean score over runs and modes in which the answer is the file's own. What "
+                "no model gets right may be hard, or wrong in the file.")
     if published:
         made.add_table("Known results", ["model", "metric", "%", "protocol", "source"],
                        [[p.model, p.metric, p.value, p.protocol or "not stated", p.source]
                         for p in published])
+    if "overlap" in found:
+        made.add_text("Trained on it?", sentence(found["overlap"]))
     return made
 
 
