@@ -42,10 +42,20 @@ from fourd4d.eval.benchmarks.grid import page as grid_page
 from fourd4d.eval.benchmarks.grid import summary as benchmark_summary
 from fourd4d.eval.benchmarks.overlap import overlap, sentence, training_data
 from fourd4d.eval.heatmap_store import MapStore
-from fourd4d.eval.items import Item, ItemLog, Record, read_items, read_log, shard, spread
+from fourd4d.eval.items import (
+    Item,
+    ItemLog,
+    Record,
+    read_items,
+    read_log,
+    run_seed,
+    shard,
+    spread,
+)
 from fourd4d.eval.probes import pairs
 from fourd4d.eval.probes.diagnosis import add_diagnosis, diagnose, recorder, stores
-from fourd4d.eval.runner import EvalSpec, Observe, Subject, run
+from fourd4d.eval.runner import Observe, run
+from fourd4d.eval.spec import EvalSpec, Subject
 from fourd4d.eval.vision_store import VisionStore
 from fourd4d.models import ModelConfig
 from fourd4d.pages import Page
@@ -163,7 +173,8 @@ def evaluate_grid(asking: _Asking, rows: BenchmarkSource, grid: Sequence[Cell], 
         if not items:
             raise InputError("config.subset", "no item of the benchmark is in it", "Give its keys")
         result = evaluate_source(asking, BenchmarkRows(source, seen), items,
-                                 dataclasses.replace(spec, seed=spec.seed + cell.run), cell.folder)
+                                 dataclasses.replace(spec, seed=run_seed(spec.seed, cell.run)),
+                                 cell.folder)
         results.append(result)
         logs = sorted(cell.folder.glob("items-*-of-*.jsonl"))
         records: dict[str, Record] = {}

@@ -32,7 +32,8 @@ from fourd4d.core.sample import Sample
 from fourd4d.core.terminal import plain_console
 from fourd4d.data.source import Row
 from fourd4d.eval.items import Item, ItemLog, Record
-from fourd4d.eval.runner import EvalSpec, Subject, run
+from fourd4d.eval.runner import run
+from fourd4d.eval.spec import EvalSpec, Subject
 from fourd4d.eval.vision_store import VisionStore
 from fourd4d.parallel import make_mesh, use
 from fourd4d.pretrained.open import open_checkpoint
