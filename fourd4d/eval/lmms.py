@@ -1,6 +1,7 @@
 """A model of lmms-eval: its tasks, asked of a checkpoint that thinks with imagery.
 
-    pip install "fourd4d[lmms]"
+    pip install "lmms-eval==0.7.3" "filelock<4"
+    pip install fourd4d "sentencepiece<0.2.2"
     python -m lmms_eval --model fourd4d --model_args checkpoint=DIR --tasks NAME --batch_size 16
 
 lmms-eval finds it by this package's entry point (``fourd4d.lmms``). Requests are answered by the
