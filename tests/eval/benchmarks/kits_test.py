@@ -38,8 +38,7 @@ for package, names in (("decord", ()), ("vlmeval.dataset.video_base", ("VideoBas
     for one in names:
         setattr(made, one, object)
 smp, file = sys.modules["vlmeval.smp"], importlib.import_module("vlmeval.smp.file")
-for one in ("LMUDataRoot", "load"):
-    setattr(smp, one, getattr(file, one))
+vars(smp).update({name: value for name, value in vars(file).items() if name[:1] != "_"})
 smp.get_cache_path = smp.modelscope_flag_set = None
 benchmark = getattr(importlib.import_module(f"vlmeval.dataset.{module}"), name)
 with contextlib.redirect_stdout(io.StringIO()):
