@@ -52,7 +52,7 @@ setup(
         "clu>=0.0.12",
         "tokenizers>=0.21",
         "jaxtyping>=0.3",
-        "av>=14",
+        "av>=18",
         "opencv-python-headless>=4.10",
         "pillow",
         "absl-py",
@@ -67,4 +67,5 @@ setup(
         "importlib_resources",  # tensorflow-datasets imports it and does not require it.
     ],
     extras_require=EXTRAS,
+    entry_points={"lmms_eval.models": ["fourd4d = fourd4d.lmms:manifest"]},
 )

@@ -31,8 +31,8 @@ _FULL_WORDS: Final = ("No space left", "Disk quota exceeded", "File too large", 
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether a full disk or quota, or a file that may not grow, is behind an error."""
-    return getattr(error, "errno", None) in _FULL or any(
-        words in text_of(error) for words in _FULL_WORDS)
+    return (isinstance(error, DiskFullError) or getattr(error, "errno", None) in _FULL
+            or any(words in text_of(error) for words in _FULL_WORDS))
 
 
 @contextlib.contextmanager

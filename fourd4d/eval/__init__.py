@@ -1,7 +1,8 @@
 """Evaluation. Benchmark items in; statistics, a per-item log and a page out."""
 
 from fourd4d.eval.items import Item, ItemLog, read_items
-from fourd4d.eval.runner import EvalSpec, Subject, evaluate
+from fourd4d.eval.runner import evaluate
+from fourd4d.eval.spec import EvalSpec, Subject
 from fourd4d.eval.statistics import paired_bootstrap, wilson
 
 __all__ = [

@@ -15,8 +15,9 @@ runs of a benchmark lie in folders of their own beside ``table.json`` and ``tabl
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,10 +42,21 @@ from fourd4d.eval.benchmarks.grid import page as grid_page
 from fourd4d.eval.benchmarks.grid import summary as benchmark_summary
 from fourd4d.eval.benchmarks.overlap import overlap, sentence, training_data
 from fourd4d.eval.heatmap_store import MapStore
-from fourd4d.eval.items import Item, ItemLog, Record, read_items, read_log, shard, spread
+from fourd4d.eval.items import (
+    Item,
+    ItemLog,
+    Record,
+    read_items,
+    read_log,
+    run_seed,
+    shard,
+    spread,
+)
 from fourd4d.eval.probes import pairs
 from fourd4d.eval.probes.diagnosis import add_diagnosis, diagnose, recorder, stores
-from fourd4d.eval.runner import EvalSpec, Observe, Subject, run
+from fourd4d.eval.runner import Observe, run
+from fourd4d.eval.spec import EvalSpec, Subject
+from fourd4d.eval.vision_store import VisionStore
 from fourd4d.models import ModelConfig
 from fourd4d.pages import Page
 from fourd4d.parallel import make_mesh, start, use
@@ -82,15 +94,77 @@ def evaluate(config: Any) -> dict[str, Any] | None:
                                  **config.model.to_dict())
     subject = Subject(bundle.graphdef, (bundle.tree,), bundle.processor, config.checkpoint, mesh,
                       bundle.config.decoder.max_positions)
+    asking = _Asking(config, subject, bundle, VisionStore(spec.cache_bytes))
     if not benchmark:
-        return evaluate_source(config, subject, bundle, source, items, spec, as_path(config.out))
-    return evaluate_grid(config, subject, bundle, rows, grid, spec, subset)
+        return evaluate_source(asking, Rows(config, source), items, spec, as_path(config.out))
+    return evaluate_grid(asking, rows, grid, spec, subset)
 
 
-def evaluate_grid(config: Any, subject: Subject, bundle: ModelBundle, rows: BenchmarkSource,
-                  grid: Sequence[Cell], spec: EvalSpec, subset: Collection[str] | None
-                  ) -> dict[str, Any] | None:
+@dataclasses.dataclass(frozen=True)
+class _Asking:
+    """What all evaluations of a command have in common."""
+
+    config: Any
+    subject: Subject
+    bundle: ModelBundle
+    store: VisionStore
+
+
+class Rows:
+    """What an evaluation of rows of our own says of itself."""
+
+    def __init__(self, config: Any, source: Source):
+        self.source, self.name, self.title = source, config.data, config.title
+        self.about = config.data
+        self.header: dict[str, Any] = {}
+
+    def counted(self, items: list[Item], records: dict[str, Record]) -> list[Item]:
+        """The items that accuracies count."""
+        del records
+        return items
+
+    def summary(self, items: list[Item], records: dict[str, Record]) -> dict[str, Any]:
+        """What its result has beside the usual."""
+        del items, records
+        return {}
+
+    def write_kits(self, items: list[Item], records: dict[str, Record], out: Path, model: str
+                   ) -> None:
+        """Its results in the layouts of other kits, if it has one."""
+
+
+class BenchmarkRows(Rows):
+    """The same of a benchmark, by one protocol in one mode.
+
+    Args:
+      seen: gives its overlap with what the checkpoint was trained on.
+    """
+
+    def __init__(self, source: BenchmarkSource, seen: Callable[[], dict[str, Any]]):
+        self.source: BenchmarkSource = source
+        self.name, self.title = source.benchmark.name, source.benchmark.title
+        self.about = f"{self.title}, protocol {source.protocol}, mode {source.mode}"
+        self.header, self._seen = {"benchmark": source.describe()}, seen
+
+    def counted(self, items: list[Item], records: dict[str, Record]) -> list[Item]:
+        mode = self.source.mode
+        return [item for item in items if counted([records[item.key]], mode)]
+
+    def summary(self, items: list[Item], records: dict[str, Record]) -> dict[str, Any]:
+        return benchmark_summary(self.source, items, records) | {"overlap": self._seen()}
+
+    def write_kits(self, items: list[Item], records: dict[str, Record], out: Path, model: str
+                   ) -> None:
+        if self.source.mode == "normal":
+            kits.write(self.source, items, records, out / "kits", model)
+
+
+def evaluate_grid(asking: _Asking, rows: BenchmarkSource, grid: Sequence[Cell], spec: EvalSpec,
+                  subset: Collection[str] | None) -> dict[str, Any] | None:
     """Every cell of a benchmark's grid; of several, also ``table.json`` and ``table.html``."""
+    config = asking.config
+    seen = functools.cache(  # Once, and only where a result is written.
+        lambda: overlap(rows, *training_data(config.checkpoint, config.step or None)))
     found: list[tuple[Cell, dict[str, Record]]] = []
     results = []
     for cell in grid:
@@ -98,8 +172,9 @@ def evaluate_grid(config: Any, subject: Subject, bundle: ModelBundle, rows: Benc
         items = source.items(config.limit)
         if not items:
             raise InputError("config.subset", "no item of the benchmark is in it", "Give its keys")
-        result = evaluate_source(config, subject, bundle, source, items,
-                                 dataclasses.replace(spec, seed=spec.seed + cell.run), cell.folder)
+        result = evaluate_source(asking, BenchmarkRows(source, seen), items,
+                                 dataclasses.replace(spec, seed=run_seed(spec.seed, cell.run)),
+                                 cell.folder)
         results.append(result)
         logs = sorted(cell.folder.glob("items-*-of-*.jsonl"))
         records: dict[str, Record] = {}
@@ -110,10 +185,10 @@ def evaluate_grid(config: Any, subject: Subject, bundle: ModelBundle, rows: Benc
     if len(grid) == 1 or len(found) < len(grid):
         return results[0] if len(grid) == 1 else None
     out, benchmark = as_path(config.out), rows.benchmark
-    seen = overlap(rows, training_data(config.checkpoint, config.step or None))
-    whole = table(found) | {"overlap": seen, "benchmark": benchmark.name, "title": benchmark.title,
-                            "model": config.checkpoint, "split": rows.split,
-                            "published": [dataclasses.asdict(p) for p in benchmark.published]}
+    whole = table(found) | {
+        "overlap": seen(), "benchmark": benchmark.name, "title": benchmark.title,
+        "model": config.checkpoint, "split": rows.split,
+        "published": [dataclasses.asdict(p) for p in benchmark.published]}
     chance = results[0]["overall"]["chance"] if results[0] else 0.0
     for protocol, part in whole.get("needs_video", {}).items():
         with replacing(out / f"needs_video_{protocol}.json") as file:
@@ -124,14 +199,13 @@ def evaluate_grid(config: Any, subject: Subject, bundle: ModelBundle, rows: Benc
     return whole
 
 
-def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: Source,
-                    items: list[Item], spec: EvalSpec, out: Path) -> dict[str, Any] | None:
+def evaluate_source(asking: _Asking, rows: Rows, items: list[Item], spec: EvalSpec, out: Path
+                    ) -> dict[str, Any] | None:
     """Answers the items of one source into ``out``; None while other shards are unfinished."""
-    asked = source if isinstance(source, BenchmarkSource) else None
-    header = report.header(spec.answers_json(), bundle.tree, bundle.processor.protocol, source,
-                           items)
-    if asked is not None:
-        header |= {"benchmark": asked.describe()}
+    config, subject, source = asking.config, asking.subject, rows.source
+    protocol = subject.processor.protocol
+    header = report.header(spec.answers_json(), asking.bundle.tree, protocol, source, items)
+    header |= rows.header
     count = config.shards or jax.process_count()
     index = config.shard if config.shards else jax.process_index()
     logs = [out / f"items-{i:05d}-of-{count:05d}.jsonl" for i in range(count)]
@@ -139,9 +213,8 @@ def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: 
     maps, (latents, targets) = MapStore(out / "maps"), stores(out)
     looked_at = spread(items, config.imagery_items)
     watch = recorder(latents, {item.key for item in [*looked_at, *shown]}) if looked_at else None
-    mine = shard(items, index, count)
     with ItemLog(logs[index], header, config.retry_failed) as log:
-        answer(subject, source, mine, spec, log, maps, shown, watch)
+        answer(asking, source, shard(items, index, count), spec, log, maps, shown, watch)
     records = gather(logs, header)
     if len(records) < len(items):
         plain_console().print(f"{len(records)} of {len(items)} items are in {out}; the result is "
@@ -154,36 +227,26 @@ def evaluate_source(config: Any, subject: Subject, bundle: ModelBundle, source: 
         imagery, facts = diagnose(subject, source, looked_at, spec, latents, targets, records)
     paired = pairs.both_right(records)
     if paired:
-        paired |= pairs.moved(latents, targets, records, bundle.processor.protocol.latent_size)
-    name = config.data if asked is None else f"{asked.benchmark.title}, protocol {asked.protocol}, "
-    name += "" if asked is None else f"mode {asked.mode}"
-    scored = items if asked is None else [
-        item for item in items if records[item.key] in counted([records[item.key]], asked.mode)]
+        paired |= pairs.moved(latents, targets, records, protocol.latent_size)
     result = {
-        "model": config.checkpoint, **header, **report.summarise(scored, records),
-        **({} if asked is None else benchmark_summary(asked, items, records)),
-        **({} if asked is None else {"overlap": overlap(
-            asked, training_data(config.checkpoint, config.step or None))}),
-        "imagery": imagery,
-        **({"pairs": paired} if paired else {}),
-        "benchmark": config.data if asked is None else asked.benchmark.name,
+        "model": config.checkpoint, **header,
+        **report.summarise(rows.counted(items, records), records), **rows.summary(items, records),
+        "imagery": imagery, **({"pairs": paired} if paired else {}), "benchmark": rows.name,
         "config": config.to_dict(), **environment(),
     }
     report.write_json(out / "result.json", result)
-    if asked is not None and asked.mode == "normal":
-        kits.write(asked, items, records, out / "kits", Path(config.checkpoint).name)
-    lead = (f"{len(items)} items of {name}, answered by {config.checkpoint} "
+    rows.write_kits(items, records, out, Path(config.checkpoint).name)
+    lead = (f"{len(items)} items of {rows.about}, answered by {config.checkpoint} "
             f"{'greedily' if not spec.temperature else f'at temperature {spec.temperature:g}'}.")
-    page = add_diagnosis(report.add_summary(
-        Page(config.title if asked is None else asked.benchmark.title, lead), result), imagery)
+    page = add_diagnosis(report.add_summary(Page(rows.title, lead), result), imagery)
     pairs.add_pairs(page, paired)
-    page.add_cards("Items", report.cards(source, shown, records, maps, bundle.processor.protocol,
+    page.add_cards("Items", report.cards(source, shown, records, maps, protocol,
                                          spec.assumed_fps or None, facts), report.CARDS_NOTE)
     page.write(out / "page.html")
     return result
 
 
-def answer(subject: Subject, source: Source, items: list[Item], spec: EvalSpec, log: ItemLog,
+def answer(asking: _Asking, source: Source, items: list[Item], spec: EvalSpec, log: ItemLog,
            maps: MapStore, shown: list[Item], watch: Observe | None = None) -> None:
     """Runs what the log lacks, under a progress bar."""
     done = sum(item.key in log.records for item in items)
@@ -192,8 +255,8 @@ def answer(subject: Subject, source: Source, items: list[Item], spec: EvalSpec, 
                TimeRemainingColumn(), TextColumn("{task.fields[right]} right"))
     with Progress(*columns, console=plain_console(stderr=True)) as progress:
         task = progress.add_task("eval", total=len(items), completed=done, right=right)
-        for record in run(subject, source, items, spec, log, observe=watch, maps=maps,
-                          keep={item.key for item in shown}):
+        for record in run(asking.subject, source, items, spec, log, observe=watch, maps=maps,
+                          keep={item.key for item in shown}, store=asking.store):
             right += record["correct"]
             progress.update(task, advance=1, right=right)
 

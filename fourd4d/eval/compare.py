@@ -34,7 +34,8 @@ class Comparison:
 
     Attributes:
       difference: of B over A, its interval by video.
-      detectable: the smallest true difference that these items would show, 4 times in 5.
+      detectable: the smallest true difference that these items would show, 4 times in 5; None
+        where all differences are the same, so that neither this nor the interval is known.
     """
 
     items: int
@@ -45,7 +46,7 @@ class Comparison:
     interval_b: tuple[float, float]
     difference: Difference
     agreement: Agreement
-    detectable: float
+    detectable: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return its numbers as JSON values."""
@@ -160,7 +161,8 @@ def show(a: str, b: str, whole: Comparison, kinds: Mapping[str, Comparison]) -> 
         d, g = part.difference, part.agreement
         table.add_row(name or "untyped", str(part.items), f"{100 * part.accuracy_a:.1f}",
                       f"{100 * part.accuracy_b:.1f}", f"{100 * d.mean:+.1f}",
-                      f"{100 * d.low:+.1f} … {100 * d.high:+.1f}",
+                      "–" if part.detectable is None
+                      else f"{100 * d.low:+.1f} … {100 * d.high:+.1f}",
                       f"{g.cc} {g.cw} {g.wc} {g.ww}")
     console = plain_console()
     console.print(f"A {a}\nB {b}", soft_wrap=True)
@@ -171,13 +173,24 @@ def show(a: str, b: str, whole: Comparison, kinds: Mapping[str, Comparison]) -> 
 def told(whole: Comparison) -> str:
     """The comparison in a sentence."""
     d = whole.difference
-    shown = ("no difference is shown" if d.low <= 0 <= d.high
+    shown = ("No difference is shown" if d.low <= 0 <= d.high
              else f"B is {'better' if d.mean > 0 else 'worse'}")
-    return (f"{shown}: {100 * d.mean:+.1f} points ({100 * d.low:+.1f} … {100 * d.high:+.1f}) on "
-            f"{whole.items} items of {whole.videos} videos; McNemar's exact p = "
-            f"{whole.agreement.p_value:.3g}, items taken alone; the same answer to "
-            f"{100 * whole.agreement.same:.1f} % of them. These items would show a difference of "
-            f"{100 * whole.detectable:.1f} points, 4 times in 5.")
+    interval, power = "", "The difference is the same everywhere: nothing tells how sure it is."
+    if whole.detectable is not None:
+        interval = f" ({100 * d.low:+.1f} … {100 * d.high:+.1f})"
+        power = (f"These items would show a difference of {100 * whole.detectable:.1f} points, "
+                 "4 times in 5.")
+    return (f"{shown}: {100 * d.mean:+.1f} points{interval} on {whole.items} items of "
+            f"{whole.videos} videos; McNemar's exact p = {whole.agreement.p_value:.3g}, items "
+            f"taken alone; the same answer to {100 * whole.agreement.same:.1f} % of them. {power}")
+
+
+def _gain(part: Comparison) -> tuple[str, str | None]:
+    """The difference, and what would show, as cells."""
+    d, mean = part.difference, f"{100 * part.difference.mean:+.1f}"
+    if part.detectable is None:
+        return mean, None
+    return f"{mean} ({100 * d.low:+.1f} … {100 * d.high:+.1f})", f"{100 * part.detectable:.1f}"
 
 
 def page(a: str, b: str, pairs: Sequence[tuple[Record, Record]], whole: Comparison,
@@ -186,8 +199,7 @@ def page(a: str, b: str, pairs: Sequence[tuple[Record, Record]], whole: Comparis
     made = Page(f"{Path(a).name} and {Path(b).name}", f"A is {a}, B is {b}. {told(whole)}")
     rows = [[name or "untyped", part.items, Interval(part.accuracy_a, *part.interval_a),
              Interval(part.accuracy_b, *part.interval_b),
-             f"{100 * part.difference.mean:+.1f} ({100 * part.difference.low:+.1f} … "
-             f"{100 * part.difference.high:+.1f})", f"{100 * part.detectable:.1f}"]
+             *_gain(part)]
             for name, part in [*kinds.items(), ("all", whole)]]
     made.add_table("By question type", ["type", "items", "A, %", "B, %", "B - A, points",
                                         "would show"], rows,

@@ -110,6 +110,16 @@ def item_seed(key: str, seed: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
+def run_seed(seed: int, run: int) -> int:
+    """The seed of a run of several, from the seed that was asked for, which run 0 has itself.
+
+    Hashed, so that neighbouring seeds share no run: neither ``seed + run`` nor the like.
+    """
+    if not run:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}\nrun {run}".encode()).digest()[:8], "big") >> 1
+
+
 def spread(items: Sequence[Item], count: int) -> list[Item]:
     """``count`` items, in turns from each question type and in file order within it.
 

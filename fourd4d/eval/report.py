@@ -26,7 +26,7 @@ from fourd4d.eval.benchmarks.source import BenchmarkSource
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import Item, Record
 from fourd4d.eval.statistics import tally, tally_by_type
-from fourd4d.pages import Card, Interval, MentalImage, Number, Page, Real
+from fourd4d.pages import Card, Interval, MentalImage, Number, Page, Percent, Real
 from fourd4d.processing.media import Image, Video
 
 
@@ -222,8 +222,9 @@ def _add_benchmark(page: Page, summary: Mapping[str, Any]) -> None:
         "reads it, where it has a rule.")
     if summary["published"]:
         page.add_table("Known results", ["model", "metric", "%", "protocol", "source"],
-                       [[p["model"], p["metric"], p["value"], p["protocol"] or "not stated",
-                         p["source"]] for p in summary["published"]])
+                       [[p["model"], p["metric"], Percent(p["value"] / 100),
+                         p["protocol"] or "not stated", p["source"]]
+                        for p in summary["published"]])
     if "overlap" in summary:
         page.add_text("Trained on it?", sentence(summary["overlap"]))
     if summary["oddities"]:

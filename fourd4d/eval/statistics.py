@@ -150,10 +150,12 @@ def design_effect(values: Sequence[float | int] | np.ndarray,
 
 
 def detectable_difference(a: Sequence[Any] | np.ndarray, b: Sequence[Any] | np.ndarray,
-                          groups: Sequence[object] | np.ndarray, power: float = 0.8) -> float:
+                          groups: Sequence[object] | np.ndarray, power: float = 0.8
+                          ) -> float | None:
     """The smallest true difference that a paired comparison of these items would likely show.
 
-    With a two-sided test at 5 %, from the variance of the differences between groups.
+    With a two-sided test at 5 %, from the variance of the differences between groups; None where
+    they do not vary, which tells nothing.
 
     Args:
       power: how likely; 0.5 … 0.99.
@@ -164,7 +166,7 @@ def detectable_difference(a: Sequence[Any] | np.ndarray, b: Sequence[Any] | np.n
     sums = np.bincount(place, gain - gain.mean())
     count = len(sums)
     variance = float((sums**2).sum()) * count / max(count - 1, 1) / len(gain) ** 2
-    return (Z95 + NormalDist().inv_cdf(power)) * math.sqrt(variance)
+    return (Z95 + NormalDist().inv_cdf(power)) * math.sqrt(variance) if variance > 1e-12 else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -254,6 +254,13 @@ class Paths:
 
 
 @dataclasses.dataclass(frozen=True)
+class Percent:
+    """A share, for table cells: printed in per cent."""
+
+    value: Real
+
+
+@dataclasses.dataclass(frozen=True)
 class Interval:
     """A share with its interval, for table cells: printed, and drawn on a 0 – 1 axis."""
 

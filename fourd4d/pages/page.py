@@ -31,10 +31,10 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.files import replacing
 from fourd4d.core.storage import as_path
 from fourd4d.pages.cards import VERDICTS, Card
-from fourd4d.pages.charts import Chart, Interval, Lines, Real, Series
+from fourd4d.pages.charts import Chart, Interval, Lines, Percent, Real, Series
 from fourd4d.pages.pictures import data_uri
 
-Cell = str | Real | Interval | None
+Cell = str | Real | Interval | Percent | None
 # The page may run its own inline script and show its own pictures; nothing else.
 _POLICY = ("default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
            "script-src 'unsafe-inline'")
@@ -83,15 +83,16 @@ class Page:
 
     def add_table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[Cell]],
                   caption: str = "") -> Page:
-        """A table; an Interval cell is printed in per cent and drawn.
+        """A table; a Percent cell is printed in per cent, an Interval drawn as well.
 
         Raises:
           ValueError: a row is not as long as the header.
         """
         if any(len(row) != len(header) for row in rows):
             raise ValueError(f"add_table {title!r}: every row needs {len(header)} cells")
-        right = [all(isinstance(row[i], int | float | np.number) for row in rows)
-                 for i in range(len(header))]
+        right = [all(isinstance(value, int | float | np.number | Percent) for value in column)
+                 and bool(column) for column in (
+                     [row[i] for row in rows if row[i] is not None] for i in range(len(header)))]
 
         def line(cells: Sequence[str], tag: str) -> str:
             return "<tr>" + "".join(
@@ -226,6 +227,8 @@ def _cell(value: Cell) -> str:
         return (f'<span class="interval"><b>{100 * value.value:.1f}</b>'
                 f"<small>{100 * value.low:.1f} – {100 * value.high:.1f}</small>"
                 f"{value.svg()}</span>")
+    if isinstance(value, Percent):
+        return f"{100 * value.value:.1f}"
     if value is None:
         return "–"
     if isinstance(value, float | np.floating):

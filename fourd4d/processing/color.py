@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace, ColorTrc
+from av.video.reformatter import Colorspace
 from jaxtyping import Float, UInt8
 
 from fourd4d.core.errors import InputError
 
-# Codes of matrices, primaries and ranges are those of ITU-T H.273, as in FFmpeg.
+# Codes of matrices, primaries, transfers and ranges are those of ITU-T H.273, as in FFmpeg.
 _RGB_MATRIX, _UNSPECIFIED, _YCGCO = 0, 2, 8
 _MATRICES = {1, 4, 5, 6, 7, 9}  # Those that swscale converts from.
 _DERIVED = {12, 13}  # From the primaries; 13 with constant luminance.
@@ -20,6 +20,7 @@ _OF_PRIMARIES = {1: 1, 4: 4, 5: 5, 6: 6, 7: 7, 9: 9}
 _CONSTANT_LUMINANCE = 10  # BT.2020; near enough to the usual matrix.
 _NOT_READ = {11: "YDzDx", 14: "ICtCp", 15: "IPT-C2", 16: "YCgCo-Re", 17: "YCgCo-Ro"}
 _FULL_RANGE = 2
+_PQ, _HLG = 16, 18
 _REFERENCE_WHITE = 203.0  # nits, ITU-R BT.2408
 _HLG_PEAK = 1000.0  # nits, ITU-R BT.2100
 _KNEE = 0.75  # of reference white: brighter light is rolled off towards 1.
@@ -54,9 +55,9 @@ def to_rgb(frame: VideoFrame, where: object = "video") -> UInt8[np.ndarray, "H W
     if space not in _MATRICES and space != _RGB_MATRIX:
         space = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
     options: dict[str, Any] = {} if space == _RGB_MATRIX else {"src_colorspace": space}
-    if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
+    if frame.color_trc in (_PQ, _HLG):
         codes = frame.to_ndarray(format="rgb48le", **options)
-        return _tone_map(codes, hlg=frame.color_trc == ColorTrc.ARIB_STD_B67)
+        return _tone_map(codes, hlg=frame.color_trc == _HLG)
     return frame.to_ndarray(format="rgb24", **options)
 
 

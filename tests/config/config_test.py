@@ -22,7 +22,7 @@ from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.data import Reading
 from fourd4d.dift.step import DiftSpec
 from fourd4d.eval.probes import ProbeSpec
-from fourd4d.eval.runner import EvalSpec
+from fourd4d.eval.spec import EvalSpec
 from fourd4d.models import preset
 from fourd4d.models.config import LoraConfig
 from fourd4d.parallel.mesh import axis_sizes

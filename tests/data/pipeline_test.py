@@ -16,7 +16,8 @@ from fourd4d.data import pipeline
 from fourd4d.data.collate import Size
 from fourd4d.data.image_cache import ImageCache
 from fourd4d.eval.items import read_items
-from fourd4d.eval.runner import EvalSpec, Subject, prepare
+from fourd4d.eval.prompts import prepare
+from fourd4d.eval.spec import EvalSpec, Subject
 
 COUNT = 7
 ROWS = 2

@@ -9,15 +9,20 @@ from helpers.evaluation import RIGHT, SPEC, actor, benchmark
 
 from fourd4d.core.errors import DiskFullError, InputError, one_line
 from fourd4d.core.journal import Journal
-from fourd4d.eval import report, runner
+from fourd4d.eval import prompts, report, runner
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import ItemLog, read_items, read_log
-from fourd4d.eval.runner import EvalSpec, run
+from fourd4d.eval.runner import run
+from fourd4d.eval.spec import EvalSpec
 from fourd4d.parallel.memory import MemoryNeeded, check_room, is_out_of_memory, needed_bytes
 from fourd4d.processing.processor import Processor
 
 GUILTY = 4
 MARK = "guilty"
+
+
+class Panic(BaseException):
+    """As Rust libraries raise: no ``Exception``."""
 
 
 class OddError(Exception):
@@ -28,8 +33,9 @@ class OddError(Exception):
 
 
 ERRORS = [MemoryError(), RecursionError("too deep"), KeyError("x"), OSError(5, "I/O error"),
-          OddError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
-          InputError("file", "bad")]
+          OddError(), Panic("index out of bounds"),
+          InputError("file", "bad"),
+          jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")]
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +87,8 @@ def guilty_at(stage, error, monkeypatch, source, key):
 
         return call
 
-    def within(name, is_guilty):
-        monkeypatch.setattr(runner, name, raising(getattr(runner, name), is_guilty))
+    def within(name, is_guilty, module=runner):
+        monkeypatch.setattr(module, name, raising(getattr(module, name), is_guilty))
 
     ball = Processor.prompt(actor(RIGHT).processor, "Which way does the red ball move?", ())
     cube = Processor.prompt(actor(RIGHT).processor, "Which way does the red cube move?", ())
@@ -107,7 +113,7 @@ def guilty_at(stage, error, monkeypatch, source, key):
 
         return Raising()
     if stage == "media":
-        within("row_media", lambda row, *_, **__: row.sample.kind == MARK)
+        within("row_media", lambda row, *_, **__: row.sample.kind == MARK, prompts)
     elif stage == "prompt":
         monkeypatch.setattr(Processor, "prompt", raising(
             Processor.prompt, lambda self, question, media: "ball" in question))
@@ -183,6 +189,40 @@ def test_a_row_that_raises_at_once_is_counted(right, source, whole):
     assert failed["status"] == "failed" and failed["reason"] == "reading: KeyError: 'x'"
     assert records == {k: v for k, v in whole.items() if v["kind"] != MARK}
     assert report.digest(Raising(), items)
+
+
+@pytest.mark.parametrize("error", [KeyError("y"), Panic()], ids=lambda e: type(e).__name__)
+def test_a_failed_item_that_cannot_say_what_it_is_about_is_named(error, right, source, whole):
+    class Asking:
+        """Asks as the others do, and scores nothing."""
+
+        def __len__(self):
+            return len(source)
+
+        def __getitem__(self, index):
+            return source[index]
+
+        def example(self, number, processor):
+            if number == GUILTY:
+                raise KeyError("x")
+            return processor.prompt(source[number].sample.text_input, ())
+
+        def about(self, number):
+            if number == GUILTY:
+                raise error
+            return {"score": 0.0}
+
+        def score(self, number, text):
+            return {"score": 1.0, "correct": True}
+
+    items = read_items(source)
+    records = answers(right, Asking(), items)
+    failed = records.pop(items[GUILTY].key)
+    assert failed["status"] == "failed" and not failed["correct"]
+    assert failed["reason"] == f"media: KeyError: 'x'; about: {one_line(error)}"
+    assert len(records) == len(items) - 1 and all(r["correct"] for r in records.values())
+    told = report.summarise(items, {**records, failed["key"]: failed})
+    assert told["overall"]["items"] == len(items) and told["overall"]["failed"] == 1
 
 
 def test_where_nothing_can_be_answered_the_run_ends(right, source, monkeypatch):

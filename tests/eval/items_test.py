@@ -7,7 +7,16 @@ import pytest
 from fourd4d.core.errors import DiskFullError, InputError
 from fourd4d.core.sample import Sample
 from fourd4d.data.source import ListSource
-from fourd4d.eval.items import Item, ItemLog, item_seed, read_items, read_log, shard, spread
+from fourd4d.eval.items import (
+    Item,
+    ItemLog,
+    item_seed,
+    read_items,
+    read_log,
+    run_seed,
+    shard,
+    spread,
+)
 
 HEADER = {"evaluation": {"seed": 0}, "model": "m"}
 ITEMS = [Item(i, f"k{i}", kind, 4) for i, kind in enumerate("aaaabbc")]
@@ -33,6 +42,13 @@ def test_seeds_depend_on_key_and_seed_only():
     assert item_seed("k0", 0) == item_seed("k0", 0)
     seeds = {item_seed(f"k{i}", s) for i in range(100) for s in range(3)}
     assert len(seeds) == 300 and all(0 <= s < 2**31 for s in seeds)
+
+
+def test_neighbouring_seeds_share_no_run():
+    asked = range(-2, 20)
+    assert [run_seed(seed, 0) for seed in asked] == list(asked)  # One run is what it always was.
+    drawn = [item_seed("k0", run_seed(seed, run)) for seed in asked for run in range(20)]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_items_need_options_and_unique_ids():

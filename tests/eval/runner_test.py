@@ -17,10 +17,11 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.sample import Sample
 from fourd4d.data.media import row_media
 from fourd4d.data.source import JsonlSource, open_source
-from fourd4d.eval import heatmaps, report, runner
+from fourd4d.eval import heatmaps, prompts, report, runner
 from fourd4d.eval.heatmap_store import MapStore
 from fourd4d.eval.items import ItemLog, read_items, shard
-from fourd4d.eval.runner import EvalSpec, evaluate, run
+from fourd4d.eval.runner import evaluate, run
+from fourd4d.eval.spec import EvalSpec
 from fourd4d.processing import Processor
 from fourd4d.sampling import interventions
 
@@ -191,7 +192,9 @@ def test_maps_leave_out_what_deepstack_adds(tmp_path, right, monkeypatch):
         subject, np.concatenate([features, 1 + features], -1), *rest))
     wide = MapStore(tmp_path / "wide")
     answers(right, source, items, maps=wide, keep=keys)
-    for a, b in zip(plain.load(items[0].key), wide.load(items[0].key), strict=True):
+    stored = plain.load(items[0].key)
+    assert len(stored) == 2 and all(np.ptp(m) > 0 for m in stored)
+    for a, b in zip(stored, wide.load(items[0].key), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -266,7 +269,7 @@ class Strange(Exception):
 
 STAGES = {  # What is called at a stage, and whether a call is about the item ``key``.
     "reading": (JsonlSource, "__getitem__", lambda key, source, index: index == 4),
-    "media": (runner, "row_media", lambda key, row, *_, **__: row.sample.id == key),
+    "media": (prompts, "row_media", lambda key, row, *_, **__: row.sample.id == key),
     "prompt": (Processor, "prompt", lambda key, self, text, media: "odd one" in text),
     "decoding": (runner, "collate",
                  lambda key, *_, names, **__: f"item {key!r}" in names),

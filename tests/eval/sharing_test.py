@@ -12,9 +12,10 @@ from fourd4d.core import jsonl
 from fourd4d.core.kept import Kept
 from fourd4d.core.sample import Sample
 from fourd4d.data.source import JsonlSource
-from fourd4d.eval import runner, vision_store
+from fourd4d.eval import prompts, runner, vision_store
 from fourd4d.eval.items import Item, ItemLog, by_video, read_items, shard
-from fourd4d.eval.runner import EvalSpec, Subject, run
+from fourd4d.eval.runner import run
+from fourd4d.eval.spec import EvalSpec, Subject
 from fourd4d.eval.vision_store import VisionStore
 from fourd4d.processing.patches import frames_to_slots
 
@@ -48,8 +49,8 @@ def source(tmp_path_factory):
     return JsonlSource(root / "items.jsonl")
 
 
-def counted(monkeypatch, *names):
-    """How often these functions of the runner are called."""
+def counted(monkeypatch, *names, of=runner):
+    """How often these functions of a module are called."""
     calls = collections.Counter()
 
     def counting(name, real):
@@ -59,7 +60,7 @@ def counted(monkeypatch, *names):
         return call
 
     for name in names:
-        monkeypatch.setattr(runner, name, counting(name, getattr(runner, name)))
+        monkeypatch.setattr(of, name, counting(name, getattr(of, name)))
     return calls
 
 
@@ -127,9 +128,10 @@ def test_without_room_heads_have_fewer_questions(subject, source, monkeypatch):
 def test_another_run_encodes_nothing_anew(subject, source, monkeypatch):
     store = VisionStore()
     answers(subject, source, store=store)
-    calls = counted(monkeypatch, "encode", "row_media")
+    encoded = counted(monkeypatch, "encode")
+    read = counted(monkeypatch, "row_media", of=prompts)
     answers(subject, source, dataclasses.replace(SPEC, seed=1), store)
-    assert not calls["encode"] and calls["row_media"]
+    assert not encoded and read
 
 
 def test_frames_go_by_content(monkeypatch):

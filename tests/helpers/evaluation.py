@@ -17,7 +17,7 @@ from fourd4d.core.kv_cache import KVCache
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.sample import Sample
 from fourd4d.data.source import JsonlSource
-from fourd4d.eval.runner import EvalSpec, Subject
+from fourd4d.eval.spec import EvalSpec, Subject
 from fourd4d.processing.latent_spans import insert_spans
 from fourd4d.processing.media import Video
 from fourd4d.processing.processor import Processor

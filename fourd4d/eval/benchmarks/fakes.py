@@ -29,8 +29,12 @@ def pictures(seed: int, count: int = 24, height: int = 48, width: int = 64) -> n
 def video(path: Path, seed: int = 0, count: int = 24, rate: int = RATE, *, height: int = 48,
           width: int = 64) -> Path:
     """An MP4 of ``pictures``."""
+    return encode(path, pictures(seed, count, height, width), rate)
+
+
+def encode(path: Path, frames: np.ndarray, rate: int = RATE) -> Path:
+    """An MP4 of (frames, height, width, 3) uint8."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames = pictures(seed, count, height, width)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames.shape[1:3]

@@ -16,10 +16,11 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.files import parse_json
 from fourd4d.core.storage import as_path
 from fourd4d.eval.benchmarks.modes import MAPPED, MODES, check_mode
+from fourd4d.eval.benchmarks.overlap import sentence
 from fourd4d.eval.benchmarks.source import BenchmarkSource
 from fourd4d.eval.items import Item, Record
 from fourd4d.eval.statistics import clustered
-from fourd4d.pages import Interval, Page
+from fourd4d.pages import Interval, Page, Percent
 
 NEEDED = 0.5
 """An item needs its video where fewer blind runs than this share are right."""
@@ -145,10 +146,25 @@ def needs_video(blind: Sequence[Mapping[str, Record]]) -> list[str]:
             if np.mean([run[key].get("score", 0.0) for run in blind]) < NEEDED]
 
 
-def hardest(runs: Sequence[Mapping[str, Record]], most: int = 20) -> list[tuple[str, float]]:
-    """(key, mean score) of the items with the lowest, in file order among equals."""
-    mean = {key: float(np.mean([run[key].get("score", 0.0) for run in runs])) for key in runs[0]}
-    return sorted(mean.items(), key=lambda pair: pair[1])[:most]
+def hardest(runs: Sequence[Mapping[str, Record]], most: int = 20) -> list[dict[str, Any]]:
+    """The items with the lowest mean score over all evaluations that count them, JSON values.
+
+    Those counted in more evaluations first among equals, then in file order.
+    """
+    scores: dict[str, list[float]] = {}
+    said: dict[str, collections.Counter[str]] = {}
+    about: dict[str, Record] = {}
+    for run in runs:
+        for key, record in run.items():
+            scores.setdefault(key, []).append(float(record.get("score", 0.0)))
+            said.setdefault(key, collections.Counter())[record.get("chosen") or "none"] += 1
+            about.setdefault(key, record)
+    lowest = sorted((key for key in scores if np.mean(scores[key]) < 1.0), key=lambda key: (
+        np.mean(scores[key]), -len(scores[key]), about[key]["number"]))
+    return [{"key": key, "kind": about[key]["kind"], "video": about[key]["video_id"],
+             "answer": about[key]["answer"], "score": float(np.mean(scores[key])),
+             "evaluations": len(scores[key]), "said": dict(said[key].most_common())}
+            for key in lowest[:most]]
 
 
 def table(results: Sequence[tuple[Cell, Mapping[str, Record]]]) -> dict[str, Any]:
@@ -169,7 +185,10 @@ def table(results: Sequence[tuple[Cell, Mapping[str, Record]]]) -> dict[str, Any
             "by_type": {kind: over_runs([{k: r for k, r in run.items() if r["kind"] == kind}
                                          for run in runs]) for kind in kinds},
         })
-    found: dict[str, Any] = {"rows": rows}
+    found: dict[str, Any] = {"rows": rows, "hardest": {
+        protocol: hardest([run for (other, mode), runs in groups.items()
+                           if other == protocol and mode not in MAPPED for run in runs])
+        for protocol in dict.fromkeys(protocol for protocol, _ in groups)}}
     needed = {protocol: needs_video(runs) for (protocol, mode), runs in groups.items()
               if mode == "blind" and runs[0]}
     if needed:
@@ -192,30 +211,48 @@ def page(title: str, found: Mapping[str, Any], chance: float, published: Sequenc
     for protocol, rows in _by_protocol(found["rows"]):
         modes = [row["mode"] for row in rows]
         kinds = list(dict.fromkeys(kind for row in rows for kind in row["by_type"]))
-        body: list[list[Any]] = [["all", *(_whole(row, chance) for row in rows)]]
-        body += [[kind or "untyped", *(_part(row["by_type"].get(kind), chance) for row in rows)]
-                 for kind in kinds]
-        if any("on_needs_video" in row for row in rows):
-            body.append(["needs its video", *(_part(row.get("on_needs_video"), chance)
-                                              for row in rows)])
+        mapped = ", ".join(f"{row['mode']} {row['items']} of {row['of']}" for row in rows
+                           if row["mode"] in MAPPED)
+        needs = any("on_needs_video" in row for row in rows)
         made.add_table(
-            f"Protocol {protocol}: accuracy, %", ["type", *modes], body,
+            f"Protocol {protocol}: accuracy, %",
+            ["mode", "items", "all", *(["those that need their video"] if needs else [])],
+            [[row["mode"], row["items"], _part(row if row["items"] else None, chance),
+              *([_part(row.get("on_needs_video"), chance)] if needs else [])] for row in rows],
             "Whiskers: 95 % intervals, questions of one video taken together; the dashed line is "
             "chance. " + " ".join(f"{mode}: {MODES[mode]}." for mode in modes)
-            + " Mirrored and reversed count the items alone whose new answer is known: "
-            + ", ".join(f"{row['mode']} {row['items']} of {row['of']}" for row in rows
-                        if row["mode"] in MAPPED) + ".")
+            + (f" Counted where the new answer is known: {mapped}." if mapped else "")
+            + (f" An item needs its video where fewer than {NEEDED:g} of the blind runs are right."
+               if needs else ""))
+        made.add_table(
+            f"Protocol {protocol}: accuracy by type, %", ["type", "items", *modes],
+            [[kind or "untyped", max(row["by_type"][kind]["items"] for row in rows
+                                     if kind in row["by_type"]),
+              *(_mean(row["by_type"].get(kind)) for row in rows)] for kind in kinds],
+            "Intervals and runs are in table.json, whole pages below each mode's folder.")
         if any(row["runs"] > 1 for row in rows):
             made.add_table(
                 f"Protocol {protocol}: runs", ["mode", "runs", "deviation of runs, %",
                                                "same answer, %", "right in all", "in none"],
-                [[row["mode"], row["runs"], round(100 * row["deviation_of_runs"], 2),
-                  round(100 * row["same_answer"], 1), row["right_in_all"], row["right_in_none"]]
+                [[row["mode"], row["runs"], Percent(row["deviation_of_runs"]),
+                  Percent(row["same_answer"]), row["right_in_all"], row["right_in_none"]]
                  for row in rows if row["items"]])
+        if found["hardest"].get(protocol):
+            made.add_table(
+                f"Protocol {protocol}: hardest items",
+                ["item", "type", "video", "right", "score, %", "evaluations", "said"],
+                [[one["key"], one["kind"] or "untyped", one["video"], one["answer"],
+                  Percent(one["score"]), one["evaluations"],
+                  ", ".join(f"{what} ({count})" for what, count in one["said"].items())]
+                 for one in found["hardest"][protocol]],
+                "Lowest mean score over runs and modes in which the answer is the file's own. What "
+                "no model gets right may be hard, or wrong in the file.")
     if published:
         made.add_table("Known results", ["model", "metric", "%", "protocol", "source"],
-                       [[p.model, p.metric, p.value, p.protocol or "not stated", p.source]
-                        for p in published])
+                       [[p.model, p.metric, Percent(p.value / 100), p.protocol or "not stated",
+                         p.source] for p in published])
+    if "overlap" in found:
+        made.add_text("Trained on it?", sentence(found["overlap"]))
     return made
 
 
@@ -225,8 +262,8 @@ def _by_protocol(rows: Sequence[Mapping[str, Any]]
         yield name, [row for row in rows if row["protocol"] == name]
 
 
-def _whole(row: Mapping[str, Any], chance: float) -> Any:
-    return _part(row if row["items"] else None, chance)
+def _mean(part: Mapping[str, Any] | None) -> Percent | None:
+    return None if part is None else Percent(part["accuracy"])
 
 
 def _part(part: Mapping[str, Any] | None, chance: float) -> Any:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from fourd4d.core.files import replacing
+from fourd4d.core.sample import LETTERS
 from fourd4d.eval.benchmarks.base import Question
 from fourd4d.eval.benchmarks.frames import Uniform
 from fourd4d.eval.benchmarks.source import BenchmarkSource
 from fourd4d.eval.items import Item, Record
 
 VLMEVALKIT: Final = {"dsr_bench": "DSRBench", "sti_bench": "STI-Bench"}
+_LAST: Final = 5  # The place of F, the last letter that the kit reads.
 COLUMNS: Final = ("index", "video", "question", "options", "answer", "task_type", "prediction")
 
 
@@ -41,11 +43,12 @@ def _vlmevalkit(rows: Sequence[tuple[Question, Record]], path: Path) -> Path:
         writer = csv.writer(out, delimiter="\t")
         writer.writerow(COLUMNS)
         for number, (question, record) in enumerate(rows):
-            given = question.row.get("answer", question.row.get("Answer", ""))
+            # The kit counts what it cannot read as right where it cannot read the key either.
+            none = LETTERS[min(len(question.options), _LAST)]
             writer.writerow([
                 number, question.clips[0].video if question.clips else "", question.text,
-                json.dumps(list(question.shown), ensure_ascii=False),
-                question.answers[0] if question.answers else given, question.kind,
+                json.dumps(list(question.shown or question.options), ensure_ascii=False),
+                question.answers[0] if question.answers else none, question.kind,
                 record["response"]])
     return path
 
@@ -65,11 +68,12 @@ def _vlm4d(source: BenchmarkSource, rows: Sequence[tuple[Question, Record]], fol
                 continue
             row: dict[str, Any] = dict(question.row)
             asked.append(row | {"response": record["response"]})
-            read = record.get("lenient")
-            judged.append({
-                "id": row.get("id"), "question": row.get("question"),
-                "choices": row.get("choices"), "response": record["response"],
-                "ground_truth_answer": row.get("answer"),
+            read, own, key = record.get("lenient"), row.get("id"), row.get("answer")
+            judged.append({  # Its statistics read a number off each id, and synthetic keys as text.
+                "id": str(own) if re.search(r"(?:^|_)\d+$", str(own)) else f"{own}_0",
+                "question": row.get("question"), "choices": row.get("choices"),
+                "response": record["response"],
+                "ground_truth_answer": key if split == "real" else str(key),
                 "extracted_answer": f"{read}: {question.options[question.letters.index(read)]}"
                 if read else "No Valid Answer",
                 "correct": bool(record["lenient_correct"])})

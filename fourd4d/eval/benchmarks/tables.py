@@ -61,8 +61,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
         for number, row in enumerate(readers[kind](path, columns), 1):
             yield f"{path}:{number}", row
     except OSError as error:
-        raise InputError(path, f"it cannot be read ({error.strerror or error})",
-                         "Check the file") from error
+        told = error.strerror or " ".join(str(error).split())
+        raise InputError(path, f"it cannot be read ({told})", "Check the file") from error
 
 
 def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -150,7 +150,7 @@ def _check_columns(path: Path, found: Any, wanted: Sequence[str]) -> None:
     found = list(found)
     lacking = [name for name in wanted if name not in found]
     if lacking:
-        raise InputError(path, f"no columns {lacking}; it has {found[:20]}",
+        raise InputError(path, f"no columns {lacking}; it has {brief(found[:20], 300)}",
                          "Give the benchmark's own file")
 
 
@@ -183,6 +183,12 @@ def _guess_options(row: Row) -> tuple[str, ...]:
     return ()
 
 
+def brief(value: object, most: int = 60) -> str:
+    """``repr`` of a field, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def _odd(value: Any) -> bool:
     return isinstance(value, _Constant) or isinstance(value, float) and not math.isfinite(value)
 
@@ -211,7 +217,7 @@ def number(row: Row, name: str, where: object) -> float:
             return value
     except (TypeError, ValueError, KeyError):
         pass
-    raise InputError(where, f"{name!r} is {row.get(name)!r}", "It must be a number")
+    raise InputError(where, f"{name!r} is {brief(row.get(name))}", "It must be a number")
 
 
 def listed(value: Any, where: object, name: str) -> list[Any] | dict[str, Any]:

@@ -81,7 +81,7 @@ def scored_question(row: tables.Row, where: str, clip: Clip, numbers: Sequence[s
         return Question(key, asked, number=tables.number(row, "ground_truth", where), kind=kind,
                         clips=(clip,), row=row, where=where)
     if kind not in choices:
-        raise InputError(where, f"question_type {kind!r} is unknown",
+        raise InputError(where, f"question_type {tables.brief(kind)} is unknown",
                          f"Known: {[*numbers, *choices]}")
     return tables.choice(row, where, key=key, question=asked, options=row["options"],
                          answer=row["ground_truth"], kind=kind, clips=[clip])

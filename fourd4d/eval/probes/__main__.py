@@ -31,7 +31,7 @@ from fourd4d.eval.probes import report, truth
 from fourd4d.eval.probes.controls import run_controls
 from fourd4d.eval.probes.run import ProbeSpec, probe
 from fourd4d.eval.probes.summary import summarise
-from fourd4d.eval.runner import EvalSpec, Subject
+from fourd4d.eval.spec import EvalSpec, Subject
 from fourd4d.models import ModelConfig
 from fourd4d.parallel import make_mesh, start, use
 from fourd4d.pretrained.open import open_checkpoint

@@ -30,7 +30,7 @@ from fourd4d.data.source import JsonlSource
 from fourd4d.eval.items import read_items
 from fourd4d.eval.probes.run import ProbeSpec, Progress, probe, silent
 from fourd4d.eval.probes.summary import summarise
-from fourd4d.eval.runner import EvalSpec, Subject
+from fourd4d.eval.spec import EvalSpec, Subject
 from fourd4d.losses import text_loss
 from fourd4d.parallel import make_mesh, use
 from fourd4d.pretrained.open import fresh

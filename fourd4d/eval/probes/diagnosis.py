@@ -15,7 +15,8 @@ from fourd4d.eval.probes import content, truth
 from fourd4d.eval.probes.donors import clip_of
 from fourd4d.eval.probes.recordings import ArrayStore
 from fourd4d.eval.probes.report import LIKENESS_NOTE, likeness_rows
-from fourd4d.eval.runner import AskedBatch, EvalSpec, Observe, Subject
+from fourd4d.eval.runner import AskedBatch, Observe
+from fourd4d.eval.spec import EvalSpec, Subject
 from fourd4d.pages import Page
 
 

@@ -26,7 +26,8 @@ from fourd4d.eval.probes import donors, truth
 from fourd4d.eval.probes.forced import block_starts, forced, letter_place, text_after_images
 from fourd4d.eval.probes.recordings import ArrayStore, Recording, Recordings, join, of_rollout
 from fourd4d.eval.probes.tables import ARMS, Latents, Material, marker_of, tiled
-from fourd4d.eval.runner import AskedBatch, EvalSpec, Subject, run
+from fourd4d.eval.runner import AskedBatch, run
+from fourd4d.eval.spec import EvalSpec, Subject
 from fourd4d.parallel import use
 from fourd4d.sampling.interventions import replace
 

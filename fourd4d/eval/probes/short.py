@@ -10,7 +10,7 @@ from fourd4d.data.source import Source
 from fourd4d.eval.items import Item
 from fourd4d.eval.probes.run import ProbeSpec, probe
 from fourd4d.eval.probes.summary import summarise
-from fourd4d.eval.runner import EvalSpec, Subject
+from fourd4d.eval.spec import EvalSpec, Subject
 
 
 def quick(subject: Subject, source: Source, items: Sequence[Item], spec: EvalSpec, *,

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from fourd4d.eval.items import item_seed
 from fourd4d.eval.probes.donors import Donor
 from fourd4d.eval.probes.recordings import ArrayStore, Recordings
-from fourd4d.eval.runner import Subject
+from fourd4d.eval.spec import Subject
 
 Latents = Float[np.ndarray, "Q D"]
 

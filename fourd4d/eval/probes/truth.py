@@ -27,7 +27,7 @@ from fourd4d.data.media import overlay_masks, plain_frames, row_media
 from fourd4d.data.source import Row, Source
 from fourd4d.eval.items import Item
 from fourd4d.eval.probes.recordings import ArrayStore
-from fourd4d.eval.runner import EvalSpec, Subject
+from fourd4d.eval.spec import EvalSpec, Subject
 from fourd4d.parallel import use
 from fourd4d.parallel.hosts import batch_shardings
 from fourd4d.synth.dataset import manifest

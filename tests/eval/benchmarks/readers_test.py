@@ -15,6 +15,7 @@ from fourd4d.eval.benchmarks import (
     TABLE,
     AskProtocol,
     Benchmark,
+    BenchmarkSource,
     Clip,
     Question,
     fakes,
@@ -350,6 +351,23 @@ def test_kits_find_their_layouts(folder, tmp_path):
     assert table[0]["prediction"] == "a\nB" and table[4]["task_type"] == "abs_spd"
 
 
+def test_kits_scorers_meet_no_key_that_they_cannot_read(folder, tmp_path):
+    def written(name, **row):
+        whole = TABLE[name].open(folder(name), split={"vlm4d": "synthetic"}.get(name, ""))
+        odd = [dataclasses.replace(q, answers=(), row={**q.row, **row}) for q in whole.questions]
+        rows = BenchmarkSource(whole.benchmark, whole.root, odd, whole.protocol, whole.split)
+        records = {q.key: {"response": "", "lenient": None, "lenient_correct": False} for q in odd}
+        return kits.write(rows, rows.items(), records, tmp_path / name, "m")
+
+    (path,) = written("dsr_bench", answer="Right")  # Were it "Right", an empty answer would be too.
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            assert row["answer"] == "ABCDEF"[len(json.loads(row["options"]))]  # Behind the last.
+    _, path = written("vlm4d", answer=3, id=None)
+    for row in json.loads(path.read_text()):
+        assert row["ground_truth_answer"].strip() == "3" and int(row["id"].split("_")[-1]) == 0
+
+
 def test_a_benchmark_from_outside_joins_the_table(tmp_path, monkeypatch):
     def read(root, split):
         return tables.questions_of(root / "toy.csv", ("q", "a", "b", "right", "clip"),
@@ -374,14 +392,21 @@ def test_a_benchmark_from_outside_joins_the_table(tmp_path, monkeypatch):
     assert rows.score(0, "no")["score"] == 1.0
 
 
-def test_overlap_with_training_data_by_name(folder, tmp_path):
+def test_overlap_with_training_data_by_name_and_looks(folder, tmp_path):
     rows = TABLE["vlm4d"].open(folder("vlm4d"))
     train = [jsonl.rl_row(dataclasses.replace(Sample.fake(n), id=f"t{n}", video_id="",
                                               video=video, frames=(), timestamps=()))
              for n, video in enumerate(("x/synth_001.mp4", "x/other.mp4", "x/bus.mp4"))]
     jsonl.write(tmp_path / "rl.jsonl", train)
+    # Another name and size, the same film as synth_001; of the others nothing can be read.
+    fakes.encode(tmp_path / "x" / "other.mp4", fakes.pictures(2).repeat(2, 1).repeat(2, 2))
     found = overlap(rows, tmp_path / "rl.jsonl")
     assert found["names"] == ["synth_001"] and found["items"] == 2  # "bus" is too short a name.
+    looks = found["looks"]
+    assert looks["pairs"] == {"videos_synthetic/synth_001.mp4": "x/other.mp4"}
+    assert (looks["videos"], looks["items"]) == (1, 2)
+    assert (looks["clips"], looks["clips_compared"], looks["videos_compared"]) == (3, 1, 3)
+    assert overlap(rows, tmp_path / "rl.jsonl", most=1)["looks"]["clips_compared"] == 0
     assert found["of_items"] == len(rows) and "2 of 6 items" in sentence(found)
     assert "unknown" in sentence(overlap(rows, ""))
     assert "cannot be read" in sentence(overlap(rows, tmp_path / "gone.jsonl"))

@@ -1,6 +1,11 @@
 """Benchmarks from the command's config to results, tables and pages, with the tiny model."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from helpers.bundles import save_as_a_trainer
@@ -10,6 +15,8 @@ from fourd4d.core.errors import InputError
 from fourd4d.eval.__main__ import evaluate, show
 from fourd4d.eval.benchmarks import TABLE
 from fourd4d.eval.compare import main as compare
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +50,12 @@ def test_a_blind_line_stands_beside_every_number(dsr):
     assert rows["normal"]["items"] == rows["blind"]["items"] == 5
     assert json.loads((out / "table.json").read_text()) == json.loads(json.dumps(found))
     page = (out / "table.html").read_text()
-    assert "blind" in page and "Qwen2.5-VL-7B" in page
+    assert "blind" in page and "Qwen2.5-VL-7B" in page and "hardest items" in page
+    assert "overlap with training data: unknown" in page
+    hard = found["hardest"]["4dthinker"]
+    assert [one["score"] for one in hard] == sorted(one["score"] for one in hard)
+    gone = next(one for one in hard if one["key"] == "4:gone")
+    assert gone["evaluations"] == 4 and sum(gone["said"].values()) == 4  # Not the mapped modes.
     assert rows["mirrored"]["items"] < rows["mirrored"]["of"] == 5
     kept = json.loads((out / "needs_video_4dthinker.json").read_text())["keys"]
     assert set(kept) <= {"1:v0", "2:v0", "3:v1", "4:gone", "row 5"} and "row 5" in kept
@@ -69,7 +81,8 @@ def test_compare_pairs_two_folders(dsr, capsys, tmp_path):
     assert compare([*folders, "--out", str(tmp_path)]) == 0
     told = json.loads((tmp_path / "compare.json").read_text())["all"]
     assert told["items"] == 5 and sum(told["agreement"][k] for k in ("cc", "cw", "wc", "ww")) == 5
-    assert "would show a difference" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert ("nothing tells" if told["detectable"] is None else "would show a difference") in said
     assert "<table" in (tmp_path / "compare.html").read_text()
     assert compare([folders[0], str(tmp_path)]) == 2
     assert "no items-*.jsonl" in capsys.readouterr().err
@@ -96,6 +109,42 @@ def test_runs_have_seeds_of_their_own_and_two_shards_make_one(dsr, checkpoint, t
         cold = config_for("dsr_bench", checkpoint, root, tmp_path / "cold", runs=2)
         cold.eval.temperature = 0.0
         evaluate(cold)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(dsr, checkpoint, tmp_path):
+    _, _, root = dsr
+    changes = dict(modes="blind,one_frame")
+    whole = config_for("dsr_bench", checkpoint, root, tmp_path / "whole", **changes)
+    whole.eval.rows = 1
+    evaluate(whole)
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fourd4d.eval", f"--config={ROOT / 'configs' / 'eval_heldout.py'}",
+         *(f"--config.{name}={value}" for name, value in dict(
+             checkpoint=checkpoint, root=root, out=killed, benchmark="dsr_bench", mesh="data=1",
+             page_items=4, modes="blind,one_frame").items()),
+         *(f"--config.eval.{name}={value}" for name, value in dict(
+             max_tokens=12, rows=1, temperature=1.0, length_step=1024, slot_step=32).items())],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = killed / "4dthinker" / "blind" / "items-00000-of-00001.jsonl"
+    until = time.monotonic() + 600
+    while process.poll() is None and time.monotonic() < until and (
+            not log.exists() or log.read_bytes().count(b"\n") < 3):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    told = log.read_bytes().count(b"\n")
+    assert 3 <= told and not (killed / "table.json").exists()
+    again = config_for("dsr_bench", checkpoint, root, killed, **changes)
+    again.eval.rows = 1
+    evaluate(again)
+    for mode in ("blind", "one_frame"):
+        parts = [folder / "4dthinker" / mode / log.name for folder in (killed, tmp_path / "whole")]
+        assert parts[0].read_bytes() == parts[1].read_bytes()
+    one, other = (json.loads((folder / "table.json").read_text())
+                  for folder in (killed, tmp_path / "whole"))
+    assert one == other
 
 
 def test_a_subset_asks_its_items_alone(dsr, checkpoint, tmp_path):

@@ -145,11 +145,13 @@ def test_mcnemar_and_power_by_hand():
     gain = np.array([1.0] * 25 + [-1.0] * 25 + [0.0] * 150)
     assert statistics.detectable_difference(np.zeros(200), gain, range(200)) == pytest.approx(
         2.8016 * np.sqrt(0.25 / 199), rel=1e-3)
+    assert statistics.detectable_difference([0, 0], [0, 0], "ab") is None
+    assert statistics.detectable_difference([0], [1], "a") is None
 
 
 def records(scores, **more):
     return {f"k{n}": {"key": f"k{n}", "score": s, "video_id": f"v{n}", "kind": "a",
-                      "chosen": "AB"[int(s)], **more} for n, s in enumerate(scores)}
+                      "number": n, "answer": "B", "chosen": "AB"[int(s)], **more} for n, s in enumerate(scores)}
 
 
 def test_runs_and_what_needs_its_video():
@@ -159,4 +161,7 @@ def test_runs_and_what_needs_its_video():
     assert found["same_answer"] == 0.75 and found["right_in_all"] == 1
     assert found["right_in_none"] == 2
     assert grid.needs_video(runs) == ["k1", "k3"]  # k2 is right in half of the runs.
-    assert grid.hardest(runs, 2) == [("k1", 0.0), ("k3", 0.0)]
+    first, second = grid.hardest(runs, 2)
+    assert first == {"key": "k1", "kind": "a", "video": "v1", "answer": "B", "score": 0.0,
+                     "evaluations": 2, "said": {"A": 2}}
+    assert second["key"] == "k3"

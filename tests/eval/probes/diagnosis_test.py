@@ -12,7 +12,8 @@ from fourd4d.eval.items import Item
 from fourd4d.eval.probes import truth
 from fourd4d.eval.probes.diagnosis import add_diagnosis, diagnose, recorder, stores
 from fourd4d.eval.probes.recordings import ArrayStore
-from fourd4d.eval.runner import AskedBatch, EvalSpec
+from fourd4d.eval.runner import AskedBatch
+from fourd4d.eval.spec import EvalSpec
 from fourd4d.pages import Page
 
 SUBJECT = actor(None)  # It makes images of two latents.
