@@ -239,6 +239,9 @@ def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Bat
 
     def store(into: Array, rows: Array, axis: int = 0) -> Array:
         """One row into each shard's lane; no row where the lane is past the end."""
+        if shards == 1:  # In place, where the general way copies all lanes.
+            return into.at[(slice(None),) * axis + (where.lane,)].set(
+                rows.astype(into.dtype), mode="drop")
         moved = jnp.moveaxis(into, axis, 0)
         put = jax.vmap(lambda x, i, row: x.at[i].set(row.astype(x.dtype), mode="drop"))
         new = put(_split(moved, shards), lane, _split(jnp.moveaxis(rows, axis, 0), shards))

@@ -15,13 +15,17 @@ from fourd4d.serve.spec import ServeSpec
 _WIDEST = 4  # Ratio of sides up to which a picture of full size has windows kept for it.
 _STEP = 4  # From one number of slots to the next.
 _MARKS = 16  # Tokens around a frame slot: the vision marks, and its time where that is text.
+_SHORT = 8  # The part of the most text that is enough for most prompts, but
+_LEAST = 64  # so many tokens at least.
+_WORTH = 0.75  # A shorter shape is compiled too where it is at most so much of the long one.
 
 
 def family(protocol: ProtocolSpec, spec: ServeSpec) -> list[BatchShape]:
     """Return the shapes, the smallest first: text alone, then ever more frame slots.
 
-    The largest holds a video of ``max_frames`` and ``spec.max_text`` tokens of text, or
-    ``spec.max_prompt`` tokens where that is less.
+    Each number of slots has a shape with little text, where that saves much: padding costs as much
+    to read as a prompt. The largest holds a video of ``max_frames`` and ``spec.max_text`` tokens of
+    text, or ``spec.max_prompt`` tokens where that is less.
     """
     frames = min(spec.max_frames or protocol.max_frames, protocol.max_frames)
     most = -(-frames // protocol.temporal_patch)
@@ -40,7 +44,11 @@ def family(protocol: ProtocolSpec, spec: ServeSpec) -> list[BatchShape]:
             tokens = max(tokens, still)
         tokens = min(tokens, spec.max_prompt)
         length = min(spec.max_text + slots * (tokens + _MARKS), spec.max_prompt)
-        shapes.append(BatchShape(1, bucket(length, 64), slots, _windows(tokens, protocol), 0))
+        windows, whole_length = _windows(tokens, protocol), bucket(length, 64)
+        short = bucket(slots * tokens + max(spec.max_text // _SHORT, _LEAST), 64)
+        if short <= _WORTH * whole_length:
+            shapes.append(BatchShape(1, short, slots, windows, 0))
+        shapes.append(BatchShape(1, whole_length, slots, windows, 0))
     return [shape for i, shape in enumerate(shapes) if shape not in shapes[:i]]
 
 

@@ -1,6 +1,7 @@
 """Text is handed out once it is certain; shapes hold what they say."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -86,7 +87,9 @@ def test_few_shapes_hold_what_the_flags_promise(name):
     spec = ServeSpec(max_text=512)
     protocol = PROTOCOLS[name]
     shapes = family(protocol, spec)
-    assert 2 <= len(shapes) <= 6
+    assert 2 <= len({s.slots for s in shapes}) <= 6
+    for small, large in itertools.pairwise(shapes):  # Each of them costs a compilation.
+        assert small.slots < large.slots or small.length <= 0.75 * large.length
     assert [s.slots for s in shapes] == sorted(s.slots for s in shapes)
     assert all(s.length <= 2 * spec.max_prompt for s in shapes)
     assert shapes[-1].slots * protocol.temporal_patch >= protocol.max_frames
@@ -106,6 +109,10 @@ def test_what_fits_no_shape_is_refused_with_its_size():
     shapes = family(protocol, ServeSpec(max_text=64))
     processor = Processor(WORDS, protocol)
     assert fitting(processor.prompt("?", ()), shapes) == shapes[0]
+    roomy = family(protocol, ServeSpec(max_text=512))
+    short, long = (fitting(processor.prompt(text, ()), roomy).length
+                   for text in ("?", "up " * 100))
+    assert short == 64 and long > 400
     for media in ([Video(np.zeros((10, 32, 32, 3), np.uint8), np.arange(10))],
                   [Image(np.zeros((4, 400, 3), np.uint8))]):
         with pytest.raises(ApiError, match="the server was started for") as refused:
