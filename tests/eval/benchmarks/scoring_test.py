@@ -151,7 +151,8 @@ def test_mcnemar_and_power_by_hand():
 
 def records(scores, **more):
     return {f"k{n}": {"key": f"k{n}", "score": s, "video_id": f"v{n}", "kind": "a",
-                      "number": n, "answer": "B", "chosen": "AB"[int(s)], **more} for n, s in enumerate(scores)}
+                      "number": n, "answer": "B", "chosen": "AB"[int(s)], **more}
+            for n, s in enumerate(scores)}
 
 
 def test_runs_and_what_needs_its_video():
