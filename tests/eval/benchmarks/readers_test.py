@@ -245,6 +245,28 @@ def test_other_columns_are_one_clear_line(tmp_path):
         TABLE["dsr_bench"].open(tmp_path, "kitt")
 
 
+def test_long_and_broken_files_are_told_in_a_short_line(tmp_path):
+    def told(name):
+        with pytest.raises(InputError) as caught:
+            TABLE[name].open(tmp_path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 800
+        return str(caught.value)
+
+    (tmp_path / "DSRBench.tsv").write_text("[" * 100_000)
+    assert "no columns ['question'" in told("dsr_bench")
+    path = tmp_path / "benchmark.parquet"
+    TABLE["dsr_bench"].fake(tmp_path / "whole")
+    path.write_bytes(b"\xef\xbb\xbf" + (tmp_path / "whole" / path.name).read_bytes())
+    assert "it cannot be read" in told("dsr_bench")
+    row = dict(id=1, dataset="d", scene_name="s", question="q", options=["a", "b"],
+               ground_truth="A", pruned=False)
+    fakes.parquet(tmp_path / "test-0.parquet", [
+        row | dict(question_type="x" * 10_000),
+        row | dict(question_type="object_counting", ground_truth="9" * 100_000 + "?")])
+    for question in TABLE["vsi_bench"].open(tmp_path).questions:
+        assert question.problem and len(question.problem) < 800
+
+
 def test_a_table_with_newlines_in_its_cells(tmp_path):
     rows = [dict(index=n, question="Which\nway\tdoes it \"go\"?", options='["a\\nb", "c"]',
                  answer="B", video="v.mp4", task_type="abs_dir") for n in range(3)]
