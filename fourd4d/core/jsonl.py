@@ -138,11 +138,12 @@ def _parse_rl(row: Mapping[str, Any], where: object) -> Sample:
     common = _common(row, where)
     video = _get(row, "video_path", str, where, "")
     question = _get(row, "Question", str, where)
-    name = Path(video).stem if video else str((row.get("frame_paths") or ["?"])[0])
+    frames = _list(row, "frame_paths", str, where)
+    name = Path(video).stem if video else (*frames, "?")[0]
     return Sample(
         id=_get(row, "id", str, where, f"{name}:{question}"), question=question,
         options=options, answer=_key(row, options, where),
-        video=video, frames=_list(row, "frame_paths", str, where), **common,
+        video=video, frames=frames, **common,
     )
 
 
@@ -154,7 +155,11 @@ def _given(row: Mapping[str, Any], where: object) -> list[Any]:
         if isinstance(given, str):
             given = parse_json(given, f"{where}, options", "Give a list or one key an option")
         if isinstance(given, Mapping):
-            given = {str(key).strip().upper(): value for key, value in given.items()}
+            keys = [str(key).strip().upper() for key in given]
+            if len(set(keys)) < len(keys):
+                raise InputError(where, f"two options have one letter: {', '.join(sorted(keys))}",
+                                 "Letter them A, B, C, …")
+            given = dict(zip(keys, given.values(), strict=True))
             if unknown := sorted(set(given) - set(LETTERS)):
                 raise InputError(where, f"options are lettered {unknown}", "Letter them A, B, C, …")
     if isinstance(given, Mapping):

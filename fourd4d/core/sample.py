@@ -6,6 +6,7 @@ import dataclasses
 import math
 import numbers
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,7 +126,7 @@ def option_text(value: Any, where: object, name: object = "an option") -> str:
         text = " ".join(part for line in value.splitlines() if (part := line.strip()))
     elif hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:  # NumPy's and JAX's scalars.
         return option_text(value.item(), where, name)
-    elif isinstance(value, numbers.Real) and math.isfinite(value):
+    elif isinstance(value, numbers.Real) and abs(value) <= sys.float_info.max:  # NaN is not.
         text = str(value)
     else:
         text = ""

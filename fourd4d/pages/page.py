@@ -16,7 +16,6 @@ Every ``add_*`` returns the page, so calls chain. All text is escaped; pictures 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import parse_json, replacing
 from fourd4d.core.storage import as_path
 from fourd4d.pages.cards import VERDICTS, Card
 from fourd4d.pages.charts import Chart, Interval, Lines, Percent, Real, Series
@@ -204,17 +203,16 @@ def _rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     path = as_path(path)
     if not path.is_file():
         raise InputError(path, "no such file", "Give a metrics JSONL file")
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line, f"{path}:{number}", "Fix or delete the line", finite=False)
+        except InputError:
             if number == len(lines):
                 return
-            raise InputError(f"{path}:{number}", f"malformed JSON ({error.msg})",
-                             "Fix or delete the line") from error
+            raise
         step = row.get("step") if isinstance(row, dict) else None
         if not isinstance(step, int) or isinstance(step, bool):
             raise InputError(f"{path}:{number}", "no object with a whole number as 'step'",

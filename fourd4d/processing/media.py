@@ -138,8 +138,14 @@ def decode_image(data: bytes, where: object = "image") -> Image:
         image.load()  # Pillow turns a TIFF as it loads it, and then gives no orientation.
         method = _TRANSPOSE.get(_orientation(image))
         upright = image if method is None else image.transpose(method)
-        if upright.mode.startswith("I;16") or upright.mode == "I":
-            levels = np.asarray(upright).astype(np.float64) / 257
+        if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
+            levels = np.asarray(upright).astype(np.float64)
+            if upright.mode == "F" and (levels >= 0).all() and levels.max() <= 1:
+                levels *= 65_535  # Shares of white.
+            elif upright.mode == "F" or levels.max() > 65_535:
+                raise InputError(where, "its levels are of 32 bits, and nobody says which is white",
+                                 "Save it with 8 or 16 bits")
+            levels /= 257
             return Image(np.repeat(np.clip(levels.round(), 0, 255).astype(np.uint8)[..., None],
                                    3, axis=-1))
         return Image(np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB")))

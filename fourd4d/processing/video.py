@@ -24,6 +24,7 @@ import numpy as np
 from av.container import InputContainer
 from av.format import Flags
 from av.packet import Packet
+from av.sidedata.sidedata import Type as SideDataKind
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -170,6 +171,19 @@ def iter_video(path: str | os.PathLike[str]
         index = _index(path)
     for time, frame in _decode(path, index):
         yield time, functools.partial(_upright, frame, path)
+
+
+def _other_kind(kinds: type[SideDataKind], value: int) -> SideDataKind:
+    """A kind of side data that FFmpeg has and PyAV has not: EXIF in the frames of cameras' MJPEG.
+
+    Without it PyAV 18.1 raises ValueError when any side data of such a frame is asked for.
+    """
+    kind = object.__new__(kinds)
+    kind._name_, kind._value_ = f"OTHER_{value}", value
+    return kinds._value2member_map_.setdefault(value, kind)  # pyright: ignore
+
+
+SideDataKind._missing_ = classmethod(_other_kind)  # pyright: ignore
 
 
 def _upright(frame: VideoFrame, path: Path) -> UInt8[np.ndarray, "H W 3"]:

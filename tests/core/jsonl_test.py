@@ -89,6 +89,16 @@ def test_options_in_one_field(options, key):
     assert (sample.options, sample.answer) == (("Left", "Right"), "B")
 
 
+def test_options_that_share_a_letter_and_odd_frames_are_told():
+    asked = {"Question": "?", "frame_paths": ["a.png"], "Correct": "B"}
+    with pytest.raises(InputError, match="two options have one letter: A, A, B"):
+        jsonl.parse_row({**asked, "options": {"a": "x", "A": "y", "B": "z"}}, "x:1")
+    with pytest.raises(InputError, match="option B is 1000"):
+        jsonl.parse_row({**asked, "options": ["x", 10**400]}, "x:1")
+    with pytest.raises(InputError, match="frame_paths"):
+        jsonl.parse_row({**RL, "frame_paths": {"a": "b"}, "video_path": "", "id": None}, "x:1")
+
+
 def test_rows_are_not_written_with_numbers_that_no_reader_takes(tmp_path):
     with pytest.raises(InputError, match=r"d\.jsonl:2: a row with NaN"):
         jsonl.write(tmp_path / "d.jsonl", [RL, {**RL, "provenance": {"a": float("nan")}}])

@@ -230,3 +230,36 @@ def test_the_limit_on_pixels_is_ours_and_is_told(monkeypatch):
     with pytest.raises(InputError, match="here: it has 300 x 200 pixels, more than 50,000"):
         decode_image(out.getvalue(), "here")
 
+
+
+@pytest.mark.parametrize(("name", "codec", "pixels", "form"), [
+    ("cam.avi", "mjpeg", "yuvj420p", "JPEG"), ("cam.mov", "png", "rgb24", "PNG")])
+def test_frames_that_carry_exif_are_read(tmp_path, name, codec, pixels, form):
+    """As cameras write them; PyAV has no name for such side data."""
+    exif = PIL.Image.Exif()
+    exif[0x10F] = "Camera"
+    with av.open(tmp_path / name, "w") as out:
+        stream = out.add_stream(codec, rate=10)
+        stream.width = stream.height = 64
+        stream.pix_fmt = pixels
+        for number in range(6):
+            data = io.BytesIO()
+            picture = PIL.Image.fromarray(np.full((64, 64, 3), 30 * number + 5, np.uint8))
+            picture.save(data, form, exif=exif)
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.time_base, packet.is_keyframe = Fraction(1, 10), True
+            out.mux(packet)
+    shown = [int(frame.mean()) for frame in read_video(tmp_path / name, None, None).frames]
+    assert np.abs(np.subtract(shown, [30 * number + 5 for number in range(6)])).max() <= 2
+
+
+def test_pictures_of_float_levels(tmp_path):
+    path = tmp_path / "shares.tif"
+    PIL.Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(path)
+    pixels = read_image(path).pixels
+    assert pixels.min() == 0 and pixels.max() == 255
+    for levels in (np.full((8, 8), 7.5, np.float32), np.full((8, 8), 4_000_000, np.int32)):
+        PIL.Image.fromarray(levels).save(path)
+        with pytest.raises(InputError, match="levels are of 32 bits"):
+            read_image(path)

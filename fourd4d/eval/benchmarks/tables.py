@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import fnmatch
 import json
 import math
 import re
@@ -249,6 +250,10 @@ def options_of(value: Any, where: object) -> tuple[tuple[str, ...], tuple[str, .
     """
     given = listed(value, where, "options")
     if isinstance(given, dict):
+        keys = [str(key).strip().upper() for key, text in given.items() if text is not None]
+        if len(set(keys)) < len(keys):
+            raise InputError(where, f"two options have one letter: {', '.join(sorted(keys))}",
+                             "Letter them A, B, C, …")
         given = {str(key).strip().upper(): text for key, text in given.items()
                  if text is not None}
         if "".join(sorted(given)) != LETTERS[: len(given)]:
@@ -318,12 +323,19 @@ def _plain(text: str) -> str:
 
 
 def frame_files(root: Path, folder: str, *patterns: str) -> tuple[str, ...]:
-    """Frame images of a folder below root, by name; empty where there are none."""
-    for pattern in patterns or ("*.jpg", "*.png"):
-        found = sorted((root / folder).glob(pattern))
-        if found:
-            return tuple(str(path.relative_to(root)) for path in found)
+    """Frame images of a folder below root, by name, 2 before 10; empty where there are none."""
+    found = sorted((path for path in (root / folder).glob("*")), key=_in_numbers)
+    for pattern in patterns or ("*.jpg", "*.jpeg", "*.png"):
+        own = [path for path in found if fnmatch.fnmatchcase(path.name.lower(), pattern)]
+        if own:
+            return tuple(str(path.relative_to(root)) for path in own)
     return ()
+
+
+def _in_numbers(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts runs of digits by their value."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)], path.name
 
 
 def video_clip(*names: str, window: tuple[float, float] | None = None) -> Clip:

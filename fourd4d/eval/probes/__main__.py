@@ -7,7 +7,6 @@ resumes), ``recordings`` and ``targets`` (what was and what should be imagined),
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from fourd4d.config.build import frozen
 from fourd4d.config.help import Help
 from fourd4d.core.environment import environment
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import read_object
 from fourd4d.core.storage import as_path, check_writable
 from fourd4d.core.terminal import plain_console
 from fourd4d.data.source import open_source
@@ -102,7 +102,7 @@ def _controls(out: Path) -> dict[str, Any]:
     """The planted controls, run once for an out directory."""
     path = out / "controls.json"
     if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path, "Delete it: it is made anew")
     with tempfile.TemporaryDirectory() as root:
         found = run_controls(Path(root), progress=progress)
     eval_report.write_json(path, found)

@@ -220,10 +220,19 @@ def test_options_in_every_form(given, want):
 
 @pytest.mark.parametrize("given", [
     ["one"], [str(n) for n in range(11)], "__import__('os').system('x')", {"A": 1, "C": 2}, None,
-    ["a", ""], ["a", float("nan")], "[" * 5000, 7])
+    ["a", ""], ["a", float("nan")], "[" * 5000, 7, {"a": "x", "A": "y", "B": "z"}, [10**400, "b"]])
 def test_options_that_are_none(given):
     with pytest.raises(InputError, match="row: "):
         tables.options_of(given, "row")
+
+
+def test_frames_come_in_the_order_of_their_numbers(tmp_path):
+    (tmp_path / "clip").mkdir()
+    names = ["frame_1.JPG", "frame_2.jpg", "frame_10.jpg", "frame_11.jpg"]
+    for name in (*names, "mask.png", "notes.txt"):
+        (tmp_path / "clip" / name).touch()
+    assert tables.frame_files(tmp_path, "clip") == tuple(f"clip/{name}" for name in names)
+    assert tables.frame_files(tmp_path, "clip", "*.png") == ("clip/mask.png",)
 
 
 def test_other_columns_are_one_clear_line(tmp_path):

@@ -71,6 +71,13 @@ def test_spatialvid_masks_are_a_fifth_of_a_second_apart(tmp_path):
     assert source.name == "spatialvid"
 
 
+def test_a_name_is_no_pattern(tmp_path):
+    sparse(tmp_path / "group" / "walk [1]" / "dyn_masks.npz", GOING)
+    equal(find_given(tmp_path, "walk [1]").source().find(sight()), GOING)
+    with pytest.raises(InputError, match=r"no masks of 'walk\*'"):
+        find_given(tmp_path, "walk*")
+
+
 def test_a_folder_of_images(tmp_path):
     for m in range(COUNT):
         for k, part in enumerate((GOING, RESTING)):

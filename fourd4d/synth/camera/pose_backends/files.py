@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,7 +132,7 @@ def find_spatialvid(root: Path, name: str) -> SpatialVidPoses:
 
     Raises InputError where there is none.
     """
-    for folder in (root / name, *sorted(root.glob(f"*/{name}"))):
+    for folder in (root / name, *sorted(root.glob(f"*/{glob.escape(name)}"))):
         if (folder / "poses.npy").is_file():
             return SpatialVidPoses(folder)
     raise InputError(root, f"no annotation of {name!r} here",

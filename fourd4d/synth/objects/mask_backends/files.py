@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import glob
 import os
 import re
 from collections.abc import Mapping
@@ -129,10 +130,10 @@ def find_given(root: str | os.PathLike[str], video_id: str, fps: float = 0.0) ->
     """
     root = Path(root)
     for path in (root / f"{video_id}.npz", root / video_id / "dyn_masks.npz",
-                 *sorted(root.glob(f"*/{video_id}/dyn_masks.npz"))):
+                 *sorted(root.glob(f"*/{glob.escape(video_id)}/dyn_masks.npz"))):
         if path.is_file():
             return GivenMasks(path)
-    for path in (root / video_id, *sorted(root.glob(f"*/{video_id}"))):
+    for path in (root / video_id, *sorted(root.glob(f"*/{glob.escape(video_id)}"))):
         if path.is_dir():
             return GivenMasks(path, fps)
     raise InputError(root, f"no masks of {video_id!r} here",
