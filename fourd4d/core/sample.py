@@ -6,7 +6,6 @@ import dataclasses
 import math
 import numbers
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,13 +125,20 @@ def option_text(value: Any, where: object, name: object = "an option") -> str:
         text = " ".join(part for line in value.splitlines() if (part := line.strip()))
     elif hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:  # NumPy's and JAX's scalars.
         return option_text(value.item(), where, name)
-    elif isinstance(value, numbers.Real) and abs(value) <= sys.float_info.max:  # NaN is not.
+    elif isinstance(value, numbers.Real) and _is_finite(value):
         text = str(value)
     else:
         text = ""
     if not any(letter.isprintable() and not letter.isspace() for letter in text):
         raise InputError(where, f"{name} is {_brief(value)}", "Give it a text or a number")
     return text
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # A whole number beyond every float.
+        return False
 
 
 def _brief(value: Any) -> str:
