@@ -253,7 +253,9 @@ def _plain(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    return _core(" ".join(text.split()).casefold())
+    """Without what surrounds an answer; signs stay, which tell ``-45°`` from ``45°``."""
+    words = " ".join(text.split()).casefold()
+    return re.sub(r"^[\s\"'“”‘’«»()\[\]:;,*_]+|[\s\"'“”‘’«»()\[\].,;:!*_]+$", "", words) or words
 
 
 def _core(text: str) -> str:
@@ -353,6 +355,10 @@ def _are_joined(text: str, one: _Place, other: _Place) -> bool:
     between = text[one.end : other.start]
     if _INSTEAD.search(text[max(0, one.start - _WINDOW) : one.start]):
         return False
+    if re.fullmatch(r"\s*[(\[]\s*", between) and not (one.is_text or other.is_text
+                                                     or re.match(r"\s*[.:]?\s*[)\]]",
+                                                                 text[other.end :])):
+        return False  # A remark: "B (A is wrong)".
     return bool(_JOIN.fullmatch(between) or re.fullmatch(r"\s*[(\[:]\s*|[)\]]\s*|\s+", between))
 
 

@@ -523,3 +523,23 @@ def test_what_a_patient_reader_takes(options, answers):
 
 def test_there_are_options_to_answer():
     assert lenient_answer("The answer is A.", ()) is None
+
+
+@pytest.mark.parametrize("options, text, letter", [
+    (["-45°", "45°", "90°", "0°"], "The answer is -45°.", "A"),
+    (["-45°", "45°", "90°", "0°"], "It turns by 45°.", "B"),
+    (["> 5 m", "< 5 m"], "The answer is < 5 m.", "B"), (["5%", "$5"], "I think it is $5.", "B"),
+    (["1", "-1"], "**-1**", "B"), (["1 m/s", "-1 m/s"], "The answer is -1 m/s", "B"),
+    (["C", "C++", "C#"], "The answer is C#.", "C"), (["?", "!"], "The answer is !", "B"),
+    (["→", "←"], "The answer is ←", "B"),
+])
+def test_signs_tell_options_apart(options, text, letter):
+    assert lenient_answer(text, options) == letter
+
+
+@pytest.mark.parametrize("text, letter", [
+    ("D\n\n(A is wrong)", "D"), ("B (C is not correct because it moves)", "B"),
+    ("Answer: B (A is wrong)", "B"), ("A (B)", None),
+])
+def test_a_remark_in_brackets_is_no_second_answer(text, letter):
+    assert lenient_answer(text, ["Left", "Right", "Up", "Down"]) == letter
