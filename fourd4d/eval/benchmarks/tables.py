@@ -284,29 +284,30 @@ def answers_of(value: Any, options: Sequence[str], where: object, *,
     """
     if isinstance(value, bool) or value is None or _odd(value):
         raise InputError(where, f"the answer is {value!r}", "Fetch the file again")
-    letters = LETTERS[: len(options)]
     said = str(value).strip()
-
-    def alike(text: str) -> tuple[str, ...]:
-        return tuple(letter for letter, option in zip(letters, options, strict=True)
-                     if _plain(option) == _plain(text))
-
-    def lettered() -> tuple[str, ...]:
-        bare, marked = _LETTER.fullmatch(said), _MARKED.fullmatch(said)
-        if bare and bare[1].upper() in letters:
-            return alike(options[letters.index(bare[1].upper())])
-        if marked and marked[1].upper() in alike(marked[2]):
-            return alike(marked[2])
-        return ()
-
-    ways = [lambda: alike(said), lettered] if texts_first else [lettered, lambda: alike(said)]
-    for way in ways:
-        if found := way():
-            return found
+    text, lettered = _alike(said, options), _lettered(said, options)
+    if found := text or lettered if texts_first else lettered or text:
+        return found
     if re.fullmatch(r"\d+", said) and int(said) < len(options):
-        return alike(options[int(said)])
+        return _alike(options[int(said)], options)
     raise InputError(where, f"the answer {said[:60]!r} is none of the {len(options)} options",
                      "It is counted as wrong; tell the benchmark's authors")
+
+
+def _alike(text: str, options: Sequence[str]) -> tuple[str, ...]:
+    """The letters of the options that read so."""
+    return tuple(letter for letter, option in zip(LETTERS, options, strict=False)
+                 if _plain(option) == _plain(text))
+
+
+def _lettered(said: str, options: Sequence[str]) -> tuple[str, ...]:
+    """The letters that a letter means, or a letter with its option's text; empty for none."""
+    letters = LETTERS[: len(options)]
+    bare, marked = _LETTER.fullmatch(said), _MARKED.fullmatch(said)
+    if bare and bare[1].upper() in letters:
+        return _alike(options[letters.index(bare[1].upper())], options)
+    found = _alike(marked[2], options) if marked else ()
+    return found if marked and marked[1].upper() in found else ()
 
 
 def odd_options(options: Sequence[str]) -> str:
