@@ -16,7 +16,7 @@ from typing import Any
 
 from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.files import parse_json, replacing
-from fourd4d.core.sample import LETTERS, Sample, check, option_text
+from fourd4d.core.sample import LETTERS, Sample, by_letter, check, option_text
 from fourd4d.core.storage import as_path, below, is_remote, local_copy
 
 _OPTION = re.compile(rf"^([{LETTERS}])\.(?:\s+(.*))?$")
@@ -155,11 +155,7 @@ def _given(row: Mapping[str, Any], where: object) -> list[Any]:
         if isinstance(given, str):
             given = parse_json(given, f"{where}, options", "Give a list or one key an option")
         if isinstance(given, Mapping):
-            keys = [str(key).strip().upper() for key in given]
-            if len(set(keys)) < len(keys):
-                raise InputError(where, f"two options have one letter: {', '.join(sorted(keys))}",
-                                 "Letter them A, B, C, …")
-            given = dict(zip(keys, given.values(), strict=True))
+            given = by_letter(given, where)
             if unknown := sorted(set(given) - set(LETTERS)):
                 raise InputError(where, f"options are lettered {unknown}", "Letter them A, B, C, …")
     if isinstance(given, Mapping):

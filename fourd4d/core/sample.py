@@ -134,6 +134,18 @@ def option_text(value: Any, where: object, name: object = "an option") -> str:
     return text
 
 
+def by_letter(options: Mapping[Any, Any], where: object) -> dict[str, Any]:
+    """Options by the letters that their keys mean, whatever their case.
+
+    Raises InputError, naming ``where``, where two keys mean one letter.
+    """
+    letters = [str(key).strip().upper() for key in options]
+    if len(set(letters)) < len(letters):
+        raise InputError(where, f"two options have one letter: {', '.join(sorted(letters))}",
+                         "Letter them A, B, C, …")
+    return dict(zip(letters, options.values(), strict=True))
+
+
 def _is_finite(value: Any) -> bool:
     try:
         return math.isfinite(value)

@@ -17,7 +17,7 @@ from typing import Any
 
 from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.files import parse_json
-from fourd4d.core.sample import LETTERS, option_text
+from fourd4d.core.sample import LETTERS, by_letter, option_text
 from fourd4d.eval.benchmarks.base import Clip, Question
 
 Row = dict[str, Any]
@@ -250,12 +250,7 @@ def options_of(value: Any, where: object) -> tuple[tuple[str, ...], tuple[str, .
     """
     given = listed(value, where, "options")
     if isinstance(given, dict):
-        keys = [str(key).strip().upper() for key, text in given.items() if text is not None]
-        if len(set(keys)) < len(keys):
-            raise InputError(where, f"two options have one letter: {', '.join(sorted(keys))}",
-                             "Letter them A, B, C, …")
-        given = {str(key).strip().upper(): text for key, text in given.items()
-                 if text is not None}
+        given = by_letter({key: text for key, text in given.items() if text is not None}, where)
         if "".join(sorted(given)) != LETTERS[: len(given)]:
             raise InputError(where, f"options are lettered {sorted(given)}",
                              "Letter them A, B, C, …")
@@ -325,7 +320,7 @@ def _plain(text: str) -> str:
 
 def frame_files(root: Path, folder: str, *patterns: str) -> tuple[str, ...]:
     """Frame images of a folder below root, by name, 2 before 10; empty where there are none."""
-    found = sorted((path for path in (root / folder).glob("*")), key=_in_numbers)
+    found = sorted((root / folder).glob("*"), key=_in_numbers)
     for pattern in patterns or ("*.jpg", "*.jpeg", "*.png"):
         own = [path for path in found if fnmatch.fnmatchcase(path.name.lower(), pattern)]
         if own:
