@@ -28,7 +28,8 @@ _HELD = 8  # Characters that may still change: bytes of one that is not whole.
 class TextStream:
     """Text of one response, handed out as it becomes certain.
 
-    What is handed out joins to the whole text, cut before the first of the texts to stop at.
+    What is handed out joins to the whole text, cut before that of the texts to stop at which is
+    complete first (of those that end together, the longest).
 
     Attributes:
       text: handed out so far.
@@ -53,9 +54,10 @@ class TextStream:
     def _give(self, text: str, whole: bool) -> str:
         if self.stopped:
             return ""
-        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        # The one complete first, whatever parts the text comes in.
+        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            text, self.stopped = text[: min(found)], True
+            text, self.stopped = text[: min(found)[1]], True
         elif not whole:
             text = text[: self._certain(text)]
         if not text.startswith(self.text):

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 from helpers.bundles import CONFIG
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fourd4d.core.protocol import ProtocolSpec
@@ -45,6 +45,7 @@ def test_no_half_character_is_handed_out(text):
 
 
 @settings(deadline=None, max_examples=150)
+@example("\naa", ["a", "\naa"], [2])
 @given(st.text("ab\n", max_size=20), st.lists(st.text("ab\n", min_size=1, max_size=3), min_size=1,
                                               max_size=3), st.lists(st.integers(0, 30)))
 def test_nothing_from_a_stop_text_on_is_handed_out(text, stop, cuts):
@@ -54,9 +55,9 @@ def test_nothing_from_a_stop_text_on_is_handed_out(text, stop, cuts):
         stream.more(part)
         assert not any(one in stream.text for one in stop)
     stream.rest(WORDS.decode(tokens))
-    places = [text.index(one) for one in stop if one in text]
+    places = [(text.index(one) + len(one), text.index(one)) for one in stop if one in text]
     assert stream.stopped == bool(places)
-    assert stream.text == text[: min(places, default=len(text))]
+    assert stream.text == text[: min(places, default=(0, len(text)))[1]]
 
 
 def test_latents_come_back_as_they_were_sent():
