@@ -53,9 +53,8 @@ class BenchmarkSource:
         return len(self.questions)
 
     def __getitem__(self, index: int) -> Row:
+        """A row of the file, also one that cannot be asked: ``questions[index].problem`` tells."""
         question = self.questions[index]
-        if question.problem:
-            raise InputError(question.where, question.problem)
         return Row(question.sample(), question.where, root=self.root)
 
     def __repr__(self) -> str:
@@ -91,7 +90,7 @@ class BenchmarkSource:
         """
         question = self.questions[number]
         if question.problem:
-            raise InputError(question.where, question.problem)
+            raise InputError(question.where, question.problem.removeprefix(f"{question.where}: "))
         if self.mode == "blind":
             return Shown()
         shown = self.reader.show(question.clips, self._ask.frames, self._ask.windowed,

@@ -57,6 +57,7 @@ def test_every_split_and_protocol_asks_every_question(opened):
         rows = benchmark.open(root, split=split)
         keys = [q.key for q in rows.questions]
         assert len(rows) >= 3 and len(set(keys)) == len(keys)
+        assert [row.sample.id for row in rows] == keys
     for protocol in benchmark.protocols:
         rows = benchmark.open(root, protocol)
         told = 0
@@ -66,6 +67,7 @@ def test_every_split_and_protocol_asks_every_question(opened):
             except InputError as error:
                 assert question.problem or "no such file" in str(error) or (
                     "no frame between" in str(error))
+                assert str(error).count(f"{question.where}:") == 1
                 told += 1
                 continue
             assert any(not isinstance(part, str) for part in parts)
