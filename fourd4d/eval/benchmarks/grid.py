@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,14 @@ def over_runs(runs: Sequence[Mapping[str, Record]]) -> dict[str, Any]:
         "deviation_of_runs": float(scores.mean(1).std(ddof=1)) if len(runs) > 1 else 0.0,
         "same_answer": float(np.mean(same)) if same else 1.0,
         "right_in_all": int((right == len(runs)).sum()), "right_in_none": int((right == 0).sum()),
+        "no_answer_share": _share(runs, lambda record: not record.get("chosen")),
+        "truncated_share": _share(runs, lambda record: record.get("truncated", False)),
     }
+
+
+def _share(runs: Sequence[Mapping[str, Record]], has: Callable[[Record], bool]) -> float:
+    """How many of all runs' responses have something."""
+    return float(np.mean([bool(has(record)) for run in runs for record in run.values()]))
 
 
 def needs_video(blind: Sequence[Mapping[str, Record]]) -> list[str]:
@@ -216,11 +223,15 @@ def page(title: str, found: Mapping[str, Any], chance: float, published: Sequenc
         needs = any("on_needs_video" in row for row in rows)
         made.add_table(
             f"Protocol {protocol}: accuracy, %",
-            ["mode", "items", "all", *(["those that need their video"] if needs else [])],
+            ["mode", "items", "all", *(["those that need their video"] if needs else []),
+             "no answer, %", "cut off, %"],
             [[row["mode"], row["items"], _part(row if row["items"] else None, chance),
-              *([_part(row.get("on_needs_video"), chance)] if needs else [])] for row in rows],
+              *([_part(row.get("on_needs_video"), chance)] if needs else []),
+              *(Percent(row[name]) if row["items"] else None
+                for name in ("no_answer_share", "truncated_share"))] for row in rows],
             "Whiskers: 95 % intervals, questions of one video taken together; the dashed line is "
-            "chance. " + " ".join(f"{mode}: {MODES[mode]}." for mode in modes)
+            "chance. No answer: none could be read; cut off: by the token budget. "
+            + " ".join(f"{mode}: {MODES[mode]}." for mode in modes)
             + (f" Counted where the new answer is known: {mapped}." if mapped else "")
             + (f" An item needs its video where fewer than {NEEDED:g} of the blind runs are right."
                if needs else ""))

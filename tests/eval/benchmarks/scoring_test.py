@@ -161,6 +161,10 @@ def test_runs_and_what_needs_its_video():
     assert found["accuracy"] == 0.375 and found["accuracy_of_runs"] == [0.5, 0.25]
     assert found["same_answer"] == 0.75 and found["right_in_all"] == 1
     assert found["right_in_none"] == 2
+    runs[1]["k3"] |= {"chosen": None, "truncated": True}
+    runs[0]["k0"] |= {"truncated": True}
+    found = grid.over_runs(runs)
+    assert (found["no_answer_share"], found["truncated_share"]) == (1 / 8, 2 / 8)
     assert grid.needs_video(runs) == ["k1", "k3"]  # k2 is right in half of the runs.
     first, second = grid.hardest(runs, 2)
     assert first == {"key": "k1", "kind": "a", "video": "v1", "answer": "B", "score": 0.0,
