@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from fourd4d.parallel.memory import Room, is_out_of_memory
 from fourd4d.pretrained.bundle import ModelBundle
 from fourd4d.pretrained.open import open_checkpoint
 from fourd4d.processing import Processor, parse_answer
+from fourd4d.processing.answers import tagged_answer
 from fourd4d.processing.latent_spans import marked
 from fourd4d.processing.media import Image, Video, decode_image, read_image
 from fourd4d.processing.video import read_video
@@ -158,8 +158,8 @@ class Answerer:
             rollout, spec = self._sample([example], jax.random.key(0), max_tokens,
                                          temperature=0.0, imagery=False)
             said = texts(rollout, processor.tokenizer, spec)[0]
-        answers = re.findall(r"<answer>(.*?)</answer>", said, re.DOTALL)
-        return answers[-1] if answers else said
+        answer = tagged_answer(said)
+        return said if answer is None else answer
 
     def tries(self, samples: Sequence[Sample], count: int, *, root: str | os.PathLike[str],
               max_tokens: int = 512, temperature: float = 1.0, seed: int = 0,

@@ -38,12 +38,12 @@ from fourd4d.eval.spec import EvalSpec, Subject
 from fourd4d.eval.vision_store import VisionStore
 from fourd4d.parallel import make_mesh, use
 from fourd4d.pretrained.open import open_checkpoint
+from fourd4d.processing.answers import tagged_answer
 from fourd4d.processing.media import Image, Video, read_image
 from fourd4d.processing.processor import Processor
 from fourd4d.processing.video import read_video
 
 REPLIES: Final = ("answer", "full")
-_ANSWER: Final = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 class Fourd4D(lmms):
@@ -150,12 +150,12 @@ class Fourd4D(lmms):
             top_p=float(settings.get("top_p") or 1.0) if sampled else 1.0)
 
     def _said(self, response: str, settings: dict[str, Any]) -> str:
-        found = _ANSWER.findall(response)
-        text = found[-1].strip() if found and self._reply == "answer" else response
+        found = tagged_answer(response)
+        text = response if found is None or self._reply != "answer" else found.strip()
         stops = settings.get("until") or []
         for stop in [stops] if isinstance(stops, str) else stops:
             # A blank line ends an answer, not the reasoning before it.
-            if stop and (self._reply == "full" or found or stop.strip()):
+            if stop and (self._reply == "full" or found is not None or stop.strip()):
                 text = text.split(stop)[0]
         return text
 

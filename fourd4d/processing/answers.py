@@ -25,6 +25,12 @@ def strip_latents(text: str) -> str:
     return _BLOCK.sub("", text)
 
 
+def tagged_answer(text: str) -> str | None:
+    """What stands in the last ``<answer>`` tags, as it is written; None where there are none."""
+    found = _ANSWER.findall(text)
+    return found[-1] if found else None
+
+
 def well_formed(text: str) -> bool:
     """Whether the whole response is ``<think>…</think><answer>…</answer>``, neither part empty.
 

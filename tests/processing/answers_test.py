@@ -2,7 +2,13 @@
 
 import pytest
 
-from fourd4d.processing.answers import lenient_answer, parse_answer, strip_latents, well_formed
+from fourd4d.processing.answers import (
+    lenient_answer,
+    parse_answer,
+    strip_latents,
+    tagged_answer,
+    well_formed,
+)
 
 OPTIONS = ("Moving Left", "Moving Left-Up", "Static", "Moving Right")
 BLOCK = "<|latent_start|><|latent_pad|><|latent_pad|><|latent_end|>"
@@ -120,3 +126,12 @@ def test_format(text, good):
 def test_latents_are_stripped_as_whole_blocks():
     assert strip_latents(f"a{BLOCK}b{BLOCK}{BLOCK}c") == "abc"
     assert strip_latents("a<|latent_start|>b") == "a<|latent_start|>b"
+
+
+@pytest.mark.parametrize(("text", "inside"), [
+    ("<think>x</think><answer>B</answer>", "B"), ("no tags", None), ("<answer></answer>", ""),
+    ("<answer>A</answer> no, <answer> C. Up\n</answer>.", " C. Up\n"),
+    ("<answer>A <answer>B</answer>", "B"), ("<answer>A</answer> or <answer>B", "A"),
+])
+def test_what_stands_in_the_last_tags(text, inside):
+    assert tagged_answer(text) == inside
