@@ -306,11 +306,11 @@ def show(result: dict[str, Any], out: str) -> None:
 def show_grid(result: dict[str, Any], out: str) -> None:
     """Protocols and modes of a benchmark on the terminal."""
     console = plain_console()
-    table = Table("protocol", "mode", "items", "accuracy", "95 %, by video", "runs")
+    table = Table("protocol", "mode", "items", "accuracy", "95 %", "no answer", "runs")
     for row in result["rows"]:
         told = ([report.percent(row["accuracy"]),
-                 report.span(row["accuracy_low"], row["accuracy_high"])] if row["items"]
-                else ["", ""])
+                 report.span(row["accuracy_low"], row["accuracy_high"]),
+                 report.percent(row["no_answer_share"])] if row["items"] else [""] * 3)
         of = "" if row["items"] == row["of"] else f" of {row['of']}"
         table.add_row(row["protocol"], row["mode"], f"{row['items']}{of}", *told,
                       str(row["runs"]))
