@@ -49,7 +49,8 @@ def get_config() -> ConfigDict:
         normalisation=placeholder(str), divide_by_std=placeholder(bool),
         drop_equal_groups=placeholder(bool), mask_truncated=placeholder(bool),
         ratio=placeholder(str), surrogate=placeholder(str), sampled_cap=placeholder(float),
-        entropy=placeholder(float)))
+        entropy=placeholder(float), latent_clip_low=placeholder(float),
+        latent_clip_high=placeholder(float)))
     # Weights by name; functions are your own, module:name or module:name=weight each.
     # pair and swap_gap need data.pairs: both of a pair right; right, but not with the latents of
     # the other (which are sampled with once more).

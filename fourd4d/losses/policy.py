@@ -44,6 +44,8 @@ class PolicySpec:
         corrects what decoding rounded (truncated importance sampling). Wants old log-probs
         recomputed.
       entropy: weight of the tokens' entropy in the objective.
+      latent_clip_low, latent_clip_high: the clip of latents that have a likelihood of their own
+        (DePO); 0 clips them as tokens are. Ratios of each token only.
     """
 
     clip_low: float = 0.2
@@ -58,6 +60,8 @@ class PolicySpec:
     surrogate: Surrogate = "clip"
     sampled_cap: float = 0.0
     entropy: float = 0.0
+    latent_clip_low: float = 0.0
+    latent_clip_high: float = 0.0
 
     def __post_init__(self) -> None:
         if self.normalisation not in ("response", "token", "constant"):
@@ -70,6 +74,11 @@ class PolicySpec:
             if getattr(self, field) not in known:
                 raise InputError(f"PolicySpec.{field}", f"unknown value {getattr(self, field)!r}",
                                  f"Use one of {known}")
+        own = self.latent_clip_low, self.latent_clip_high
+        if min(own) < 0 or (any(own) and self.ratio == "sequence"):
+            raise InputError("PolicySpec.latent_clip_low and latent_clip_high",
+                             f"{own} with the ratio {self.ratio!r}",
+                             "Use 0 or more, and a ratio of each token")
         if self.sampled_cap < 0:
             raise InputError("PolicySpec.sampled_cap", f"bad value {self.sampled_cap}",
                              "Use 0 for no weights, else a cap such as 2")
@@ -115,8 +124,8 @@ def clipped_surrogate(
     logp: Float[Array, "*dims"],
     logp_old: Float[Array, "*dims"],
     advantages: Float[Array, "*dims"],
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
+    clip_low: float | Array = 0.2,
+    clip_high: float | Array = 0.2,
 ) -> Float[Array, "*dims"]:
     """min(ρ A, clip(ρ, 1 - clip_low, 1 + clip_high) A) per token, to be maximised."""
     ratio = jnp.exp(logp - logp_old)
@@ -128,8 +137,8 @@ def cispo_surrogate(
     logp: Float[Array, "*dims"],
     log_ratio: Float[Array, "*dims"],
     advantages: Float[Array, "*dims"],
-    clip_low: float = 1.0,
-    clip_high: float = 4.0,
+    clip_low: float | Array = 1.0,
+    clip_high: float | Array = 4.0,
 ) -> Float[Array, "*dims"]:
     """sg(clip(ρ, 1 - clip_low, 1 + clip_high)) A log π per token, to be maximised."""
     weight = jax.lax.stop_gradient(jnp.clip(jnp.exp(log_ratio), 1.0 - clip_low, 1.0 + clip_high))
@@ -242,6 +251,7 @@ def policy_loss(
     *,
     logp_sampled: Float[Array, "B T"] | None = None,
     entropy: Float[Array, "B T"] | None = None,
+    latents: Bool[Array, "B T"] | None = None,
 ) -> tuple[Mean, dict[str, Mean]]:
     """The loss to minimise, -(surrogate - β k3 + entropy bonus), and what to log.
 
@@ -249,11 +259,12 @@ def policy_loss(
       logp: of the recorded tokens under the weights being trained.
       logp_old: under the weights that sampled them; constant.
       advantages: one per response, shared by its tokens; constant.
-      mask: text positions with a gradient; latents are not among them.
+      mask: positions with a gradient; latents are among them only with a likelihood of their own.
       logp_ref: under the frozen reference; needed when ``spec.beta`` is not 0.
       keep: responses that count (not truncated, of informative groups, no filler rows).
       logp_sampled: as decoding computed them; needed with ``spec.sampled_cap``.
       entropy: of the distribution of each token; needed with ``spec.entropy``.
+      latents: positions of latents; needed with a clip of their own.
 
     Returns:
       The loss, and ``policy_surrogate``, ``ratio``, ``clipped_low``, ``clipped_high`` (shares of
@@ -268,6 +279,13 @@ def policy_loss(
     if spec.entropy and entropy is None:
         raise InputError("policy_loss", "an entropy bonus without entropies",
                          "Give entropy, or set its weight to 0")
+    if (spec.latent_clip_low or spec.latent_clip_high) and latents is None:
+        raise InputError("policy_loss", "a clip of latents, but none are given",
+                         "Give latents, or set latent_clip_low and latent_clip_high to 0")
+    low, high = (
+        jnp.where(latents, own, of_tokens) if own and latents is not None else of_tokens
+        for own, of_tokens in ((spec.latent_clip_low, spec.clip_low),
+                               (spec.latent_clip_high, spec.clip_high)))
     # Outside the mask log-probabilities may be anything; the ratio must not overflow there.
     logp_old = jax.lax.stop_gradient(jnp.where(mask, logp_old, 0.0))
     logp = jnp.where(mask, logp, 0.0)
@@ -276,9 +294,9 @@ def policy_loss(
     if spec.ratio == "sequence":
         moved = sequence_ratio(logp - logp_old, mask) + logp_old
     if spec.surrogate == "cispo":
-        surrogate = cispo_surrogate(logp, moved - logp_old, a_BT, spec.clip_low, spec.clip_high)
+        surrogate = cispo_surrogate(logp, moved - logp_old, a_BT, low, high)
     else:
-        surrogate = clipped_surrogate(moved, logp_old, a_BT, spec.clip_low, spec.clip_high)
+        surrogate = clipped_surrogate(moved, logp_old, a_BT, low, high)
 
     def mean(values: Any) -> Mean:
         return response_mean(values, mask, keep, spec.normalisation, spec.max_tokens)
@@ -292,8 +310,8 @@ def policy_loss(
     metrics = {
         "policy_surrogate": mean(jax.lax.stop_gradient(surrogate)),
         "ratio": Mean.of(ratio, share),
-        "clipped_low": Mean.of((ratio < 1 - spec.clip_low) & (a_BT < 0), share),
-        "clipped_high": Mean.of((ratio > 1 + spec.clip_high) & (a_BT > 0), share),
+        "clipped_low": Mean.of((ratio < 1 - low) & (a_BT < 0), share),
+        "clipped_high": Mean.of((ratio > 1 + high) & (a_BT > 0), share),
         "kl_old": Mean.of(jax.lax.stop_gradient(k3(logp, logp_old)), share),
     }
     objective = surrogate

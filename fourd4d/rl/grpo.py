@@ -262,7 +262,8 @@ def loss(model: Any, part: Experience, weight: Float[Array, ""], spec: RLSpec, p
         # Latents were not drawn: their weight is 1.
         logp_sampled=jnp.where(jnp.asarray(rollout.sampled), rollout.log_probs,
                                flat(part.logp_old)) if policy.sampled_cap else None,
-        entropy=entropy if policy.entropy else None)
+        entropy=entropy if policy.entropy else None,
+        latents=jnp.asarray(rollout.latent_index) >= 0)
     sampled = jnp.asarray(rollout.sampled)
     metrics["entropy"] = Mean.of(jax.lax.stop_gradient(entropy), sampled)
     return mean.total / weight, (metrics, jax.lax.stop_gradient(log_probs))

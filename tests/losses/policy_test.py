@@ -1,5 +1,7 @@
 """Policy terms by hand-computed numbers, and the gradients that matter."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -186,6 +188,30 @@ def test_gspo_by_hand():
     np.testing.assert_allclose(loss(far, 2.0), -2 * 1.2, rtol=1e-6)
     assert not jax.grad(loss)(far, 2.0).any()
     assert jax.grad(loss)(far, -2.0).all()
+
+
+def test_latents_have_a_clip_of_their_own_by_hand():
+    """Both ratios are 1.5: of the token 1.2 counts, without a gradient; the latent's is whole."""
+    mask, old = jnp.ones((1, 2), bool), jnp.zeros((1, 2))
+    latents = jnp.array([[False, True]])
+    spec = PolicySpec(beta=0.0, latent_clip_low=0.6, latent_clip_high=0.9)
+
+    def loss(logp, advantage, spec=spec):
+        return policy_loss(logp, old, jnp.array([advantage]), mask, spec,
+                           latents=latents)[0].value()
+
+    high, low = jnp.log(jnp.full((1, 2), 1.5)), jnp.log(jnp.full((1, 2), 0.5))
+    np.testing.assert_allclose(loss(high, 2.0), -2 * (1.2 + 1.5) / 2, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(loss)(high, 2.0), [[0.0, -1.5]], rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(loss)(low, -2.0), [[0.0, 0.5]], rtol=1e-6)
+    as_tokens = dataclasses.replace(spec, latent_clip_low=0.0, latent_clip_high=0.0)
+    np.testing.assert_allclose(loss(high, 2.0, as_tokens), -2 * 1.2, rtol=1e-6)
+    metrics = policy_loss(high, old, jnp.array([2.0]), mask, spec, latents=latents)[1]
+    assert metrics["clipped_high"].value() == 0.5
+    with pytest.raises(InputError, match="none are given"):
+        policy_loss(high, old, jnp.array([2.0]), mask, spec)
+    with pytest.raises(InputError, match="ratio of each token"):
+        PolicySpec.gspo(latent_clip_low=0.1)
 
 
 def test_cispo_by_hand():

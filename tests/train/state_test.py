@@ -358,7 +358,8 @@ OWN = {
          "rl.latent_kappa": 1.0, "rl.overlong": 5, "rl.slots": 4, "rl.pack": True,
          "rl.rounds": 3, "rewards.pair": 0.5, "rewards.swap_gap": 0.5,
          "policy.ratio": "x", "policy.surrogate": "x", "policy.sampled_cap": 2.0,
-         "policy.entropy": 0.5, "rewards.functions": ("a:b",),
+         "policy.entropy": 0.5, "policy.latent_clip_low": 0.1, "policy.latent_clip_high": 0.1,
+         "rewards.functions": ("a:b",),
          "sampling.max_tokens": 8, "sampling.temperature": 0.5, "sampling.max_latents": 4},
         {"imagery": False, "data.assumed_fps": 2.0, "data.pairs": True}),
 }
