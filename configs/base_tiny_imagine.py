@@ -19,13 +19,29 @@ with images, without, and with dots in their place. Its rows, from another 5,400
         sed "s#\"processed_data/#\"$D/processed_data/#g"
     done > runs/imagine_second.jsonl
     python -m fourd4d.dift --config=configs/base_tiny_imagine.py:second
+
+The third is the first again, with all clips so far and twice 3,500 new ones, of start 320,000 and
+330,000 (``runs/imagine_third_a``, ``_b``; of each ``rows`` as for the first):
+
+    for D in imagine_data imagine_more imagine_third_a imagine_third_b; do
+      sed "s#\"processed_data/#\"$D/processed_data/#g" runs/$D/lesson.jsonl
+    done > runs/imagine_third.jsonl
+    python -m fourd4d.dift --config=configs/base_tiny_imagine.py:third
+
+After it the model answers either way. The last is a few hundred rows with images alone, so that it
+always imagines:
+
+    grep '"image_output": \\["' runs/imagine_third.jsonl | shuf -n 960 > runs/imagine_last.jsonl
+    python -m fourd4d.dift --config=configs/dift_imagery_tune.py --config.steps=40 --config.seed=3 \
+        --config.init=runs/base_tiny_imagine_third/checkpoints \
+        --config.data.path=runs/imagine_last.jsonl --config.workdir=runs/base_tiny_imagine_last
 """
 
 from ml_collections import ConfigDict
 
 from configs import dift_imagery_tiny
 
-LESSONS = ("first", "second")
+LESSONS = ("first", "second", "third")
 
 
 def get_config(lesson: str = "first") -> ConfigDict:
@@ -44,12 +60,16 @@ def get_config(lesson: str = "first") -> ConfigDict:
     config.log_every = 20
     config.eval_every = 0
     config.save_every = 200
-    if lesson == "second":
-        config.init = "runs/base_tiny_imagine_first/checkpoints"
-        config.data.path = "runs/imagine_second.jsonl"
+    if lesson != "first":
+        before = LESSONS[LESSONS.index(lesson) - 1]
+        config.init = f"runs/base_tiny_imagine_{before}/checkpoints"
+        config.data.path = f"runs/imagine_{lesson}.jsonl"
         config.data.root = "runs"
         config.dift.read_targets = 0.2
         config.dift.read_targets_steps = 0
         config.optimizer.learning_rate = 1e-3
         config.steps = 1100
+    if lesson == "third":
+        config.seed = 1
+        config.steps = 1450
     return config

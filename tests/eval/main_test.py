@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.bundles import save_as_a_trainer
 from helpers.evaluation import benchmark
+from helpers.workers import coordinated
 
 from configs import eval_heldout
 from fourd4d.core.errors import InputError
@@ -96,20 +96,16 @@ def test_unknown_settings_are_named(checkpoint, data, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_share_the_items(checkpoint, data, whole, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
     command = [
         sys.executable, "-m", "fourd4d.eval", f"--config={ROOT / 'configs' / 'eval_heldout.py'}",
         f"--config.checkpoint={checkpoint}", f"--config.data={data / 'items.jsonl'}",
         f"--config.root={data}", "--config.mesh=data=1", f"--config.out={tmp_path}",
         "--config.eval.rows=4", "--config.eval.max_tokens=12", "--config.eval.temperature=1.0",
     ]
-    environment = {**os.environ, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     workers = [
-        subprocess.Popen(command, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(i)},
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for i in range(2)]
+        subprocess.Popen(command, cwd=ROOT, env={**os.environ, **own}, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True)
+        for own in coordinated(2)]
     for worker in workers:
         printed, _ = worker.communicate(timeout=300)
         assert worker.returncode == 0, printed

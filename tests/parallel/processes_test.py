@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from helpers.workers import coordinated
 
 from fourd4d.core.errors import InputError
 from fourd4d.parallel import ending_together
@@ -41,17 +41,13 @@ def test_alone_an_error_goes_its_way():
 @pytest.mark.slow
 @pytest.mark.parametrize("gone", ["killed", "failed"])
 def test_when_one_is_gone_the_other_ends_within_a_minute_and_says_so(tmp_path, gone):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
     script = tmp_path / "work.py"
     script.write_text(WORK.format(fails=gone == "failed"))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_PROCESSES": "2",
-                   "JAX_ENABLE_COMPILATION_CACHE": "false",  # A kill leaves half an entry.
-                   "JAX_COORDINATOR_ADDRESS": address, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
+                   "JAX_ENABLE_COMPILATION_CACHE": "false"}  # A kill leaves half an entry.
     first, second = (subprocess.Popen(
-        [sys.executable, str(script)], env={**environment, "JAX_PROCESS_ID": str(i)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for i in range(2))
+        [sys.executable, str(script)], env={**environment, **own}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True) for own in coordinated(2))
     try:
         for worker in (first, second):
             assert worker.stdout is not None

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.data import sample, write_dataset
+from helpers.workers import coordinated
 
 ROOT = Path(__file__).parents[2]
 REWARD = """
@@ -38,10 +38,6 @@ def data(tmp_path_factory):
 
 def started(command, data, workdir, processes, devices=4):
     """The processes of a run over ``devices`` devices in all."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    own = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // processes}",
              "PYTHONPATH": os.pathsep.join([str(ROOT), str(data.parent)]),
              "JAX_ENABLE_COMPILATION_CACHE": "false"}  # A kill leaves half an entry.
@@ -52,8 +48,8 @@ def started(command, data, workdir, processes, devices=4):
             "--config.optimizer.warmup_steps=0"]
     return [subprocess.Popen(
         line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, **flags, **({**own, "JAX_PROCESS_ID": str(i)} if processes > 1 else {})})
-        for i in range(processes)]
+        env={**os.environ, **flags, **own})
+        for own in (coordinated(processes) if processes > 1 else [{}])]
 
 
 def ended(workers):
