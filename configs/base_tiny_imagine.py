@@ -27,14 +27,6 @@ The third is the first again, with all clips so far and twice 3,500 new ones, of
       sed "s#\"processed_data/#\"$D/processed_data/#g" runs/$D/lesson.jsonl
     done > runs/imagine_third.jsonl
     python -m fourd4d.dift --config=configs/base_tiny_imagine.py:third
-
-After it the model answers either way. The last is a few hundred rows with images alone, so that it
-always imagines:
-
-    grep '"image_output": \\["' runs/imagine_third.jsonl | shuf -n 960 > runs/imagine_last.jsonl
-    python -m fourd4d.dift --config=configs/dift_imagery_tune.py --config.steps=40 --config.seed=3 \
-        --config.init=runs/base_tiny_imagine_third/checkpoints \
-        --config.data.path=runs/imagine_last.jsonl --config.workdir=runs/base_tiny_imagine_last
 """
 
 from ml_collections import ConfigDict
