@@ -197,6 +197,14 @@ def test_small_shapes_and_two_core_chips(topology, count):
     assert numbers["hbm_limit_bytes"] == accelerators.CHIPS[topology.partition(":")[0]].hbm_bytes
 
 
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_axes_may_share_a_dimension_of_the_torus():
+    mesh = make_mesh("fsdp=16,tensor=4", fit.devices_of("v5e:8x8"))
+    assert mesh.shape["fsdp"] == 16 and mesh.shape["tensor"] == 4
+    for line in mesh.devices.reshape(16, 4):  # Neighbours: one of the coordinates is shared.
+        assert any(len({device.coords[axis] for device in line}) == 1 for axis in (0, 1))
+
+
 def test_unknown_topologies_are_input_errors():
     with pytest.raises(InputError, match="unknown chip in 'v9:2x2'"):
         fit.devices_of("v9:2x2")
