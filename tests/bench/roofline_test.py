@@ -127,17 +127,18 @@ def test_kernels_of_a_tpu_count_their_products():
         return attend_splash(q, q, q, ids, ids, causal=causal)
 
     with use(mesh):
-        q = jax.ShapeDtypeStruct((4, length, heads, width), jnp.bfloat16,
+        q = jax.ShapeDtypeStruct((8, length, heads, width), jnp.bfloat16,
                                  sharding=NamedSharding(mesh, P("fsdp")))
-        ids = jax.ShapeDtypeStruct((4, length), jnp.int32,
+        ids = jax.ShapeDtypeStruct((8, length), jnp.int32,
                                    sharding=NamedSharding(mesh, P("fsdp")))
 
         def products(causal, function):
             text = written(jax.jit(functools.partial(function, causal)).lower(q, ids))
-            return roofline.cost(text).flops / (2 * heads * length * length * width)
+            one = 2 * heads * length * length * width
+            return roofline.cost(text).flops / (2 * one)  # Two rows a device.
 
         assert products(False, attend) == 2 and products(True, attend) == 1
         grad = jax.grad(lambda causal, q, ids: jnp.sum(attend(causal, q, ids).astype(
             jnp.float32) ** 2), argnums=1)
-        assert products(False, grad) == 2 + 3 + 4
+        assert products(False, grad) == 2 + 3 + 4 == 2 * products(True, grad)
     assert CHIPS["v5e"].ici == 200e9

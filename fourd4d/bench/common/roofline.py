@@ -358,12 +358,12 @@ class _Reader:
         if found is None or "tpu_custom_call" not in x.rest:
             return 0.0
         types = [shape for o in x.operands for shape in shapes(self._type(within, o))]
-        (heads, queries, width), (_, keys, _) = [
-            sizes[-3:] for dtype, sizes, _ in types if dtype in ("bf16", "f32") and len(sizes) >= 3
-        ][:2]
-        whole = 2.0 * found * heads * queries * keys * width
-        # Which blocks are left out is given for causal attention only.
-        return whole / 2 if any(dtype == "s8" for dtype, _, _ in types) else whole
+        (*rows, heads, queries, width), (*_, keys, _) = [
+            sizes for dtype, sizes, _ in types if dtype in ("bf16", "f32") and len(sizes) >= 3][:2]
+        whole = 2.0 * found * math.prod(rows) * heads * queries * keys * width
+        # Beside segments of both sides, places of queries are given where later keys are masked.
+        causal = sum(dtype == "s32" for dtype, _, _ in types) == 3
+        return whole / 2 if causal else whole
 
 
 def _text(shape: tuple[str, tuple[int, ...], str]) -> str:
