@@ -1,4 +1,4 @@
-"""4DRL of the 3B model with the paper's numbers: 64 prompts x 8 responses over 8 devices.
+"""4DRL of the 3B model with the paper's numbers: 64 prompts x 8 responses over 8 or 16 devices.
 
     python -m fourd4d.rl --config=configs/rl_3b.py --config.init=DIR \\
         --config.data.path=4drl_data_filtered.jsonl --config.data.root=DIR
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     config.imagery = True  # False never imagines: the text-only baseline.
     config.trainable = (r"(?!vision/).*",)  # The vision encoder is frozen.
     # Decoding and training round differently in bfloat16; ratios should not see that.
-    config.rl = ConfigDict(dict(group=8, epochs=1, minibatches=1, accumulate=2, old="recomputed",
+    config.rl = ConfigDict(dict(group=8, epochs=1, minibatches=1, accumulate=4, old="recomputed",
                                 train_start=False, latent_sigma=0.0, latent_kappa=0.0, overlong=0,
                                 slots=0, pack=False, rounds=1))
     config.variant = "grpo"  # Or dr_grpo, dapo, gspo, cispo.

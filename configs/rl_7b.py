@@ -13,5 +13,4 @@ def get_config() -> ConfigDict:
     config = rl_3b.get_config()
     config.workdir = "runs/rl_7b"
     config.init = "runs/dift_7b/checkpoints"
-    config.rl.accumulate = 4
     return config

@@ -1,4 +1,4 @@
-"""Does a training step fit a TPU? Its program is compiled for the real sizes, without a TPU.
+"""Does a training step fit a TPU, and how long must it take? Compiled for it, without one.
 
     python -m fourd4d.bench fit --preset 7b --topology v5p:2x2x2 --json fit.json
     python -m fourd4d.bench fit --config=configs/rl_7b.py --topology v5e:8x8 \\
@@ -8,6 +8,9 @@ With a config of a trainer its own step is compiled: a DIFT update; of 4DRL the 
 cache at its largest, the scoring and the update, each with what else a device holds meanwhile.
 ``fits`` is 1 where all of them fit. Videos have as many frames as the protocol allows, unless
 ``--frames`` says otherwise.
+
+The least time of a step is that of the compiled program's own operations, bytes of memory and
+bytes between chips at the chip's peaks, whichever takes longest: ``roofline_seconds``.
 
 Needs ``libtpu`` (``pip install "fourd4d[tpu]"``), whose compiler knows every topology.
 """
@@ -20,18 +23,16 @@ import functools
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
-from unittest import mock
 
 import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from fourd4d.bench.common import flops
+from fourd4d.bench.common import flops, roofline
 from fourd4d.bench.common.accelerators import CHIPS, Chip
 from fourd4d.bench.common.result import Result
 from fourd4d.bench.common.rl_programs import rl_programs
@@ -130,17 +131,14 @@ def measure(
     config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, mesh: Mesh, chip: Chip,
     **options: Any,
 ) -> dict[str, float | int]:
-    """Memory per device, and a time estimate at 40 % of the peak; see ``compile_step``.
+    """Memory per device, and the least time of a step; see ``compile_step``.
 
     A program that does not fit is refused by the compiler, which says how much its temporaries
-    alone would use; then ``flops`` and ``estimated_step_seconds`` are absent.
+    alone would use; then ``flops`` and times are absent.
     """
-    try:
-        compiled = compile_step(config, protocol, shape, mesh, **options)
-    except jax.errors.JaxRuntimeError as error:
-        refused = overflow(str(error))
-        if refused is None:
-            raise
+    compiled, refused = compiled_or_refused(
+        lambda: compile_step(config, protocol, shape, mesh, **options))
+    if refused is not None:
         return refused
     count = operations(config, protocol, shape, mesh, **options)
     used = used_bytes(compiled)
@@ -149,19 +147,25 @@ def measure(
         "hbm_limit_bytes": chip.hbm_bytes,
         "fits": int(used <= chip.hbm_bytes),
         "flops": count,
-        "estimated_step_seconds": count / (mesh.size * chip.peak_flops * UTILISATION),
+        **least_seconds(roofline.cost(compiled.as_text()), chip),
     }
 
 
-def program_bytes(lower: Callable[[], Any]) -> int | dict[str, float | int]:
-    """``used_bytes`` of what ``lower`` gives once compiled, or what its compiler refused."""
+def compiled_or_refused(make: Callable[[], Any]) -> tuple[Any, dict[str, float | int] | None]:
+    """(what ``make`` compiles, None), or (None, the numbers of its compiler's refusal)."""
     try:
-        return used_bytes(lower().compile())
+        return make(), None
     except jax.errors.JaxRuntimeError as error:
         refused = overflow(str(error))
         if refused is None:
             raise
-        return refused
+        return None, refused
+
+
+def least_seconds(cost: roofline.Cost, chip: Chip) -> dict[str, float | int]:
+    """``Cost.seconds``, and what each kind of exchange sends."""
+    sent = {f"{kind.replace('-', '_')}_bytes_sent": size for kind, size in cost.sent_bytes.items()}
+    return {**cost.seconds(chip), **sent}
 
 
 def used_bytes(compiled: Any) -> int:
@@ -241,15 +245,14 @@ def _result(args: argparse.Namespace, metrics: dict[str, float | int], mesh: Mes
     return Result("fit", metrics, {
         "config": {k: v for k, v in vars(args).items() if k not in ("name", "json")},
         "mesh": dict(mesh.shape), "batch": dataclasses.asdict(shape),
-        "compile_seconds": round(time.perf_counter() - started, 1),
-        "assumed_utilisation": UTILISATION, **more})
+        "compile_seconds": round(time.perf_counter() - started, 1), **more})
 
 
 def of_config(args: argparse.Namespace) -> Result:
     """The step or steps that a trainer's config runs.
 
     Raises:
-      InputError: no trainer's config, or a model whose size is not known.
+      InputError: not a trainer's config, or a model whose size is not known.
     """
     config = _opened(args.config, getattr(args, "fields", ()))
     size, model, protocol = _model(config, args.preset)
@@ -271,10 +274,10 @@ def of_config(args: argparse.Namespace) -> Result:
 
 def measure_rl(config: Any, model: ModelConfig, protocol: ProtocolSpec, shape: BatchShape,
                mesh: Mesh, chip: Chip) -> dict[str, float | int]:
-    """Memory of every program of a 4DRL step, with what a device holds beside it, and a time.
+    """Memory of every program of a 4DRL step, with what a device holds beside it, and least times.
 
-    The time takes ``UTILISATION`` of the peak for all but decoding, and reading weights and cache
-    once a turn, at the memory's full bandwidth, for that.
+    Those of a part are for all its runs in a step; ``roofline_seconds`` of the step adds up the
+    parts', and is absent where one does not fit. Every response uses its whole budget.
     """
     spec = frozen(RLSpec, config.rl, "rl")
     vocab = model.decoder.valid_vocab or model.decoder.vocab
@@ -283,6 +286,7 @@ def measure_rl(config: Any, model: ModelConfig, protocol: ProtocolSpec, shape: B
         ends=(vocab - 4,), forbidden=(vocab - 2, vocab - 3), latent_size=protocol.latent_size,
         imagery=config.imagery, **config.sampling)
     metrics: dict[str, float | int] = {}
+    least: list[float] = []
     with use(mesh):
         found = rl_programs(
             model, protocol, shape, mesh, spec=spec, sampling=sampling,
@@ -293,32 +297,33 @@ def measure_rl(config: Any, model: ModelConfig, protocol: ProtocolSpec, shape: B
             trainable=config.trainable)
         for part in found.parts:
             say(f"compiling {part.name}", stderr=True)
-            used, limit = program_bytes(part.lower), chip.hbm_bytes
-            if isinstance(used, dict):
-                used = used["hbm_used_bytes"]
+            compiled, refused = compiled_or_refused(lambda part=part: part.lower().compile())
+            used = refused["hbm_used_bytes"] if refused is not None else used_bytes(compiled)
             metrics[f"{part.name}_bytes"] = used + part.beside
-            metrics[f"{part.name}_fits"] = int(used + part.beside <= limit)
-    decoding = found.turns * found.turn_bytes / chip.bandwidth
+            metrics[f"{part.name}_fits"] = int(used + part.beside <= chip.hbm_bytes)
+            if refused is None:
+                cost = roofline.cost(compiled.as_text(), found.turns) * part.runs
+                metrics |= {f"{part.name}_{name}": value
+                            for name, value in least_seconds(cost, chip).items()}
+                least.append(cost.seconds(chip)["roofline_seconds"])
+            del compiled
     return {
         "hbm_used_bytes": max(v for k, v in metrics.items() if k.endswith("_bytes")),
         "hbm_limit_bytes": chip.hbm_bytes,
         "fits": int(all(v for k, v in metrics.items() if k.endswith("_fits"))),
         **metrics, "flops": found.flops,
-        "estimated_step_seconds": decoding
-        + found.flops / (mesh.size * chip.peak_flops * UTILISATION),
-        "estimated_decode_seconds": decoding}
+        **({"roofline_seconds": sum(least)} if len(least) == len(found.parts) else {})}
 
 
 def _opened(path: str, fields: Sequence[str]) -> Any:
     """A trainer's config with some fields changed."""
-    values, argv = flags.FlagValues(), ["bench fit", f"--config={path}", *fields]
-    define(values, {"dift": DiftSpec})
-    with mock.patch.object(sys, "argv", argv):  # Where the library looks for fields.
-        read_flags(argv, values)
-        opened: Any = values["config"].value
+    values, words = flags.FlagValues(), ["bench fit", f"--config={path}", *fields]
+    define(values, {"dift": DiftSpec}, words)
+    read_flags(words, values)
+    opened: Any = values["config"].value
     config = only_given(opened, ("dift",))
     if not {"mesh", "trainable", "optimizer"} <= set(config) or not {"rl", "dift"} & set(config):
-        raise InputError("--config", f"{path} is no config of a trainer",
+        raise InputError("--config", f"{path} is not a config of a trainer",
                          "Give one of dift or rl, such as configs/dift_7b.py")
     return config
 

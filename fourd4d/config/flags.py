@@ -62,9 +62,17 @@ class Opened(flags.ArgumentParser):
         return config
 
 
-def define(values: flags.FlagValues, sections: Mapping[str, type] | None = None) -> Any:
-    """The flag ``--config``; see ``Opened``. ``sections`` come besides those of ``OPTIONAL``."""
-    flag = config_flags.DEFINE_config_file("config", None, "Config file.", values)
+def define(values: flags.FlagValues, sections: Mapping[str, type] | None = None,
+           words: Sequence[str] | None = None) -> Any:
+    """The flag ``--config``; see ``Opened``.
+
+    Args:
+      sections: come besides those of ``OPTIONAL``.
+      words: the command line that ``read_flags`` will be given, where it is not the process' own;
+        the library looks there for the fields that it sets.
+    """
+    flag = config_flags.DEFINE_config_file(
+        "config", None, "Config file.", values, sys_argv=None if words is None else list(words))
     values["config"].parser = Opened(values["config"].parser, {**OPTIONAL, **(sections or {})})
     return flag
 

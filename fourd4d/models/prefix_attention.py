@@ -7,6 +7,7 @@ and read once.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +18,14 @@ from jaxtyping import Array, Float, Int
 
 from fourd4d.core.struct import pytree
 from fourd4d.models.attention import visible
-from fourd4d.parallel import platform
+from fourd4d.parallel import local_shape, platform
 
-# Scores kept at once on a CPU, and queries at once elsewhere, when a gradient may be wanted.
+# Scores kept at once on a CPU when a gradient may be wanted, and elsewhere: what a TPU's vector
+# memory holds several of, what a GPU has room for.
 _SCORES = 1 << 18
-_QUERIES = 256
+_TPU_SCORES = 1 << 23
+_GPU_SCORES = 1 << 26
+_QUERIES = 8, 256  # Of a row at once, elsewhere: so few keep products wide enough.
 
 
 @pytree
@@ -69,8 +73,10 @@ def attend_parts(q_BTNH: Float[Array, "B T N H"], k_BTKH: Float[Array, "B T K H"
         keys = t + sum(part.keys.shape[1] for part in past)
         if q_BTNH.shape[0] * q_BTNH.shape[2] * t * keys > _SCORES and rows > 1:
             return _by_rows(q_BTNH, segments_BT, own, past, rows)
-    elif t > _QUERIES and t % _QUERIES == 0:
-        return _by_queries(q_BTNH, segments_BT, own, past)
+    else:
+        size = _queries_at_once(q_BTNH, max(t, *(part.keys.shape[1] for part in past)))
+        if size < t:
+            return _by_queries(q_BTNH, segments_BT, own, past, size)
     return _attend(q_BTNH, segments_BT, own, 0, past)
 
 
@@ -90,21 +96,39 @@ def _by_rows(q: Array, segments: Array, own: Part, past: Sequence[Part | SlotPar
     return jax.lax.scan(some, None, parts)[1].reshape(q.shape)
 
 
-def _by_queries(q: Array, segments: Array, own: Part, past: Sequence[Part | SlotPart]) -> Array:
-    """Some queries of every row at a time, which leaves rows where their devices are."""
+def _queries_at_once(q: Array, keys: int) -> int:
+    """Queries of a row whose scores with so many keys a device keeps at once: a power of two."""
+    rows, _, heads, _ = local_shape(q.shape, "batch", "length", "heads", "head_dim")
+    room = _TPU_SCORES if platform() == "tpu" else _GPU_SCORES
+    fewest, most = _QUERIES
+    return min(max(1 << (room // (rows * heads * keys)).bit_length() >> 1, fewest), most)
+
+
+def _by_queries(q: Array, segments: Array, own: Part, past: Sequence[Part | SlotPart],
+                size: int) -> Array:
+    """``size`` queries of every row at a time, which leaves rows where their devices are."""
     b, t = segments.shape
-    count = t // _QUERIES
+    count = -(-t // size)
 
     def split(x: Array) -> Array:
-        return jnp.moveaxis(x.reshape(b, count, _QUERIES, *x.shape[2:]), 1, 0)
+        x = jnp.pad(x, [(0, 0), (0, count * size - t)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(b, count, size, *x.shape[2:]), 1, 0)
+
+    def wide(part: Any) -> Any:
+        """Steps add up the gradients of keys and values in this dtype."""
+        return dataclasses.replace(part, keys=part.keys.astype(jnp.float32),
+                                   values=part.values.astype(jnp.float32))
+
+    own, past = wide(own), [wide(part) for part in past]
 
     @jax.checkpoint
     def some(_: None, inputs: tuple) -> tuple[None, Array]:
         q, segments, first = inputs
         return None, _attend(q, segments, own, first, past)
 
-    inputs = split(q), split(segments), jnp.arange(count) * _QUERIES
-    return jnp.moveaxis(jax.lax.scan(some, None, inputs)[1], 0, 1).reshape(q.shape)
+    inputs = split(q), split(segments), jnp.arange(count) * size
+    mixed = jnp.moveaxis(jax.lax.scan(some, None, inputs)[1], 0, 1)
+    return mixed.reshape(b, count * size, *q.shape[2:])[:, :t]
 
 
 def _attend(q: Array, segments: Array, own: Part, first: Array | int,

@@ -13,6 +13,7 @@ from fourd4d.parallel.rules import (
     DEFAULT_RULES,
     Rules,
     constrain,
+    local_shape,
     partition,
     platform,
     row_split,
@@ -22,6 +23,6 @@ from fourd4d.parallel.sharding import abstract_for, born_sharded, shardings_for
 
 __all__ = [
     "DEFAULT_RULES", "Rules", "abstract_for", "batch_axes", "born_sharded", "constrain",
-    "ending_together", "host_to_global", "is_main", "make_mesh", "partition", "platform",
-    "row_split", "shardings_for", "start", "to_host", "use",
+    "ending_together", "host_to_global", "is_main", "local_shape", "make_mesh", "partition",
+    "platform", "row_split", "shardings_for", "start", "to_host", "use",
 ]

@@ -73,8 +73,8 @@ def axis_sizes(spec: str | Mapping[str, int], devices: int, slices: int = 1) -> 
 def make_mesh(spec: str | Mapping[str, int] = "cpu", devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over ``devices`` (all by default); ``spec`` as in ``axis_sizes``.
 
-    Neighbours on the ``tensor`` and ``context`` axes are neighbours on the interconnect; across
-    slices only ``data`` may extend.
+    Neighbours on the ``tensor`` and ``context`` axes are neighbours on the interconnect; two axes
+    share a dimension of the torus where the sizes need it; across slices only ``data`` may extend.
     """
     devices = list(jax.devices() if devices is None else devices)
     slices = len({getattr(d, "slice_index", 0) or 0 for d in devices})
@@ -87,9 +87,10 @@ def make_mesh(spec: str | Mapping[str, int] = "cpu", devices: Sequence[Any] | No
             raise InputError("mesh", f"data={sizes['data']} over {slices} slices",
                              "Make data a multiple of the number of slices")
         inner = (sizes["data"] // slices, *shape[1:])
-        grid = mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1, 1), devices)
+        grid = mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1, 1), devices,
+                                                    allow_split_physical_axes=True)
     elif devices[0].platform == "tpu":
-        grid = mesh_utils.create_device_mesh(shape, devices)
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     else:
         grid = np.array(devices).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -149,6 +149,15 @@ def partition(shape: Sequence[int], *axes: str | None, where: object = "array") 
     return _rules.get().spec(axes, shape, _split_sizes(), where, activation=True)
 
 
+def local_shape(shape: Sequence[int], *axes: str | None) -> tuple[int, ...]:
+    """Shape of what a device holds of an activation under the current mesh and rules."""
+    sizes, spec = _split_sizes(), partition(shape, *axes)
+    names = [(part,) if isinstance(part, str) else part or () for part in spec]
+    names += [()] * (len(shape) - len(names))
+    return tuple(size // math.prod(sizes[name] for name in own)
+                 for size, own in zip(shape, names, strict=True))
+
+
 def constrain(x: Any, *axes: str | None) -> Any:
     """Lays ``x`` out by its logical axes; the identity outside ``use``.
 

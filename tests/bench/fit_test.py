@@ -73,7 +73,7 @@ def measured(devices):
     shape = fit.budget(protocol, rows=2, frames=2, overlays=1, text=32)
     mesh = make_mesh({"fsdp": 2}, devices)
     return config, shape, fit.measure(config, protocol, shape, mesh,
-                                      accelerators.Chip(1 << 30, 1e12, 1e11))
+                                      accelerators.Chip(1 << 30, 1e12, 1e11, 1e10))
 
 
 def test_a_small_step_is_measured(measured):
@@ -86,7 +86,14 @@ def test_a_small_step_is_measured(measured):
     assert metrics["fits"] == 1 and metrics["hbm_limit_bytes"] == 1 << 30
     # At least a shard of parameters and both moments, float32.
     assert metrics["hbm_used_bytes"] > 3 * 4 * weights / 2
-    assert metrics["estimated_step_seconds"] == pytest.approx(metrics["flops"] / (2 * 1e12 * 0.4))
+    # The compiled program makes the products that were traced, and shares them evenly.
+    assert metrics["compute_seconds"] == pytest.approx(metrics["flops"] / (2 * 1e12), rel=0.02)
+    # Each device gets the other's half of the decoder's weights, and gives away its gradients.
+    sent = sum(v for k, v in metrics.items() if k.endswith("_bytes_sent"))
+    assert sent > 2 * 4 * weights / 2 and metrics["ici_seconds"] == pytest.approx(sent / 1e10)
+    assert metrics["memory_seconds"] > 3 * 4 * weights / 2 / 1e11
+    assert metrics["roofline_seconds"] == max(
+        metrics[f"{name}_seconds"] for name in ("compute", "memory", "ici"))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +115,7 @@ def test_a_4drl_step_is_measured_from_its_config(small, devices, slots, names):
     shape = fit.budget(preset_protocol("tiny"), 4, 2, 0, 32)
     mesh = make_mesh({"fsdp": 2}, devices)
     metrics = fit.measure_rl(config, small, preset_protocol("tiny"), shape, mesh,
-                             accelerators.Chip(1 << 30, 1e12, 1e11))
+                             accelerators.Chip(1 << 30, 1e12, 1e11, 1e10))
     assert [k.removesuffix("_fits") for k in metrics if k.endswith("_fits")] == names
     d = small.decoder
     weights = d.layers * (d.width * d.head_dim * 2 * (d.heads + d.kv_heads) + 3 * d.width * d.mlp)
@@ -118,9 +125,14 @@ def test_a_4drl_step_is_measured_from_its_config(small, devices, slots, names):
     # Three passes over prompts and responses, of which one has a gradient; and the decoding.
     tokens = shape.rows * (shape.length + 2 * 12)
     assert metrics["flops"] > (2 + 6) * weights * tokens + 2 * weights * shape.rows * 2 * 12
-    assert 0 < metrics["estimated_decode_seconds"] < metrics["estimated_step_seconds"]
+    seconds = [metrics[f"{name}_roofline_seconds"] for name in names]
+    assert min(seconds) > 0 and metrics["roofline_seconds"] == pytest.approx(sum(seconds))
+    # Decoding reads the weights once for each token of a response.
+    turns = 12 * 8 // (slots or 8)
+    assert metrics[f"{'decode' if slots else 'rollout'}_memory_seconds"] > (
+        turns * 4 * weights / 2 / 1e11)
     tight = fit.measure_rl(config, small, preset_protocol("tiny"), shape, mesh, accelerators.Chip(
-        int(metrics["hbm_used_bytes"]) - 1, 1e12, 1e11)) if slots == 0 else {"fits": 0}
+        int(metrics["hbm_used_bytes"]) - 1, 1e12, 1e11, 1e10)) if slots == 0 else {"fits": 0}
     assert tight["fits"] == 0
 
 
@@ -134,7 +146,7 @@ def test_the_model_of_a_config_is_that_of_its_checkpoint_or_its_name(capsys):
     assert tiny[0] == "tiny-base" and tiny[1].decoder.width == 128
     with pytest.raises(InputError, match="config.init: 'runs/mine' is not here"):
         fit._model(fit._opened("configs/rl_7b.py", ["--config.init=runs/mine"]), None)
-    with pytest.raises(InputError, match="no config of a trainer"):
+    with pytest.raises(InputError, match="is not a config of a trainer"):
         fit._opened("configs/eval_tiny.py", ())
     with pytest.raises(SystemExit, match="no such field"):
         fit._opened("configs/rl_7b.py", ["--config.mash=pod"])
@@ -183,6 +195,14 @@ def test_small_shapes_and_two_core_chips(topology, count):
     numbers = fit.overflow(str(refused.value))
     assert numbers is not None and numbers["hbm_used_bytes"] > numbers["hbm_limit_bytes"]
     assert numbers["hbm_limit_bytes"] == accelerators.CHIPS[topology.partition(":")[0]].hbm_bytes
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_axes_may_share_a_dimension_of_the_torus():
+    mesh = make_mesh("fsdp=16,tensor=4", fit.devices_of("v5e:8x8"))
+    assert mesh.shape["fsdp"] == 16 and mesh.shape["tensor"] == 4
+    for line in mesh.devices.reshape(16, 4):  # Neighbours: one of the coordinates is shared.
+        assert any(len({device.coords[axis] for device in line}) == 1 for axis in (0, 1))
 
 
 def test_unknown_topologies_are_input_errors():

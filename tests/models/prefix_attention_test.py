@@ -12,6 +12,7 @@ import pytest
 from fourd4d.models import prefix_attention
 from fourd4d.models.attention import attend_xla, visible
 from fourd4d.models.prefix_attention import Part, attend_parts
+from fourd4d.parallel import make_mesh, use
 
 P, G, T, S, N, K, H = 3, 2, 8, 5, 4, 2, 8
 B = P * G
@@ -53,7 +54,7 @@ def way(request: Any, monkeypatch: Any) -> str:
         monkeypatch.setattr(prefix_attention, "_SCORES", 1)
     if request.param == "queries":
         monkeypatch.setattr(prefix_attention, "platform", lambda: "gpu")
-        monkeypatch.setattr(prefix_attention, "_QUERIES", 4)
+        monkeypatch.setattr(prefix_attention, "_QUERIES", (1, 3))  # Of 8: the last step is padded.
     return request.param
 
 
@@ -63,6 +64,17 @@ def test_parts_are_side_by_side(way: str) -> None:
     out = attend_parts(made["q"], made["k"], made["v"], made["segments"], made["past"])
     np.testing.assert_allclose(np.asarray(out)[real], np.asarray(plain(**made))[real], atol=1e-5)
     assert np.isfinite(out).all()
+
+
+def test_steps_are_as_long_as_a_device_has_room_for(devices: Any) -> None:
+    def size(rows: int, keys: int) -> int:
+        return prefix_attention._queries_at_once(jnp.zeros((rows, 512, 4, 8)), keys)
+
+    keys = prefix_attention._GPU_SCORES // (8 * 4 * 32)  # 8 rows of 4 heads: 32 queries fill it.
+    assert size(8, keys) == 32 and size(8, keys + 1) == 16 and size(8, 8) == 256
+    assert size(8, 16 * keys) == 8
+    with use(make_mesh({"fsdp": 2, "tensor": 2}, devices)):
+        assert size(8, keys) == 128  # A quarter of them is here.
 
 
 def test_gradients_too(way: str) -> None:

@@ -11,22 +11,29 @@ GIB: Final = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device of a topology: usable memory, dense bfloat16 operations a second, and bytes read
-    from that memory a second."""
+    """One device of a topology.
+
+    Attributes:
+      hbm_bytes: usable memory.
+      peak_flops: dense bfloat16 operations a second.
+      bandwidth: bytes read from that memory a second.
+      ici: bytes sent to other chips a second, over all links, one way.
+    """
 
     hbm_bytes: int
     peak_flops: float
     bandwidth: float
+    ici: float
 
 
-# Memory as the compiler grants it; operations and bandwidth as published.
+# Memory as the compiler grants it; the others as published.
 CHIPS: Final[Mapping[str, Chip]] = {
-    "v4": Chip(int(30.75 * GIB), 275e12, 1228e9),
-    "v5e": Chip(int(15.75 * GIB), 197e12, 819e9),
-    "v5p": Chip(int(95.74 * GIB), 459e12, 2765e9),
-    "v6e": Chip(int(31.25 * GIB), 918e12, 1640e9),
+    "v4": Chip(int(30.75 * GIB), 275e12, 1228e9, 300e9),
+    "v5e": Chip(int(15.75 * GIB), 197e12, 819e9, 200e9),
+    "v5p": Chip(int(95.74 * GIB), 459e12, 2765e9, 600e9),
+    "v6e": Chip(int(31.25 * GIB), 918e12, 1640e9, 400e9),
     # Its topology lists the two cores of a chip.
-    "tpu7x": Chip(int(94.75 * GIB), 2307e12 / 2, 7380e9 / 2),
+    "tpu7x": Chip(int(94.75 * GIB), 2307e12 / 2, 7380e9 / 2, 600e9 / 2),
 }
 
 # By what a device calls itself; "TPU v4" is a whole chip.

@@ -38,12 +38,14 @@ class RLProgram:
       lower: gives what is to be compiled; call it within ``parallel.use(mesh)``.
       beside: bytes on a device that are held meanwhile and are not among its arguments.
       flops: operations of its runs in one step, on all devices.
+      runs: in one step.
     """
 
     name: str
     lower: Callable[[], Any]
     beside: int
     flops: float
+    runs: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +54,11 @@ class RLPrograms:
 
     Attributes:
       turns: of decoding: tokens that every row, or slot, is fed one after the other.
-      turn_bytes: what a device reads in one, on average: weights, keys and values.
     """
 
     state: TrainState
     parts: Sequence[RLProgram]
     turns: int
-    turn_bytes: float
 
     @property
     def flops(self) -> float:
@@ -109,7 +109,7 @@ def rl_programs(model: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, m
         return RLProgram(
             name, lambda: jax.jit(functools.partial(function, graphdef), **options).lower(*args),
             local_bytes(beside), more + runs * flops.count(functools.partial(function, plain),
-                                                           *args))
+                                                           *args), runs)
 
     responses, turns = shape.rows * spec.group, sampling.max_tokens
     weights = weights_read(state)
@@ -125,13 +125,7 @@ def rl_programs(model: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, m
     parts += [program("score", score, scored, state.opt_state),
               program("update", learn, (state, experience), (state.params, rollout),
                       spec.epochs * spec.minibatches, donate_argnums=0)]
-    d, split = model.decoder, row_split(mesh)
-    tensor = mesh.shape["tensor"]
-    token = 2 * d.layers * d.kv_heads * d.head_dim * jnp.dtype(model.dtype).itemsize
-    heads = tensor if d.kv_heads % tensor == 0 else 1
-    cached = token * slots * (turns / 2 + shape.length / spec.group) / split / heads
-    return RLPrograms(state, parts, -(-responses * turns // slots),
-                      weights * jnp.dtype(model.dtype).itemsize / tensor + cached)
+    return RLPrograms(state, parts, -(-responses * turns // slots))
 
 
 def _engine(graphdef: Any, asked: tuple[Any, ...], shape: BatchShape, mesh: Mesh, spec: RLSpec,
@@ -161,7 +155,7 @@ def _engine(graphdef: Any, asked: tuple[Any, ...], shape: BatchShape, mesh: Mesh
     return [
         RLProgram("prefill", lambda: engine.admit.lower(
             graphdef, states, state, one(prompts), one(features), where, sizes, sampling), held,
-            0.0),
+            0.0, -(-shape.rows // shards)),
         RLProgram("decode", lambda: engine.segment.lower(
             graphdef, states, state, jax.ShapeDtypeStruct((), jnp.int32), waiting, sizes,
             sampling), held, count)]
