@@ -174,6 +174,7 @@ def _given(row: Mapping[str, Any], where: object) -> list[Any]:
         if _blank(given):
             return []
         raise InputError(where, f"options are {type(given).__name__}", "Give a list")
+    given = list(given)
     while given and (_blank(given[-1]) or _only_marked(given, len(given) - 1)):
         given.pop()
     return given

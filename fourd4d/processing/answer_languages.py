@@ -60,9 +60,10 @@ class Language:
 
     @functools.cached_property
     def corrects(self) -> re.Pattern[str]:
-        """Ends before the letter that follows a denied one: "not A but"."""
+        """Ends before the letter that follows a denied one: "A not, but"."""
+        instead = _words("|".join(INSTEAD))
         return _compiled(rf"(?<![^\W_])[A-J]\s*(?:{_words(self.link)}\s*)*{_words(self.deny)}"
-                         rf"[,،\s]*(?:{_words('|'.join(INSTEAD))}\s*)?\Z")
+                         rf"\s*(?:[,،]\s*(?:{instead}\s*)?|{instead}\s*)\Z")
 
     @property
     def _between(self) -> str:
@@ -116,6 +117,7 @@ LANGUAGES: Final = {
     "Galician": Language("resposta|correcta", "opción", "miña|é a|é|a", "incorrecta|non"),
     "Georgian": Language(r"პასუხ\w*|სწორ\w*", r"ვარიანტ\w*", "არის|ჩემი|ეს",
         r"არასწორ\w*|არა|არ"),
+    "Greek": Language(r"απάντηση\w*|σωστ\w+", "επιλογή", "είναι|το|μου|η", "λάθος|όχι|δεν"),
     "Gujarati": Language("જવાબ|સાચો", "વિકલ્પ", "મારો|છે", "ખોટો|નથી"),
     "Haitian Creole": Language("repons|kòrèk", "", "mwen|lan|se|la", "pa"),
     "Hausa": Language(r"amsa\w*|daidai", "zaɓi", "ita ce|mai|ce|ne|ta", "kuskure|ba"),
@@ -164,7 +166,7 @@ LANGUAGES: Final = {
     "Tamil": Language("பதில்|விடை|சரியான", "", "என்பது|ஆகும்|எனது", "இல்லை|அல்ல|தவறு"),
     "Telugu": Language("సమాధానం|జవాబు|సరైన", "ఎంపిక", "అవుతుంది|అనేది|నా", "తప్పు|కాదు"),
     "Thai": Language("คำตอบ|ถูกต้อง|ถูก", "ข้อ|ตัวเลือก", "ของฉัน|ของผม|เป็น|คือ|ที่|สุด",
-        "ไม่|ผิด"),
+        "ไม่ใช่|ไม่(?!ใช่)|ผิด"),
     "Ukrainian": Language(r"відповід\w+|правильн\w+|вірн\w+", "варіант", "буде|моя|це|є",
         r"неправильн\w+|невірн\w+|не"),
     "Urdu": Language("جواب|درست|صحیح", "آپشن", "میرا|ہے|یہ", "نہیں|غلط"),

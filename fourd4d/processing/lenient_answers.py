@@ -300,7 +300,8 @@ def _places(text: str, texts: Sequence[str], letters: Sequence[str]) -> Iterator
             continue
         if re.match(r"\.[A-Za-z](?![A-Za-z])", after) or re.search(r"[A-Z]\.\Z", before):
             continue  # Initials.
-        if letter not in own and not answer() or re.match(r"-\w", after) and not _begins(
+        compound = re.match(r"-(?!d[iıuü]r(?![^\W_]))\w", after)
+        if letter not in own and not answer() or compound and not _begins(
                 after[1:], own.get(letter, "")):
             continue
         names, end, listed = {letter}, at + 1, False
@@ -366,6 +367,8 @@ def _joined(text: str, places: Sequence[_Place]) -> Iterator[_Place]:
 
 def _are_joined(text: str, one: _Place, other: _Place) -> bool:
     between = text[one.end : other.start]
+    if "," in between and _IS_IT.match(text[other.end :]):
+        return False  # Another clause: "not B, D is."
     if _INSTEAD.search(text[max(0, one.start - _WINDOW) : one.start]):
         return False
     if re.fullmatch(r"\s*[(\[]\s*", between) and not (one.is_text or other.is_text

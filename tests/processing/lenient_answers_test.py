@@ -331,7 +331,8 @@ FOUR = (("Left", "Right", "Up", "Down"), {
 })
 LANGUAGES = (("Left", "Right", "Up", "Down"), {
     "B": [
-        "Is B correct? Yes.", "Oikea vaihtoehto on B", "Oikea vastaus on B.",
+        "Is B correct? Yes.", "คำตอบคือ B ไม่ใช่ A", "Το σωστό είναι το B", "Cavab B-dir",
+        "Oikea vaihtoehto on B", "Oikea vastaus on B.",
         "B on oikea vastaus", "Vastaukseni on B.", "Vastaus ei ole A vaan B.",
         "Ei, vastaus on B", "Jawapan yang betul ialah B", "Jawapan ialah B",
         "Jawapannya ialah B.", "Jawapan saya: B", "Jawapan bukan A, sebaliknya B.",
@@ -382,7 +383,7 @@ LANGUAGES = (("Left", "Right", "Up", "Down"), {
         "Odpowiedź to nie A, lecz B",
     ],
     "D": [
-        "Is B correct? No. D is.", "Is it B? No, D is.", "B is not correct, D is.",
+        "Not B, D is.", "Is B correct? No. D is.", "Is it B? No, D is.", "B is not correct, D is.",
         "B is not correct, D is", "Is the answer B? No. It's D.", "Could it be A or B? No. D.",
         "A is wrong. D is.", "Not B. D is.", "Ist B richtig? Nein. D ist richtig.",
         "Vaihtoehto B ei ole oikea. Oikea on D.", "Jawapan B salah. Jawapan betul ialah D.",
