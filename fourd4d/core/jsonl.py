@@ -189,7 +189,7 @@ def _only_marked(given: Sequence[Any], place: int) -> bool:
     first, own = (MARKED.fullmatch(value.strip()) if isinstance(value, str) else None
                   for value in (given[0], given[place]))
     return bool(first and first[2] and own and not own[2]
-                and ascii_letter(own[1]) == (LETTERS + _NEXT)[place])
+                and ascii_letter(own[1]) == (LETTERS + _NEXT)[place : place + 1])
 
 
 def _options(row: Mapping[str, Any], where: object) -> tuple[str, ...]:
@@ -289,7 +289,8 @@ def option_count(row: Mapping[str, Any]) -> int:
                  list(filter(_OPTION.match, str(row["text_input"]).splitlines())))
     except InputError:
         return 0
-    count = sum(not _blank(value) for value in given)
+    count = sum(not (_blank(value) or _only_marked(given, place))
+                for place, value in enumerate(given))
     return count if 2 <= count <= len(LETTERS) else 0
 
 

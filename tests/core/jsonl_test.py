@@ -97,6 +97,17 @@ def test_options_in_one_field(options, key):
     assert (sample.options, sample.answer) == (("Left", "Right"), "B")
 
 
+def test_a_mark_without_a_text_counts_as_no_option():
+    asked = {"Question": "?", "frame_paths": ["a.png"], "Correct": "A"}
+    empty, marked = ["x", "", "z"], ["A. x", "B. ", "C. z"]
+    for options in (empty, marked, marked + ["D."]):
+        before = list(options)
+        assert jsonl.option_count({**asked, "options": options}) == 2
+        assert options == before
+    with pytest.raises(InputError, match="option B|11 options|12 options"):
+        jsonl.parse_row({**asked, "options": [f"{c}. x{c}" for c in "ABCDEFGHIJK"] + ["L."]}, "x:1")
+
+
 def test_options_that_share_a_letter_and_odd_frames_are_told():
     asked = {"Question": "?", "frame_paths": ["a.png"], "Correct": "B"}
     with pytest.raises(InputError, match="two options have one letter: A, A, B"):
