@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers.evaluation import PROTOCOL, RIGHT, benchmark
 
+from fourd4d.core.errors import InputError
 from fourd4d.eval.items import read_items
 from fourd4d.eval.report import summarise
 from fourd4d.quickstart import report
@@ -119,3 +120,12 @@ def test_what_cannot_be_told_is_left_out(workdir: Path) -> None:
     assert len(report.lines(result)) == 4
     page = report.write(workdir, result, STAGES, real_video=False).read_text()
     assert "Nothing can be said" in page and "What is imagined, against" not in page
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"overall": 1' + "0" * 400 + "}",
+                                  '{"overall": ' + "[" * 100_000])
+def test_a_damaged_result_is_told(workdir: Path, text: str) -> None:
+    path = workdir / "eval-rl" / "result.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"{path}: .*Delete its folder"):
+        report.summarise(workdir, STAGES)

@@ -113,6 +113,14 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         run.quickstart(config(workdir=str(tmp_path), video="none"), Console(quiet=True))
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"dift": 1' + "0" * 400 + "}", "[" * 100_000,
+                                  '{"dift": {"command": "x"}}', '{"dift": 3}'])
+def test_a_damaged_list_of_stages_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "stages.json").write_text(text)
+    with pytest.raises(InputError, match=r"stages.json: .*Delete it to run the stages again"):
+        run.quickstart(config(workdir=str(tmp_path), video="none"), Console(quiet=True))
+
+
 def test_bad_choices_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config.rows: unknown value 'loud'"):
         run.stages(config(rows="loud"), tmp_path, None)

@@ -342,7 +342,8 @@ class IteratorHandler(ocp.CheckpointHandler):
         (directory / _position_name()).write_text(text)
 
     def restore(self, directory: epath.Path, args: Any = None) -> Any:
-        return json.loads((directory / _position_name()).read_text())
+        path = directory / _position_name()
+        return parse_json(path.read_bytes(), path, "Give a checkpoint that is whole")
 
 
 @ocp.args.register_with_handler(IteratorHandler, for_save=True)

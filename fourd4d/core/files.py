@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -151,6 +151,25 @@ def parse_json(text: str | bytes, where: object, remedy: str = "Fix or delete it
     except ValueError as error:
         what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise InputError(where, f"malformed JSON ({what})", remedy) from error
+
+
+def read_json(path: str | os.PathLike[str], remedy: str = "Fix or delete it", *,
+              holding: Collection[str] = ()) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises InputError, naming the file, where it cannot be read, is not JSON (``parse_json``), is no
+    object, or has not the keys ``holding``.
+    """
+    try:
+        value = parse_json(as_path(path).read_bytes(), path, remedy)
+    except OSError as error:
+        raise InputError(path, f"it cannot be read ({error.strerror or error})",
+                         remedy) from error
+    if not isinstance(value, dict):
+        raise InputError(path, f"it holds {type(value).__name__}, not a JSON object", remedy)
+    if lacking := [key for key in holding if key not in value]:
+        raise InputError(path, f"it holds no {', '.join(map(repr, lacking))}", remedy)
+    return value
 
 
 def _deeper(value: Any, levels: int) -> bool:

@@ -16,15 +16,25 @@ from typing import Any
 
 from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.files import parse_json, replacing
-from fourd4d.core.sample import LETTERS, Sample, by_letter, check, option_text
+from fourd4d.core.sample import (
+    BARE,
+    LETTERS,
+    MARKED,
+    Sample,
+    ascii_letter,
+    by_letter,
+    check,
+    letters_of,
+    option_text,
+    plain_text,
+    unlettered,
+)
 from fourd4d.core.storage import as_path, below, is_remote, local_copy
 
 _OPTION = re.compile(rf"^([{LETTERS}])\.(?:\s+(.*))?$")
 _KEY = re.compile(rf"<answer>\s*([{LETTERS}])\b")
-_OWN = re.compile(r"[(\[]?([A-Za-z])(?:[)\].:]{1,2}\s*|\s+)(.+)", re.DOTALL)
-_MARKED = re.compile(r"[(\[]?([A-Za-z])[)\].:]{1,2}\s*(.+)", re.DOTALL)
+_OWN = re.compile(r"[(\[]?([A-Za-z])\s+(.+)", re.DOTALL)
 _NEXT = chr(ord(LETTERS[-1]) + 1)  # One option too many.
-_BARE = re.compile(r"[(\[]?([A-Za-z])[)\]]?[.:]?")
 
 
 def dift_row(sample: Sample) -> dict[str, Any]:
@@ -164,7 +174,8 @@ def _given(row: Mapping[str, Any], where: object) -> list[Any]:
         if _blank(given):
             return []
         raise InputError(where, f"options are {type(given).__name__}", "Give a list")
-    while given and _blank(given[-1]):
+    given = list(given)
+    while given and (_blank(given[-1]) or _only_marked(given, len(given) - 1)):
         given.pop()
     return given
 
@@ -173,14 +184,19 @@ def _blank(value: Any) -> bool:
     return value is None or isinstance(value, str) and not value.strip()
 
 
+def _only_marked(given: Sequence[Any], place: int) -> bool:
+    """Whether the option is a mark without a text ("C. "), the first being one with a text."""
+    first, own = (MARKED.fullmatch(value.strip()) if isinstance(value, str) else None
+                  for value in (given[0], given[place]))
+    return bool(first and first[2] and own and not own[2]
+                and ascii_letter(own[1]) == (LETTERS + _NEXT)[place : place + 1])
+
+
 def _options(row: Mapping[str, Any], where: object) -> tuple[str, ...]:
     """Texts of the options; letters that they bear themselves ("A. Left") are taken off."""
     texts = tuple(option_text(value, where, f"option {letter}") for letter, value in zip(
         LETTERS + _NEXT, _given(row, where), strict=False))
-    own = [_MARKED.fullmatch(text) for text in texts]
-    if all(own) and "".join(m[1] for m in own if m).upper() == LETTERS[: len(own)]:
-        return tuple(m[2] for m in own if m)
-    return texts
+    return unlettered(texts, where)
 
 
 def _key(row: Mapping[str, Any], options: Sequence[str], where: object) -> str:
@@ -189,23 +205,19 @@ def _key(row: Mapping[str, Any], options: Sequence[str], where: object) -> str:
         raise InputError(where, "key 'Correct' is missing", "Add it")
     said = option_text(row["Correct"], where, "key 'Correct'")
     letters = LETTERS[: len(options)]
-    bare = _BARE.fullmatch(said)
-    if bare and bare[1].upper() in letters:
-        return bare[1].upper()
-    plain = [_plain(text) for text in options]
-    same = [letter for letter, text in zip(letters, plain, strict=False) if text == _plain(said)]
+    bare = BARE.fullmatch(said)
+    if bare and ascii_letter(bare[1]) in letters:
+        return ascii_letter(bare[1])
+    same = letters_of(said, options)
     if len(same) > 1:
         raise InputError(where, f"key {said!r} is the text of options {', '.join(same)}",
                          "Give the letter")
-    own = _OWN.fullmatch(said)
-    if not same and own and own[1].upper() in letters:
-        at = letters.index(own[1].upper())
-        same = [letters[at]] if _plain(own[2]) == plain[at] else []
+    own = MARKED.fullmatch(said) or _OWN.fullmatch(said)
+    if not same and own and ascii_letter(own[1]) in letters:
+        letter = ascii_letter(own[1])
+        same = (letter,) if plain_text(own[2]) == plain_text(
+            options[letters.index(letter)]) else ()
     return same[0] if same else said  # ``check`` refuses what is not a letter.
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold().rstrip(".")
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[Sample]:
@@ -277,7 +289,8 @@ def option_count(row: Mapping[str, Any]) -> int:
                  list(filter(_OPTION.match, str(row["text_input"]).splitlines())))
     except InputError:
         return 0
-    count = sum(not _blank(value) for value in given)
+    count = sum(not (_blank(value) or _only_marked(given, place))
+                for place, value in enumerate(given))
     return count if 2 <= count <= len(LETTERS) else 0
 
 

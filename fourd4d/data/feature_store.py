@@ -21,7 +21,7 @@ import numpy as np
 from absl import logging
 
 from fourd4d.core.errors import InputError, one_line
-from fourd4d.core.files import replacing
+from fourd4d.core.files import read_json, replacing
 from fourd4d.core.records import SUFFIX
 from fourd4d.core.storage import local_only
 
@@ -63,18 +63,16 @@ class FeatureStore:
 
     def _check(self, about: Mapping[str, Any]) -> None:
         path = self.directory / _ABOUT
+        remedy = "Choose another config.data.feature_cache, or delete it"
         said = json.loads(json.dumps(about))
         try:
             if not path.exists():
                 with replacing(path) as draft:
                     draft.write_text(json.dumps(said, indent=1) + "\n")
-            found = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise InputError(path, f"it cannot be used ({one_line(error)})",
-                             "Choose another config.data.feature_cache, or delete it") from error
-        if found != said:
-            raise InputError(path, "the features there are of another encoder",
-                             "Choose another config.data.feature_cache, or delete it")
+            raise InputError(path, f"it cannot be used ({one_line(error)})", remedy) from error
+        if read_json(path, remedy) != said:
+            raise InputError(path, "the features there are of another encoder", remedy)
 
     def _open(self, file: Path) -> None:
         from array_record.python.array_record_module import ArrayRecordReader

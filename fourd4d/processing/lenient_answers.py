@@ -1,4 +1,4 @@
-"""What a patient reader takes as the answer of a free-form response, in some thirty languages.
+"""What a patient reader takes as the answer of a free-form response, in some seventy languages.
 
 Every place that names an option (its letter as a letter, or its text) is judged by the words around
 it: *rejected* ("not A", "A is wrong", "不是A"), *stated* ("the answer is B", "I pick B", "so B.",
@@ -17,6 +17,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
+
+from fourd4d.processing import answer_languages
 
 _W: Final = r"[^\W\u0e00-\u1dff\u1f00-\uffff]"  # Of words with spaces between them.
 _OTHER: Final = r"[^\x00-\u024f\u1e00-\u1eff]"  # Of scripts other than Latin.
@@ -55,8 +57,8 @@ _CHOOSE: Final = _words(
 _COPULA: Final = _words(
     r"it is|it's|it was|that is|that's|this is|must be|has to be|should be|would be|will be|"
     r"only be|"
-    r"que é|que es|c'est|ce serait|es la|es el|é a|è la|es ist|es muss|sería la|sería|это|mà là|"
-    r"doit être|"
+    r"que é|que es|det er|det är|c'est|ce serait|es la|es el|é a|è la|es ist|es muss|sería la|"
+    r"sería|это|mà là|doit être|"
     r"debe ser|deve ser",
     r"(?:^|(?<=[,;.]\s))(?:es|est|ist|é|è)(?![^\W_])|(?:^|(?<=[,;.:\s]))是|而是|就是|应该是|應該是|应为")
 _SO: Final = _words(
@@ -67,7 +69,8 @@ _SO: Final = _words(
     r"sim|quindi|dunque|ma|bensì|итак|значит|следовательно|поэтому|а|але|lecz|maar|utan|men|"
     r"değil|bence|meiner meinung nach|à mon avis|en mi opinión|na minha opinião|"
     r"secondo me|по-моему|theo tôi|"
-    r"(?:rather than|instead of)\s+(?:option\s+)?[a-j]\s*,",
+    r"(?:rather than|instead of)\s+(?:option\s+)?[a-j]\s*,|" + answer_languages.INSTEAD[0],
+    answer_languages.INSTEAD[1] + "|"
     r"بل|因此|所以|故|综上|ではなく|じゃなくて|よって|したがって|따라서|그러므로|아니라|=>|->|→|⇒|∴")
 # What may stand between a lead and its letter.
 _GAP: Final = (
@@ -140,7 +143,9 @@ _NOT: Final = re.compile(
 _JOIN: Final = re.compile(
     r"[)\]\"'.]*\s*(?:,|/|&|\+|、|,?\s*(?<![^\W_])(?:or|and|and/or|oder|und|ou|et|o|y|e|и|или|og|"
     r"och|"
-    r"en|nor|veya|ve|hoặc|và|lub|dan|atau)(?![^\W_])|和|或|与|與|及|または|もしくは|と|や|또는|या|หรือ|과|와|או|"
+    r"en|nor|veya|ve|hoặc|và|lub|dan|atau|tai|ja|i|ili|ali|nebo|alebo|a|и|или|или|sau|și|vagy|"
+    r"és|või|vai|arba|ir|edo|eta|neu|neu|au|na|atau|ή|και|ose|dhe|eller)"
+    r"(?![^\W_])|和|或|与|與|及|または|もしくは|と|や|또는|या|หรือ|과|와|או|"
     r"أو)\s*"
     r"(?:(?:option|choice|either|also)\s+)?[(\[\"']*", re.IGNORECASE)
 _AND_NOT: Final = (r"(?:and|und|et|y|e|и)\s+(?:definitely\s+|certainly\s+)?"
@@ -171,6 +176,14 @@ _RIGHT_AFTER_SO: Final = _led(rf"(?:{_COPULA}|{_SO})", 4)
 _RIGHT_AFTER_LABEL: Final = re.compile(rf"{_LABEL}[\s(\[\"':]*\Z", re.IGNORECASE)
 _LEAD: Final = re.compile(rf"(?s:(.*))(?:{_CHOOSE}|{_COPULA}){_GAP}{{0,8}}\Z", re.IGNORECASE)
 _INSTEAD: Final = re.compile(r"(?:rather than|instead of)\s+(?:option\s+)?\Z", re.IGNORECASE)
+# The whole statement "D is.", and a question that the text itself says no to: "Is B right? No."
+_BEGINS: Final = re.compile(r"(?:^|[.!?;,:\n]|(?<![^\W_])(?:but|only|rather|instead))\s*"
+                            r"(?:(?:option|choice|answer)\s+)?[(\[\"']*\Z", re.IGNORECASE)
+_IS_IT: Final = re.compile(r"[)\]\"']*\s+(?:is|does|sí|sì|sim|schon|doch|oui|да|jest|je|е|је)"
+                           r"\s*(?:[.!;]|\Z)", re.IGNORECASE)
+_ASKED: Final = re.compile(
+    r"[^.!?\n]{0,60}\?[\s\"')]*(?:no|nope|nein|non|não|нет|nie|nee|nej|nei)"
+    r"(?!\s+(?:doubt|question|problem)|[^\W_])", re.IGNORECASE)
 _STOPS: Final = re.compile(r"\s*(?:[.,;!)\n]|$)")
 _NEGATED: Final = re.compile(_words(
     r"not|never|cannot|can't|won't|don't|doesn't|didn't|wouldn't|couldn't|shouldn't|isn't|no|non|"
@@ -287,7 +300,8 @@ def _places(text: str, texts: Sequence[str], letters: Sequence[str]) -> Iterator
             continue
         if re.match(r"\.[A-Za-z](?![A-Za-z])", after) or re.search(r"[A-Z]\.\Z", before):
             continue  # Initials.
-        if letter not in own and not answer() or re.match(r"-\w", after) and not _begins(
+        compound = re.match(r"-(?!d[iıuü]r(?![^\W_]))\w", after)
+        if letter not in own and not answer() or compound and not _begins(
                 after[1:], own.get(letter, "")):
             continue
         names, end, listed = {letter}, at + 1, False
@@ -353,6 +367,8 @@ def _joined(text: str, places: Sequence[_Place]) -> Iterator[_Place]:
 
 def _are_joined(text: str, one: _Place, other: _Place) -> bool:
     between = text[one.end : other.start]
+    if "," in between and _IS_IT.match(text[other.end :]):
+        return False  # Another clause: "not B, D is."
     if _INSTEAD.search(text[max(0, one.start - _WINDOW) : one.start]):
         return False
     if re.fullmatch(r"\s*[(\[]\s*", between) and not (one.is_text or other.is_text
@@ -366,11 +382,16 @@ def _are_joined(text: str, one: _Place, other: _Place) -> bool:
 def _judged(before: str, after: str, is_text: bool) -> tuple[bool, bool]:
     """Whether a place between these words is rejected, and whether it is stated."""
     lead = _LEAD.match(before)
-    if _NOT.search(before) or lead and _NEGATED.search(lead[1]) or _IS_BAD.match(after):
+    if _NOT.search(before) or lead and _NEGATED.search(lead[1]) or _IS_BAD.match(after) or (
+            _ASKED.match(after)):
         return True, False
+    denied, stated = answer_languages.judged(before, after)
+    if denied or stated:
+        return denied, stated
     if _RIGHT_AFTER_ANSWER.search(before) or _RIGHT_AFTER_CHOOSE.search(before):
         return False, True
     return False, not is_text and bool(_IS_SAID.search(before) or _IS_GOOD.match(after)
+                                       or _IS_IT.match(after) and _BEGINS.search(before)
                                        or _END.match(after) and _RIGHT_AFTER_SO.search(before))
 
 

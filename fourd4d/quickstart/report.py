@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from fourd4d.core.environment import environment
+from fourd4d.core.files import read_json
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.data.media import row_media
 from fourd4d.data.source import open_source
@@ -26,16 +26,17 @@ NAMES: Final = STAGES | {"text": "text alone"}
 PROBED: Final = ("probe_swap_delta", "probe_zero_delta", "donor_follow_rate", "retrieval_top1",
                  "cosine", "constant_cosine")
 """Metrics of the probe that ``result.json`` holds too, with ``_low`` and ``_high``."""
+_AGAIN: Final = "Delete its folder, and its stage in stages.json, to make it again"
 
 
 def read_result(workdir: Path, name: str) -> dict[str, Any]:
     """``result.json`` of the evaluation of one of ``NAMES``."""
-    return json.loads((workdir / f"eval-{name}" / "result.json").read_text(encoding="utf-8"))
+    return read_json(workdir / f"eval-{name}" / "result.json", _AGAIN, holding=("overall",))
 
 
 def read_probe(workdir: Path) -> dict[str, Any]:
     """``probe.json`` of the probe of the model after DIFT."""
-    return json.loads((workdir / "probe" / "probe.json").read_text(encoding="utf-8"))
+    return read_json(workdir / "probe" / "probe.json", _AGAIN, holding=("metrics",))
 
 
 def _log(workdir: Path, name: str) -> dict[str, Any]:

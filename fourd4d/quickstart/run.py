@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fourd4d.config.commands import Stage, run_stage
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import replacing
+from fourd4d.core.files import read_json, replacing
 from fourd4d.core.storage import local_only
 from fourd4d.core.terminal import plain_console
 from fourd4d.quickstart import report
@@ -97,6 +97,9 @@ def stages(config: Any, workdir: Path, video: Path | None) -> list[Stage]:
     ]
 
 
+_REMEDY = "Delete it to run the stages again, or choose another workdir"
+
+
 def quickstart(config: Any, console: Console) -> dict[str, Any]:
     """Runs what is not done yet and writes the report. Returns what ``result.json`` holds."""
     workdir = local_only(config.workdir, "the quickstart's folder").resolve()
@@ -106,7 +109,11 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
         console.print('No real video is digested: install ".[quickstart]" for a sample clip, or '
                       "give --config.video=FILE.", style="yellow", soft_wrap=True)
     done_path = workdir / "stages.json"
-    done = json.loads(done_path.read_text()) if done_path.is_file() else {}
+    done = read_json(done_path, _REMEDY) if done_path.is_file() else {}
+    for name, before in done.items():
+        if not (isinstance(before, dict) and isinstance(before.get("command"), str)
+                and isinstance(before.get("seconds"), int | float)):
+            raise InputError(done_path, f"{name!r} has no command and seconds", _REMEDY)
     plan = stages(config, workdir, video)
     for number, stage in enumerate(plan, 1):
         text = stage.shown()

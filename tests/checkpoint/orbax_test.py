@@ -247,6 +247,10 @@ def test_missing_and_damaged_checkpoints(tmp_path, mesh):
             manager.restore(abstract(state), Counter(), step=1)
         position.write_text(text)
         (run / "1" / "checksums.json").unlink()
+        for text in ("{", "1" * 400, "[" * 100_000):
+            position.write_text(text)
+            with pytest.raises(InputError, match=r"process_0-of-1.json: .*JSON|of 400 digits"):
+                manager.restore(abstract(state), Counter(), step=1)
         position.rename(position.with_name("process_0-of-4.json"))
         with pytest.raises(InputError, match="as many processes"):
             manager.restore(abstract(state), Counter(), step=1)

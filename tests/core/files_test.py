@@ -94,6 +94,19 @@ def test_json_that_is_none_is_told_in_one_line(tmp_path):
     assert files.parse_json('{"a": 123456789012345678901234567890}', "here")["a"] > 1e29
 
 
+def test_a_file_holds_a_json_object_or_is_told(tmp_path):
+    path = tmp_path / "x.json"
+    for text, message in [("{", "malformed JSON"), ("1" * 400, "number of 400 digits"),
+                          ('{"a": ' + "[" * 100_000, "nested too deeply"), ("[]", "holds list"),
+                          ('{"b": 1}', "holds no 'a'"), (None, "cannot be read")]:
+        path.unlink() if text is None else path.write_text(text)
+        with pytest.raises(InputError, match=message) as error:
+            files.read_json(path, "Make it again", holding=("a",))
+        assert str(error.value).startswith(f"{path}: ") and "Make it again" in str(error.value)
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert files.read_json(path, holding=("a",)) == {"a": 1}
+
+
 @pytest.mark.parametrize("damage",
                          ["cut", "flip", "text", "empty", "zip", "pickle", "folder", "big"])
 def test_a_broken_array_file_is_told_in_one_line(tmp_path, damage, monkeypatch):

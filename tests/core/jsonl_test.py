@@ -72,6 +72,13 @@ TEN = [f"option {n}" for n in range(10)]
     ({"A": "A car", "B": "B side", "C": "C clef", "D": "D day"},
      ("A car", "B side", "C clef", "D day"), "A"),
     ({"B": "<b>Right</b> <image>"}, ("Left", "<b>Right</b> <image>", "Up", "Down"), "A"),
+    ({"Correct": "Ｂ"}, None, "B"), ({"Correct": "（ｂ）"}, None, "B"),
+    ({"Correct": "Ｂ．Right"}, None, "B"), ({"Correct": "B、Right"}, None, "B"),
+    ({"A": "Ａ．Left", "B": "Ｂ．Right", "C": "Ｃ：Up", "D": "Ｄ）Down"}, None, "A"),
+    ({"A": "Yes", "B": "No", "C": None, "D": None, "Correct": False}, ("Yes", "No"), "B"),
+    ({"A": 1, "B": 2, "C": 3, "D": 4, "Correct": 2.0}, ("1", "2", "3", "4"), "B"),
+    ({"A": "A. Left", "B": "B. Right", "C": "C. ", "D": "D."}, ("Left", "Right"), "A"),
+    ({"A": "A.", "B": "B.", "C": "C.", "D": "D."}, ("A.", "B.", "C.", "D."), "A"),
 ])
 def test_options_and_keys_as_benchmarks_give_them(change, options, answer):
     sample = jsonl.parse_row({**RL, **change}, "x:1")
@@ -80,13 +87,25 @@ def test_options_and_keys_as_benchmarks_give_them(change, options, answer):
 
 @pytest.mark.parametrize("options", [
     ["Left", "Right"], ["A. Left", "B. Right"], {"A": "Left", "B": "Right"}, '["Left", "Right"]',
-    {"b": "Right", "a": "Left"}, ["Left", "Right", None],
+    {"b": "Right", "a": "Left"}, ["Left", "Right", None], {"Ａ": "Left", "Ｂ": "Right"},
+    ["A. Left", "B. Right", "C. ", ""],
 ])
 @pytest.mark.parametrize("key", ["options", "choices"])
 def test_options_in_one_field(options, key):
     row = {"Question": "?", "frame_paths": ["a.png"], key: options, "Correct": "Right"}
     sample = jsonl.parse_row(row, "x:1")
     assert (sample.options, sample.answer) == (("Left", "Right"), "B")
+
+
+def test_a_mark_without_a_text_counts_as_no_option():
+    asked = {"Question": "?", "frame_paths": ["a.png"], "Correct": "A"}
+    empty, marked = ["x", "", "z"], ["A. x", "B. ", "C. z"]
+    for options in (empty, marked, marked + ["D."]):
+        before = list(options)
+        assert jsonl.option_count({**asked, "options": options}) == 2
+        assert options == before
+    with pytest.raises(InputError, match="option B|11 options|12 options"):
+        jsonl.parse_row({**asked, "options": [f"{c}. x{c}" for c in "ABCDEFGHIJK"] + ["L."]}, "x:1")
 
 
 def test_options_that_share_a_letter_and_odd_frames_are_told():
@@ -150,6 +169,10 @@ def test_scan_gives_the_place_of_every_row(tmp_path):
     ({"Question": "?", "frame_paths": ["a.png"], "options": {"A": "x", "Z": "y"}, "Correct": "A"},
      "lettered ['Z']"),
     ({"Question": "?", "frame_paths": ["a.png"], "options": 3, "Correct": "A"}, "options are int"),
+    ({"Question": "?", "frame_paths": ["a.png"], "Correct": "A"},
+     "the key is 'A', but there are no options"),
+    ({**RL, "A": "A. Left", "B": "B. ", "C": "C. Up", "D": "D. Down"},
+     "option B without its letter is ''"),
 ])
 def test_bad_rows_name_file_and_line(tmp_path, line, message):
     path = write_lines(tmp_path / "bad.jsonl", {**ROW, "id": "first"}, line)
@@ -234,6 +257,7 @@ def test_a_failed_shard_write_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("change, message", [
     (dict(options=("a",)), "1 options"), (dict(answer="Z"), "not an option's letter"),
+    (dict(options=()), "the key is 'A', but there are no options"),
     (dict(overlay_timestamps=(0.0,)), "2 overlays, 1 timestamps"),
 ])
 def test_check(change, message):

@@ -78,6 +78,10 @@ def test_features_of_another_encoder_are_refused(tmp_path):
         store(tmp_path, weights="b")
     about = tmp_path / "about.json"
     assert json.loads(about.read_text())["weights"] == "a"
+    for text in ("{", "[]", '{"a": 1' + "0" * 400 + "}", '{"a": ' + "[" * 100_000):
+        about.write_text(text)
+        with pytest.raises(InputError, match=r"about.json: .*config.data.feature_cache"):
+            store(tmp_path)
     about.write_text("{")
-    with pytest.raises(InputError, match="it cannot be used"):
+    with pytest.raises(InputError, match="malformed JSON"):
         store(tmp_path)

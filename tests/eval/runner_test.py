@@ -353,6 +353,7 @@ def test_options_of_published_benchmarks_are_read_or_fail_alone(tmp_path):
         {"A": 1, "B": 2.5, "C": 3, "D": 4}, {"Correct": "E"}, {"Correct": None}, {"C": {"x": 1}},
         {"E": "In", "F": "Out", "G": "On", "H": "Off", "I": "By", "J": "At", "Correct": "J"},
         {"C": None, "D": None}, {"Question": 7}, {"id": "q0"},
+        dict.fromkeys("ABCD"), {"A": "A.", "B": "B. Right", "C": "C. Up", "D": "D. Down"},
     ]
     base = dict(frame_paths=["a.png"], Question="Which way?", A="Left", B="Right", C="Up",
                 D="Down", Correct="B")
@@ -365,6 +366,9 @@ def test_options_of_published_benchmarks_are_read_or_fail_alone(tmp_path):
     assert good == {0: 4, 3: 4, 4: 4, 5: 4, 6: 4, 10: 10, 11: 2}
     assert len(items) == len(lines) == len({item.key for item in items})
     assert "two options are the same" in items[1].problem and "option C is ''" in items[2].problem
-    assert f"{tmp_path / 'q.jsonl'}:17: the JSON is nested too deeply" in items[16].problem
+    assert f"{tmp_path / 'q.jsonl'}:15: " in items[14].problem
+    assert "the key is 'B', but there are no options" in items[14].problem
+    assert "option A without its letter is ''" in items[15].problem
+    assert f"{tmp_path / 'q.jsonl'}:19: the JSON is nested too deeply" in items[18].problem
     with pytest.raises(InputError, match=r"q.jsonl:2: .*two options are the same"):
         open_source(tmp_path / "q.jsonl")

@@ -17,12 +17,21 @@ from typing import Any
 
 from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.files import parse_json
-from fourd4d.core.sample import LETTERS, by_letter, option_text
+from fourd4d.core.sample import (
+    BARE,
+    LETTERS,
+    MARKED,
+    ascii_letter,
+    by_letter,
+    letters_of,
+    option_text,
+    plain_text,
+    unlettered,
+)
 from fourd4d.eval.benchmarks.base import Clip, Question
 
 Row = dict[str, Any]
-_MARKED = re.compile(r"[(\[]?([A-Za-z])[)\].:]{1,2}\s*(.+)", re.DOTALL)
-_LETTER = re.compile(r"[(\[]?([A-Za-z])[)\].:]*")
+_INDEX = re.compile(r"(\d{1,3})(\.0*)?")
 _KINDS = ("type", "task_type", "Task", "question_type", "cate")
 _LONGEST = 1_000_000  # Characters of a list written as text.
 
@@ -213,10 +222,10 @@ def text(row: Row, name: str, where: object, default: str | None = None) -> str:
 def number(row: Row, name: str, where: object) -> float:
     """A finite number of a row, also written as text. Raises InputError."""
     try:
-        value = float(row[name])
+        value = math.nan if isinstance(row[name], bool) else float(row[name])
         if math.isfinite(value):
             return value
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         pass
     raise InputError(where, f"{name!r} is {brief(row.get(name))}", "It must be a number")
 
@@ -259,17 +268,15 @@ def options_of(value: Any, where: object) -> tuple[tuple[str, ...], tuple[str, .
         raise InputError(where, f"{len(given)} options", f"Give 2 to {len(LETTERS)}")
     shown = tuple(option_text(item, where, f"option {letter}")
                   for letter, item in zip(LETTERS, given, strict=False))
-    own = [_MARKED.fullmatch(item) for item in shown]
-    if all(own) and "".join(m[1] for m in own if m).upper() == LETTERS[: len(own)]:
-        return tuple(m[2].strip() for m in own if m), shown
-    return shown, shown
+    return unlettered(shown, where), shown
 
 
 def answers_of(value: Any, options: Sequence[str], where: object, *,
                texts_first: bool = False) -> tuple[str, ...]:
     """The letters that are right: given as a letter, an option's text, both, or an index from 0.
 
-    Several where options are the same.
+    A truth value means the option that says so ("Yes"), a float (of a column with gaps) the whole
+    number that it is. Several where options are the same.
 
     Args:
       texts_first: the file gives texts: a text goes before a letter and before an index.
@@ -277,45 +284,37 @@ def answers_of(value: Any, options: Sequence[str], where: object, *,
     Raises:
       InputError: none is.
     """
-    if isinstance(value, bool) or value is None or _odd(value):
+    if value is None or _odd(value):
         raise InputError(where, f"the answer is {value!r}", "Fetch the file again")
     said = str(value).strip()
-    text, lettered = _alike(said, options), _lettered(said, options)
+    text, lettered = letters_of(said, options), _lettered(said, options)
     if found := text or lettered if texts_first else lettered or text:
         return found
-    if re.fullmatch(r"\d+", said) and int(said) < len(options):
-        return _alike(options[int(said)], options)
+    index = _INDEX.fullmatch(said)
+    if index and int(index[1]) < len(options) and not (
+            index[2] and all(map(_INDEX.fullmatch, options))):  # A number of none of them.
+        return letters_of(options[int(index[1])], options)
     raise InputError(where, f"the answer {said[:60]!r} is none of the {len(options)} options",
                      "It is counted as wrong; tell the benchmark's authors")
-
-
-def _alike(text: str, options: Sequence[str]) -> tuple[str, ...]:
-    """The letters of the options that read so."""
-    return tuple(letter for letter, option in zip(LETTERS, options, strict=False)
-                 if _plain(option) == _plain(text))
 
 
 def _lettered(said: str, options: Sequence[str]) -> tuple[str, ...]:
     """The letters that a letter means, or a letter with its option's text; empty for none."""
     letters = LETTERS[: len(options)]
-    bare, marked = _LETTER.fullmatch(said), _MARKED.fullmatch(said)
-    if bare and bare[1].upper() in letters:
-        return _alike(options[letters.index(bare[1].upper())], options)
-    found = _alike(marked[2], options) if marked else ()
-    return found if marked and marked[1].upper() in found else ()
+    bare, marked = BARE.fullmatch(said), MARKED.fullmatch(said)
+    if bare and ascii_letter(bare[1]) in letters:
+        return letters_of(options[letters.index(ascii_letter(bare[1]))], options)
+    found = letters_of(marked[2], options) if marked else ()
+    return found if marked and ascii_letter(marked[1]) in found else ()
 
 
 def odd_options(options: Sequence[str]) -> str:
     """A note where options are the same; empty for none."""
     same = {}
     for letter, option in zip(LETTERS, options, strict=False):
-        same.setdefault(_plain(option), []).append(letter)
+        same.setdefault(plain_text(option), []).append(letter)
     twice = [" and ".join(names) for names in same.values() if len(names) > 1]
     return f"options {'; '.join(twice)} are the same" if twice else ""
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold().rstrip(".")
 
 
 def frame_files(root: Path, folder: str, *patterns: str) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def _question(row: tables.Row, where: str, split: str) -> Question:
     answer = tables.text(row, "answer", where)
     if split == "synthetic":
         said = answer.strip().lower()
-        kind = SECTIONS[3] if said == "no" or said.startswith("no ") else SECTIONS[2]
+        kind = SECTIONS[3] if said in ("no", "false") or said.startswith("no ") else SECTIONS[2]
     else:
         tail = re.search(r"(\d+)$", name)
         kind = SECTIONS[int(tail is not None and int(tail[1]) > LAST_EXOCENTRIC)]

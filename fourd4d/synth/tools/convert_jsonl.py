@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from fourd4d.core import jsonl, records
 from fourd4d.core.errors import InputError
+from fourd4d.core.files import parse_json
 from fourd4d.core.records import Record
 from fourd4d.core.sample import Sample
 from fourd4d.synth.dataset.encode import ROOT, write_files
@@ -88,7 +88,8 @@ def _tfds(path: Path, split: str) -> Iterator[Record]:
                              for i in range(len(one["frames"]))),
                 overlays=tuple(f"{folder}/overlays/{text['id']}_{i:02d}.jpg"
                                for i in range(len(one["overlays"]))),
-                provenance=json.loads(one["provenance"][0]) if "provenance" in one else {})
+                provenance=parse_json(one["provenance"][0], f"provenance of {text['id']!r}")
+                if "provenance" in one else {})
             yield Record(sample, tuple(one["frames"]), tuple(one["overlays"]))
 
 

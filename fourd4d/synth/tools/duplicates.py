@@ -28,6 +28,9 @@ MOMENTS: Final = 4  # Number of frames of a video's print.
 _SIDE: Final = 64  # Of their sides, pixels.
 _BLOCK: Final = 8
 _NOISE: Final = 0.08  # Contrast, in standard deviations of the clip, that compression leaves.
+_BLUR: Final = 2.0  # Pixels of a small picture, over which a thing that moves is told from noise.
+_THING: Final = 0.15  # Its contrast after that blur, least: a white square of 1/60 of the width.
+_REACH: Final = 3  # Pixels by which it may be elsewhere in a copy of another frame rate.
 
 
 # ---- near-duplicates and overlap ----
@@ -45,10 +48,12 @@ class ClipPrint:
     Attributes:
       hashes: perceptual hash of a few frames.
       pictures: the same frames, small and grey, of mean 0 and standard deviation 1.
+      colours: their red and blue differences (Cr, Cb), divided by the same.
     """
 
     hashes: tuple[int, ...]
     pictures: Float[np.ndarray, "K S S"]
+    colours: Float[np.ndarray, "K S S 2"]
 
     @staticmethod
     def of(frames: Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "T H W 3"]
@@ -59,8 +64,12 @@ class ClipPrint:
                                     interpolation=cv2.INTER_AREA) for frame in picked])
         pictures = grey.astype(np.float32)
         pictures -= pictures.mean()
-        return ClipPrint(tuple(perceptual_hash(frame) for frame in picked),
-                         pictures / max(float(pictures.std()), 1.0))
+        scale = max(float(pictures.std()), 1.0)
+        colours = np.stack([cv2.cvtColor(cv2.resize(frame, (_SIDE, _SIDE),
+                                                    interpolation=cv2.INTER_AREA),
+                                         cv2.COLOR_RGB2YCrCb)[..., 1:] for frame in picked])
+        return ClipPrint(tuple(perceptual_hash(frame) for frame in picked), pictures / scale,
+                         (colours.astype(np.float32) - 128) / scale)
 
     def same(self, other: ClipPrint) -> bool:
         """Return whether both what rests and what moves is the same in both clips.
@@ -72,7 +81,30 @@ class ClipPrint:
         if not _agree(_detail(mine), _detail(theirs)):
             return False
         return _agree(*(cv2.GaussianBlur((one.pictures - rest).reshape(-1, _SIDE), (0, 0), 1.0)
-                        for one, rest in ((self, mine), (other, theirs))))
+                        for one, rest in ((self, mine), (other, theirs)))
+                      ) and not self._shows_another_thing(other)
+
+    def _shows_another_thing(self, other: ClipPrint) -> bool:
+        """Return whether something moves in one clip alone, or in another colour.
+
+        However small it is beside the whole, it is seen in two frames or more, and away from the
+        border, which a crop changes.
+        """
+        moving = [one.pictures[..., None] for one in (self, other)]
+        if min(float(np.abs(one.colours).max()) for one in (self, other)) > _NOISE:
+            moving = [np.concatenate([grey, one.colours], -1)  # Neither copy is in grey.
+                      for grey, one in zip(moving, (self, other), strict=True)]
+        mine, theirs = (
+            np.stack([cv2.GaussianBlur(frame, (0, 0), _BLUR) for frame in one - np.median(one, 0)]
+                     ).reshape(len(one), _SIDE, _SIDE, -1) for one in moving)
+        apart = ((mine - theirs) ** 2).sum(-1)
+        strong = np.maximum((mine**2).sum(-1), (theirs**2).sum(-1))
+        near = np.stack([cv2.dilate(frame, np.ones((2 * _REACH + 1,) * 2)) for frame in strong])
+        # What differs all over, as where leaves move, is no thing.
+        least = max(_THING**2, 2 * float(np.quantile(apart, 0.9)))
+        found = (apart > 0.4 * near) & (apart > least)
+        inner = slice(_REACH, -_REACH)
+        return int(found[:, inner, inner].any((1, 2)).sum()) > 1
 
 
 def _detail(picture: np.ndarray) -> np.ndarray:

@@ -206,13 +206,35 @@ def test_answers_as_texts_letters_and_indices():
     assert tables.answers_of("(b)", ("down", "up"), "row") == ("B",)
     assert tables.answers_of("Up.", ("down", "up"), "row") == ("B",)
     assert tables.answers_of("D", ("x", "y", "up", "up"), "row") == ("C", "D")
+    assert tables.answers_of(1.0, ("down", "up"), "row") == ("B",)
+    assert tables.answers_of("1.0", ("down", "up"), "row") == ("B",)
+    assert tables.answers_of(2.0, texts, "row", texts_first=True) == ("B",)
+    assert tables.answers_of(2, ("1.0", "2.0", "3.0"), "row") == ("B",)
+    assert tables.answers_of(True, ("No", "Yes."), "row") == ("B",)
+    assert tables.answers_of(np.bool_(False), ("yes", "no", "unclear"), "row") == ("B",)
+    assert tables.answers_of("FALSE", ("Yes", "No"), "row") == ("B",)
+    assert tables.answers_of("yes", ("True", "False"), "row") == ("A",)
+    for said in ("Ｂ", "ｂ", "（Ｂ）", "Ｂ．up", "B、up", "【B】"):
+        assert tables.answers_of(said, ("down", "up"), "row") == ("B",), said
+    for bad in (2.0, 1.5, "Ｃ", "-1", False, 1e300):
+        with pytest.raises(InputError, match="row: the answer .* is none of the 2 options"):
+            tables.answers_of(bad, ("down", "up"), "row")
+    with pytest.raises(InputError, match="'4.0' is none of the 3"):
+        tables.answers_of(4.0, ("0", "1", "2"), "row")
+    with pytest.raises(InputError, match="'2.0' is none of the 3"):  # No index: they are numbers.
+        tables.answers_of(2.0, ("0", "1", "3"), "row")
+    for bad in (True, 10**400, "two"):
+        with pytest.raises(InputError, match="'n' is .*It must be a number"):
+            tables.number({"n": bad}, "n", "row")
     for bad in ("E", None, float("nan"), "B. down", 7, True):
         with pytest.raises(InputError, match="row: "):
             tables.answers_of(bad, ("down", "up"), "row")
 
 
 @pytest.mark.parametrize("given, want", [
-    (["A. Left", "B. Right"], ("Left", "Right")), ('["A) x", "B) y"]', ("x", "y")),
+    (["A. Left", "B. Right"], ("Left", "Right")), (["Ａ．左", "Ｂ．右"], ("左", "右")),
+    ({"Ａ": "x", "Ｂ": "y"}, ("x", "y")), (["A.", "B."], ("A.", "B.")),
+    ('["A) x", "B) y"]', ("x", "y")),
     ("['it\\'s', \"b\"]", ("it's", "b")), ({"B": 2, "A": 1}, ("1", "2")),
     ('{"A": "<b>x</b>", "B": "y"}', ("<b>x</b>", "y")), (np.array(["a", "b"]), ("a", "b")),
     ([f"{n}" for n in range(10)], tuple(f"{n}" for n in range(10)))])
@@ -222,7 +244,8 @@ def test_options_in_every_form(given, want):
 
 @pytest.mark.parametrize("given", [
     ["one"], [str(n) for n in range(11)], "__import__('os').system('x')", {"A": 1, "C": 2}, None,
-    ["a", ""], ["a", float("nan")], "[" * 5000, 7, {"a": "x", "A": "y", "B": "z"}, [10**400, "b"]])
+    ["a", ""], ["a", float("nan")], "[" * 5000, 7, {"a": "x", "A": "y", "B": "z"}, [10**400, "b"],
+    ["A. Left", "B. ", "C. Up"], ["A. Left", "B. Right", "C."], {"A": "A. Left", "B": "B."}])
 def test_options_that_are_none(given):
     with pytest.raises(InputError, match="row: "):
         tables.options_of(given, "row")

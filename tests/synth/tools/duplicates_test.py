@@ -77,6 +77,13 @@ def block(x, step, colour, y=100, size=30):
                                       -1)
 
 
+def beside(*things):
+    def draw(frame, number):
+        for thing in things:
+            thing(frame, number)
+    return draw
+
+
 def slide(text):
     def draw(frame, number):
         frame[:] = 255
@@ -98,10 +105,21 @@ DIFFERENT = {
     "physics": yard(1, slide("Physics")), "night1": yard(1, night(20, 30)),
     "night2": yard(1, night(200, 180)), "night3": yard(1, night(20, 180)),
     "elsewhere": yard(2, block(20, 60, (0, 0, 230))),
+    "red": yard(1, block(20, 60, (230, 0, 0))), "green": yard(1, block(20, 60, (0, 118, 0))),
+    "orange": yard(1, block(20, 60, (230, 120, 0))), "white": yard(1, block(20, 60, (240,) * 3)),
+    "small": yard(1, block(30, 60, (230, 0, 0), 40, 8)),
+    "small_blue": yard(1, block(30, 60, (0, 0, 230), 40, 8)),
+    "small_lower": yard(1, block(250, -50, (230, 0, 0), 170, 8)),
+    "tiny": yard(1, block(40, 60, (255, 255, 255), 200, 5)),
+    "bus": yard(1, beside(block(60, 40, (20, 20, 20), 20, 50))),
+    "bus_and_red": yard(1, beside(block(60, 40, (20, 20, 20), 20, 50),
+                                  block(250, -60, (230, 0, 0), 180, 15))),
+    "bus_and_blue": yard(1, beside(block(60, 40, (20, 20, 20), 20, 50),
+                                   block(250, -60, (0, 0, 230), 180, 15))),
 }
 
 
-def test_one_camera_slides_and_nights_are_told_apart():
+def test_one_camera_slides_nights_colours_and_small_things_are_told_apart():
     prints = {name: duplicates.ClipPrint.of(frames) for name, frames in DIFFERENT.items()}
     assert duplicates.near_duplicates(prints) == {}
     assert duplicates.alike({"left": prints["left"]}, {"right": prints["right"]}) == {}
@@ -115,5 +133,7 @@ def test_a_copy_is_found_whatever_was_done_to_it(name):
     again = np.stack([cv2.imdecode(cv2.imencode(".jpg", f, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], 1)
                       for f in frames])
     own = duplicates.ClipPrint.of(frames)
-    for copy in (half, brighter, again):
+    grey = np.stack([cv2.cvtColor(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+                     for f in frames])
+    for copy in (half, brighter, again, grey, frames[:, 2:-2, 3:-3]):
         assert own.same(duplicates.ClipPrint.of(copy))
