@@ -112,9 +112,7 @@ def serve(args: argparse.Namespace) -> None:
         protocol = bundle.processor.protocol
         worker = Worker(bundle, mesh, spec, family(protocol, spec),
                         probes=args.probes or args.demo)
-        worker.start(lambda done, of: say(f"compiled for prompts of up to "
-                                          f"{worker.shapes[done - 1].length} tokens, "
-                                          f"{done} of {of}"))
+        worker.start(lambda done, of: say(f"compiled {done} of {of} programs"))
         name = args.name or Path(args.checkpoint).resolve().name
         service = Service(bundle, worker, Sources(protocol, spec, root, args.allow_remote), name,
                           key=key)
