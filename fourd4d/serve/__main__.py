@@ -89,6 +89,7 @@ def serve(args: argparse.Namespace) -> None:
         import uvicorn
 
         from fourd4d.serve.app import Service, application
+        from fourd4d.serve.connections import impatient
     except ImportError as error:
         raise InputError("serve", f"the package {error.name!r} is missing",
                          "pip install 'fourd4d[serve]'") from error
@@ -122,8 +123,8 @@ def serve(args: argparse.Namespace) -> None:
         port = listener.getsockname()[1]
         shown = f"[{args.host}]" if ":" in args.host else args.host
         asyncio.run(_run(uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="on",
-            timeout_graceful_shutdown=max(1, round(spec.drain)),
+            app, http=impatient(spec.header_timeout), log_level="warning", access_log=False,
+            lifespan="on", timeout_graceful_shutdown=max(1, round(spec.drain)),
             limit_concurrency=4 * (spec.slots + spec.queue) + 64),
             listener, f"serving {name} on http://{shown}:{port}"))
         say("stopped")
