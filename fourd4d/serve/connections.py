@@ -16,7 +16,9 @@ def impatient(seconds: float) -> type[asyncio.Protocol]:
     time.
     """
 
-    class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    uvicorns: Any = AutoHTTPProtocol  # Of one parser or another; no common class has its fields.
+
+    class Impatient(uvicorns):
         _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
