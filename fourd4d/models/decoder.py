@@ -51,7 +51,7 @@ class DecoderBlock(nnx.Module):
         self.down = linear("down", mlp, embed, scale=out)
 
     def __call__(self, x: Float[Array, "B L D"], layer: Int[Array, ""],
-                 past: tuple[tuple[Array, Array], ...],
+                 past: tuple[tuple[Array, ...], ...],
                  cos: Float[Array, "B L half"], sin: Float[Array, "B L half"],
                  segments: Int[Array, "B L"], about: tuple[tuple[Any, ...], ...],
                  levels: Float[Array, "_ B L D"] | None, keep: bool
@@ -60,7 +60,7 @@ class DecoderBlock(nnx.Module):
 
         Args:
           layer: its number.
-          past: keys and values of earlier tokens.
+          past: of each source of earlier tokens, what is this layer's own.
           about: what each of them is, one of ``prefix_attention``'s parts, and its other fields.
           levels: what is added to x after the first layers, one each.
         """
@@ -112,7 +112,7 @@ class Decoder(nnx.Module):
         keep = fill or cache is not None
         x, new = scan_blocks(
             self.blocks, x,
-            (jnp.arange(d.layers), tuple((part.keys, part.values) for part in past)),
+            (jnp.arange(d.layers), tuple(_own(part, d.layers) for part in past)),
             (jnp.cos(angles), jnp.sin(angles), segments,
              tuple(_about(part, part is prefix) for part in past),
              jnp.stack(levels) if levels else None, keep),
@@ -134,10 +134,17 @@ class Decoder(nnx.Module):
         )
 
 
-def _about(cache: KVCache | SlotCache, prefix: bool) -> tuple[Any, ...]:
-    """What all layers share of a cache: the kind of part that it is, and the part's fields."""
+def _own(cache: KVCache | SlotCache, layers: int) -> tuple[Array, ...]:
+    """What each layer has of a cache: the first fields of its part."""
     if isinstance(cache, SlotCache):
-        return SlotPart, cache.segment_ids, cache.rows, cache.place
+        return (jnp.arange(layers),)
+    return cache.keys, cache.values
+
+
+def _about(cache: KVCache | SlotCache, prefix: bool) -> tuple[Any, ...]:
+    """What all layers share of a cache: the kind of part that it is, and its other fields."""
+    if isinstance(cache, SlotCache):
+        return SlotPart, cache.keys, cache.values, cache.segment_ids, cache.rows, cache.place
     return PrefixPart if prefix else Part, cache.segment_ids
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ _SCORES = 1 << 18
 _TPU_SCORES = 1 << 23
 _GPU_SCORES = 1 << 26
 _QUERIES = 8, 256  # Of a row at once, elsewhere: so few keep products wide enough.
+_SHORTEST = 64  # Keys of a prompt below which reading fewer saves nothing.
 
 
 @pytree
@@ -44,10 +45,14 @@ class PrefixPart(Part):
 
 @pytree
 class SlotPart:
-    """One layer of a ``core.kv_cache.SlotCache``, for one query a row."""
+    """A ``core.kv_cache.SlotCache`` of which ``layer`` is read, for one query a row.
 
-    keys: Float[Array, "R K H S"]
-    values: Float[Array, "R K S H"]
+    All layers are here: to cut one out beforehand would copy what nobody looks at.
+    """
+
+    layer: Int[Array, ""]
+    keys: Float[Array, "layers R K H S"]
+    values: Float[Array, "layers R K S H"]
     segment_ids: Int[Array, "R S"]
     rows: Int[Array, "D R_D C"] | None = None
     place: Int[Array, "D B_D"] | None = None
@@ -184,7 +189,9 @@ def _slots(q_BTNH: Array, segments_BT: Array, part: SlotPart
     if part.rows is not None and part.rows.shape[0] == 1 and _one_cpu():
         return _by_prompts(q_BTNH, segments_BT, part)
     b, _, n, h = q_BTNH.shape
-    r, kv, _, s = part.keys.shape
+    keys_RKHS, values_RKSH = (jax.lax.dynamic_index_in_dim(x, part.layer, keepdims=False).astype(
+        q_BTNH.dtype) for x in (part.keys, part.values))
+    r, kv, _, s = keys_RKHS.shape
     q_XNH, live_X, c = q_BTNH[:, 0], segments_BT[:, 0] != 0, 1
     if part.rows is not None:
         groups, _, c = part.rows.shape
@@ -192,14 +199,14 @@ def _slots(q_BTNH: Array, segments_BT: Array, part: SlotPart
         q_XNH = dealt(q_XNH, asked).reshape(-1, n, h)
         live_X = dealt(live_X, asked).reshape(-1)
     q_RKYH = jnp.swapaxes(q_XNH.reshape(r, c, kv, n // kv, h), 1, 2).reshape(r, kv, -1, h)
-    scores = jnp.einsum("RKYH,RKHS->RKYS", q_RKYH, part.keys.astype(q_BTNH.dtype),
+    scores = jnp.einsum("RKYH,RKHS->RKYS", q_RKYH, keys_RKHS,
                         preferred_element_type=jnp.float32).reshape(r, kv, c, n // kv, s)
     seen_RCS = live_X.reshape(r, c, 1) & (part.segment_ids != 0)[:, None]
     scores = jnp.where(seen_RCS[:, None, :, None], scores * h**-0.5, -1e30)
     most_RKCG = jnp.max(scores, -1)
     weights = jnp.exp(scores - most_RKCG[..., None])
     out_RKYH = jnp.einsum("RKYS,RKSH->RKYH", weights.reshape(r, kv, -1, s).astype(q_BTNH.dtype),
-                          part.values.astype(q_BTNH.dtype), preferred_element_type=jnp.float32)
+                          values_RKSH, preferred_element_type=jnp.float32)
 
     def back(x_RKC: Array) -> Array:
         x_XK = jnp.swapaxes(x_RKC, 1, 2).reshape(r * c, kv, *x_RKC.shape[3:])
@@ -216,33 +223,47 @@ def _by_prompts(q_BTNH: Array, segments_BT: Array, part: SlotPart
                            Float[Array, "B T K G"]]:
     """``_slots``, one prompt after the other and only those that some row looks into.
 
-    On a CPU the others, which are held for rows to come, cost as much as those in use.
+    On a CPU the others, which are held for rows to come, cost as much as those in use; so does
+    the room behind a prompt that is shorter than the longest. Of each no more is read than the
+    shortest of a few lengths that holds it.
     """
     assert part.rows is not None
     b, _, n, h = q_BTNH.shape
-    kv, rows_RC = part.keys.shape[1], part.rows[0]
+    kv, rows_RC, length = part.keys.shape[2], part.rows[0], part.segment_ids.shape[1]
     c, g = rows_RC.shape[1], n // kv
     used_R = jnp.any(rows_RC < b, axis=1)
     order_R = jnp.argsort(~used_R)  # Stable: those in use come first.
-    keep: Any = jax.lax.dynamic_index_in_dim
+    ends_R = jnp.max(jnp.where(part.segment_ids != 0, jnp.arange(1, length + 1), 0), axis=1)
+    sizes = _sizes(length)
+    size_R = jnp.sum(ends_R[:, None] > jnp.asarray(sizes[:-1], jnp.int32), axis=1)
+
+    def reader(size: int) -> Callable[[Array, Array], tuple[Array, ...]]:
+        def read(own: Array, q_KYH: Array) -> tuple[Array, ...]:
+            def cut(x: Array, axis: int) -> Array:
+                shape = [1, 1, *x.shape[2:]]
+                shape[axis] = size
+                return jax.lax.dynamic_slice(x, (part.layer, own, 0, 0, 0), shape)[0, 0].astype(
+                    q_BTNH.dtype)
+
+            scores_KYS = jnp.einsum("KYH,KHS->KYS", q_KYH, cut(part.keys, 4),
+                                    preferred_element_type=jnp.float32)
+            seen_S = jax.lax.dynamic_slice(part.segment_ids, (own, 0), (1, size))[0] != 0
+            scores_KYS = jnp.where(seen_S, scores_KYS * h**-0.5, -1e30)
+            most_KY = jnp.max(scores_KYS, -1)
+            weights_KYS = jnp.exp(scores_KYS - most_KY[..., None])
+            out_KYH = jnp.einsum("KYS,KSH->KYH", weights_KYS.astype(q_BTNH.dtype),
+                                 cut(part.values, 3), preferred_element_type=jnp.float32)
+            return out_KYH, jnp.sum(weights_KYS, -1), most_KY
+
+        return read
 
     def one(number: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
         own = order_R[number]
-        rows_C = keep(rows_RC, own, keepdims=False)
-        keys_KHS, values_KSH = (keep(x, own, keepdims=False).astype(q_BTNH.dtype)
-                                for x in (part.keys, part.values))
+        rows_C = jax.lax.dynamic_index_in_dim(rows_RC, own, keepdims=False)
         q_KYH = jnp.swapaxes(jnp.take(q_BTNH[:, 0], rows_C, axis=0, mode="clip").reshape(
             c, kv, g, h), 0, 1).reshape(kv, c * g, h)
-        scores_KYS = jnp.einsum("KYH,KHS->KYS", q_KYH, keys_KHS,
-                                preferred_element_type=jnp.float32)
-        seen_S = keep(part.segment_ids, own, keepdims=False) != 0
-        scores_KYS = jnp.where(seen_S, scores_KYS * h**-0.5, -1e30)
-        most_KY = jnp.max(scores_KYS, -1)
-        weights_KYS = jnp.exp(scores_KYS - most_KY[..., None])
-        out_KYH = jnp.einsum("KYS,KSH->KYH", weights_KYS.astype(q_BTNH.dtype), values_KSH,
-                             preferred_element_type=jnp.float32)
-        new = (jnp.swapaxes(x.reshape(kv, c, g, *x.shape[2:]), 0, 1)
-               for x in (out_KYH, jnp.sum(weights_KYS, -1), most_KY))
+        new = jax.lax.switch(size_R[own], [reader(size) for size in sizes], own, q_KYH)
+        new = (jnp.swapaxes(x.reshape(kv, c, g, *x.shape[2:]), 0, 1) for x in new)
         # Places that no row fills name a row past the end.
         return tuple(x.at[rows_C, 0].set(y, mode="drop") for x, y in zip(found, new, strict=True))
 
@@ -250,6 +271,14 @@ def _by_prompts(q_BTNH: Array, segments_BT: Array, part: SlotPart
                jnp.full((b, 1, kv, g), -1e30))
     del segments_BT  # A row that has ended is in no prompt's list.
     return jax.lax.fori_loop(0, jnp.sum(used_R), one, nothing)
+
+
+def _sizes(length: int) -> list[int]:
+    """How much of a prompt may be read, ascending: all of ``length``, a half, a quarter, …"""
+    sizes = [length]
+    while sizes[0] >= 2 * _SHORTEST and not sizes[0] % 2:
+        sizes.insert(0, sizes[0] // 2)
+    return sizes
 
 
 def _one_cpu() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import re
 import stat
@@ -152,12 +153,18 @@ def decode_image(data: bytes, where: object = "image") -> Image:
 
 
 def image_size(data: bytes, where: object = "image") -> tuple[int, int]:
-    """(height, width) of the upright picture, from the file's header alone."""
+    """(height, width) of the upright picture."""
     with _opened(data, where) as image:
         width, height = image.size
         # Pillow gives the upright size of TIFF files, and the stored one of others.
         turned = _orientation(image) >= 5 and image.format != "TIFF"
         return (width, height) if turned else (height, width)
+
+
+def image_pixels(data: bytes, where: object = "image") -> int:
+    """Pixels of a picture before anything of it is decoded; ``image_size`` may decode a PNG."""
+    with _opened(data, where) as image:
+        return math.prod(image.size)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from fourd4d.core.batch import Batch
@@ -34,6 +33,7 @@ from fourd4d.core.struct import AnyArray, pytree
 from fourd4d.models.prefix_attention import dealt
 from fourd4d.parallel import batch_axes, constrain, to_host
 from fourd4d.sampling.distribution import RowDraws
+from fourd4d.sampling.held import Held, merged
 from fourd4d.sampling.loop import (
     Intervention,
     Reader,
@@ -183,7 +183,7 @@ def _each(function: Callable[..., Any], shards: int, *trees: Any) -> Any:
 def empty(graphdef: Any, states: tuple[Any, ...], shape: EngineShape, spec: SamplingSpec
           ) -> EngineState:
     """Nothing held, nothing asked for."""
-    model = nnx.merge(graphdef, *states)
+    model = merged(graphdef, states)
     like = jax.eval_shape(lambda: model.empty_cache(1, 1))
     width, dtype = model.config.decoder.width, jnp.dtype(model.config.dtype)
     b, n, r, t = shape.slots, shape.lanes, shape.tickets, spec.max_tokens
@@ -232,7 +232,7 @@ def _laid_out(state: EngineState) -> EngineState:
 def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Batch,
           features: Any, where: Admission, shape: EngineShape, spec: SamplingSpec) -> EngineState:
     """Reads prompts into free lanes and queues responses to them; one prompt of each shard."""
-    model = nnx.merge(graphdef, *states)
+    model = merged(graphdef, states)
     shards = shape.shards
     hidden, prefix = prefill(model, batch, features)
     lanes, lane = state.lanes, _split(where.lane, shards)
@@ -468,7 +468,7 @@ def segment(graphdef: Any, states: tuple[Any, ...], state: EngineState, turns: I
 
     return jax.lax.while_loop(
         goes_on,
-        lambda s: _turn(nnx.merge(graphdef, *states), s, shape, spec, intervene, data), state)
+        lambda s: _turn(merged(graphdef, states), s, shape, spec, intervene, data), state)
 
 
 @jax.jit
@@ -517,9 +517,9 @@ class Engine:
     def __init__(self, graphdef: Any, states: tuple[Any, ...], shape: EngineShape,
                  spec: SamplingSpec, *, intervene: Intervention | None = None, data: Any = None):
         self.shape, self.spec = shape, spec
-        self._model = graphdef, states
+        self._model = Held.of(graphdef, states)
         self._intervene, self._data = intervene, data
-        self.state = empty(graphdef, states, shape, spec)
+        self.state = empty(*self._model, shape, spec)
         self._left = np.zeros((shape.shards, shape.lanes // shape.shards), np.int64)
         # Tickets that nobody has asked for, or whose responses were collected.
         self._unused = [list(range(shape.tickets // shape.shards)) for _ in range(shape.shards)]

@@ -32,6 +32,9 @@ from fourd4d.pretrained.open import open_checkpoint
 from fourd4d.serve.spec import ServeSpec
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Seconds after which a thread that reads requests lets the device's go on, which waits for no more
+# than the interpreter between two programs. Python's own 5 ms are as long as a turn of decoding.
+_SWITCH = 0.0005
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -89,6 +92,7 @@ def serve(args: argparse.Namespace) -> None:
         import uvicorn
 
         from fourd4d.serve.app import Service, application
+        from fourd4d.serve.connections import impatient
     except ImportError as error:
         raise InputError("serve", f"the package {error.name!r} is missing",
                          "pip install 'fourd4d[serve]'") from error
@@ -112,9 +116,7 @@ def serve(args: argparse.Namespace) -> None:
         protocol = bundle.processor.protocol
         worker = Worker(bundle, mesh, spec, family(protocol, spec),
                         probes=args.probes or args.demo)
-        worker.start(lambda done, of: say(f"compiled for prompts of up to "
-                                          f"{worker.shapes[done - 1].length} tokens, "
-                                          f"{done} of {of}"))
+        worker.start(lambda done, of: say(f"compiled {done} of {of} programs"))
         name = args.name or Path(args.checkpoint).resolve().name
         service = Service(bundle, worker, Sources(protocol, spec, root, args.allow_remote), name,
                           key=key)
@@ -123,9 +125,10 @@ def serve(args: argparse.Namespace) -> None:
         app = application(service, hosts=hosts, demo=args.demo)
         port = listener.getsockname()[1]
         shown = f"[{args.host}]" if ":" in args.host else args.host
+        sys.setswitchinterval(_SWITCH)
         asyncio.run(_run(uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="on",
-            timeout_graceful_shutdown=max(1, round(spec.drain)),
+            app, http=impatient(spec.header_timeout), log_level="warning", access_log=False,
+            lifespan="on", timeout_graceful_shutdown=max(1, round(spec.drain)),
             limit_concurrency=4 * (spec.slots + spec.queue) + 64),
             listener, f"serving {name} on http://{shown}:{port}"))
         say("stopped")

@@ -17,7 +17,7 @@ import numpy as np
 from fourd4d.core.errors import InputError
 from fourd4d.core.jsonl import inside
 from fourd4d.core.protocol import ProtocolSpec
-from fourd4d.processing.media import Image, Video, decode_image, existing_file, image_size
+from fourd4d.processing.media import Image, Video, decode_image, existing_file, image_pixels
 from fourd4d.processing.video import pick_frames, read_chosen
 from fourd4d.serve.errors import ApiError
 from fourd4d.serve.fetch import fetch
@@ -113,8 +113,7 @@ class Reader:
     def _image(self, url: Any, where: str) -> Image:
         path = self._path(url, where)
         data = self._bytes(url, where) if path is None else path.read_bytes()
-        height, width = image_size(data, where)
-        self._take(height * width, where)
+        self._take(image_pixels(data, where), where)
         return decode_image(data, where)
 
     def _video(self, path: Path, where: str) -> Video:

@@ -24,6 +24,7 @@ class ServeSpec:
       max_body: bytes of a request's body.
       max_choices: most responses to one request (n).
       timeout: seconds from a request's arrival to the end of its response.
+      header_timeout: seconds that a client has to send a request's headers.
       drain: seconds that running requests have to end once the server is told to stop.
       turns: tokens decoded between looks at the queue; a stream moves by as many.
       workers: threads that decode media and tokenise.
@@ -41,6 +42,7 @@ class ServeSpec:
     max_body: int = 64 << 20
     max_choices: int = 8
     timeout: float = 300.0
+    header_timeout: float = 30.0
     drain: float = 60.0
     turns: int = 8
     workers: int = 2
@@ -49,7 +51,7 @@ class ServeSpec:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name in ("queue", "max_frames", "drain") else 1
-            if field.name in ("timeout", "max_seconds"):
+            if field.name in ("timeout", "max_seconds", "header_timeout"):
                 least = 0.001
             if not value >= least or value == float("inf"):
                 raise InputError(f"--{field.name}", f"bad value {value}", f"Use {least} or more")

@@ -11,6 +11,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,19 +22,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
-from fourd4d.core.batch import BatchShape
+from fourd4d.core.batch import BatchShape, VisionInput
 from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.example import Example
 from fourd4d.core.rollout import Rollout
 from fourd4d.data.collate import collate
-from fourd4d.eval.runner import encode
 from fourd4d.parallel import DEFAULT_RULES, to_host, use
 from fourd4d.pretrained.bundle import ModelBundle
 from fourd4d.sampling import Engine, EngineShape, RowDraws, SamplingSpec
+from fourd4d.sampling.held import Held, merged
 from fourd4d.sampling.interventions import FROZEN, NATURAL, TABLE, RowProbe, by_row
 from fourd4d.serve.errors import ApiError, of
+from fourd4d.serve.shapes import Family
 from fourd4d.serve.spec import ServeSpec
 
 _TRIES: Final = 2  # Of a job, where the engine fails with several on it.
@@ -74,7 +77,7 @@ class Job:
     """One response that is wanted.
 
     Attributes:
-      shape: of the family, and large enough.
+      shape: what ``shapes.fitting`` gives.
       limit: most tokens.
       seed, number: the draws are those of row ``number`` of ``generate`` with this seed.
       probe: ``zero``, ``swap`` or ``freeze``; ``donor`` are the latents for ``swap``.
@@ -114,20 +117,22 @@ class Worker:
     """
 
     def __init__(self, bundle: ModelBundle, mesh: Any, spec: ServeSpec,
-                 shapes: Sequence[BatchShape], *, probes: bool = False):
+                 shapes: Family, *, probes: bool = False):
         rows = [dict(mesh.shape).get(axis, 1) for axis in DEFAULT_RULES.mesh_axes("batch", True)]
         if any(size > 1 for size in rows):
             raise InputError("--mesh", "it splits rows over devices", "Use tensor=N, and start one "
                              "server for each group of devices")
         self.sampling = SamplingSpec.of(bundle.processor.tokenizer, bundle.processor.protocol,
                                         max_tokens=spec.max_tokens)
-        self.shapes, self.probes, self.spec = list(shapes), probes, spec
-        self._model = bundle.graphdef, (bundle.tree,)
+        self.shapes, self.probes, self.spec = shapes, probes, spec
+        self._model = Held.of(bundle.graphdef, (bundle.tree,))
         self._processor, self._mesh = bundle.processor, mesh
         self._width = bundle.config.decoder.width
+        each = bundle.processor.protocol.window_patches // bundle.processor.protocol.merge**2
+        self._merged = each * max(map(math.prod, shapes.pictures))  # Tokens of a prompt's frames.
         self._shape = EngineShape(
             slots=spec.slots, lanes=spec.slots, group=1, tickets=spec.slots,
-            length=max(shape.length for shape in shapes), mixed=True,
+            length=shapes.lengths[-1], mixed=True,
             reader=bundle.processor.protocol.reader is not None)
         self._changed = threading.Condition()
         self._waiting: collections.deque[Job] = collections.deque()
@@ -143,7 +148,7 @@ class Worker:
         """Compiles all that will be needed, then serves; raises what that raises.
 
         Args:
-          warmed: called with the shapes done and all shapes.
+          warmed: called with how many programs are done, and how many there are.
         """
         with use(self._mesh):
             self._engine = self._fresh()
@@ -198,15 +203,21 @@ class Worker:
 
     def _warm(self, warmed: Callable[[int, int], None]) -> None:
         example = self._processor.prompt("?", ())
-        for number, shape in enumerate(self.shapes, 1):
-            job = Job(example, shape, 1, lambda event: None)
+        done, count = 0, len(self.shapes.pictures) + len(self.shapes.lengths)
+        for size in self.shapes.pictures:
+            shape = BatchShape(1, self.shapes.lengths[0], *size, 0)
+            empty = collate([example], shape, self._processor.protocol).vision
+            self._blank = jnp.zeros_like(_encoded(*self._model, empty, self._merged)[1])
+            warmed(done := done + 1, count)
+        for length in self.shapes.lengths:
+            job = Job(example, BatchShape(1, length, 0, 1, 0), 1, lambda event: None)
             ticket = self._add(self._prepared(job))
             self._engine.run(turns=1)
             self._engine.progress()
             self._engine.cancel([ticket])
             self._engine.run(turns=1)
             self._engine.collect()
-            warmed(number, len(self.shapes))
+            warmed(done := done + 1, count)
 
     def _main(self) -> None:
         with use(self._mesh):
@@ -280,10 +291,12 @@ class Worker:
     def _prepared(self, job: Job) -> dict[str, Any]:
         """What ``Engine.add`` takes."""
         batch = collate([job.example], job.shape, self._processor.protocol)
-        features = None
+        features = self._blank  # One program for prompts with frames and without.
         if job.shape.slots:
-            features = encode(*self._model, batch.vision)
-            job.kept = features if job.features else None
+            own, features = _encoded(*self._model, batch.vision, self._merged)
+            job.kept = own if job.features else None
+        blank = jax.tree.map(lambda x: x[:, :0, :0], batch.vision)  # It has been read.
+        batch = dataclasses.replace(batch, vision=blank)
         draws = RowDraws(*(np.array([[value]], kind) for value, kind in (
             (job.temperature, np.float32), (job.top_p, np.float32), (job.imagery, bool))))
         return dict(batch=batch, keys=_key(np.uint32(job.seed), np.uint32(job.number)), draws=draws,
@@ -338,6 +351,15 @@ class Worker:
         if not job.cancelled:
             with contextlib.suppress(RuntimeError):  # The loop that listened has ended.
                 job.emit(event)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "room"))
+def _encoded(graphdef: Any, states: tuple[Any, ...], vision: VisionInput, room: int
+             ) -> tuple[Float[Array, "1 F U E"], Float[Array, "1 1 room E"]]:
+    """Features of a prompt's frames; flat, in the one shape that prompts of any length take."""
+    features = merged(graphdef, states).encode(vision)
+    flat = features.reshape(1, 1, -1, features.shape[-1])
+    return features, jnp.pad(flat, ((0, 0), (0, 0), (0, room - flat.shape[2]), (0, 0)))
 
 
 @jax.jit

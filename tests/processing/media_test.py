@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 import PIL.PngImagePlugin
 import PIL.TiffImagePlugin
 import pytest
@@ -23,7 +24,14 @@ from fourd4d.core.errors import InputError
 from fourd4d.processing import media
 from fourd4d.processing import video as video_module
 from fourd4d.processing.color import to_rgb
-from fourd4d.processing.media import Image, Video, decode_image, image_size, read_image
+from fourd4d.processing.media import (
+    Image,
+    Video,
+    decode_image,
+    image_pixels,
+    image_size,
+    read_image,
+)
 from fourd4d.processing.video import iter_video, pick_frames, read_video
 
 SIZE = (48, 64)
@@ -895,3 +903,13 @@ def test_bad_images(tmp_path):
         read_image(path)
     with pytest.raises(InputError, match="row 3"):
         decode_image(b"nothing", "row 3")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_pixels_are_counted_before_any_is_decoded(kind, monkeypatch):
+    stream = io.BytesIO()
+    PIL.Image.fromarray(grey(9)).save(stream, kind)
+    decoded = []
+    monkeypatch.setattr(PIL.ImageFile.ImageFile, "load", lambda self: decoded.append(self))
+    assert image_pixels(stream.getvalue()) == SIZE[0] * SIZE[1]
+    assert not decoded

@@ -75,7 +75,10 @@ def test_a_port_in_use_is_told(capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_it_finishes_what_runs_and_refuses_what_comes(want, sign):
-    with command(*SMALL, "--slots=1", "--turns=1") as (server, port):
+    flags = "--slots=1", "--turns=1", "--header_timeout=1"
+    with command(*SMALL, *flags) as (server, port):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+            assert silent.recv(1) == b""  # Who asks nothing is not waited for.
         with concurrent.futures.ThreadPoolExecutor(5) as pool:
             begun = send(port, question(stream=True))
             behind = [pool.submit(send, port, question(stream=True)) for _ in range(5)]

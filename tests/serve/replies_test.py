@@ -9,7 +9,9 @@ from helpers.bundles import CONFIG
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fourd4d.core.batch import BatchShape
 from fourd4d.core.protocol import ProtocolSpec
+from fourd4d.data.collate import Size, check_size
 from fourd4d.processing import Processor, tiny_tokenizer
 from fourd4d.processing.media import Image, Video
 from fourd4d.serve.errors import ApiError
@@ -88,12 +90,13 @@ def test_few_shapes_hold_what_the_flags_promise(name):
     spec = ServeSpec(max_text=512)
     protocol = PROTOCOLS[name]
     shapes = family(protocol, spec)
-    assert 2 <= len({s.slots for s in shapes}) <= 6
-    for small, large in itertools.pairwise(shapes):  # Each of them costs a compilation.
-        assert small.slots < large.slots or small.length <= 0.75 * large.length
-    assert [s.slots for s in shapes] == sorted(s.slots for s in shapes)
-    assert all(s.length <= 2 * spec.max_prompt for s in shapes)
-    assert shapes[-1].slots * protocol.temporal_patch >= protocol.max_frames
+    assert len(shapes.lengths) + len(shapes.pictures) < 48  # Each of them costs a compilation.
+    for small, large in itertools.pairwise(shapes.lengths):
+        assert small < large <= 1.5 * small
+    for small, large in itertools.pairwise(shapes.pictures):
+        assert small[0] < large[0] or small[1] <= 0.75 * large[1]
+    assert shapes.lengths[-1] <= 2 * spec.max_prompt
+    assert shapes.pictures[-1][0] * protocol.temporal_patch >= protocol.max_frames
     if name == "whole videos":
         return
     processor = Processor(WORDS, protocol)
@@ -102,18 +105,22 @@ def test_few_shapes_hold_what_the_flags_promise(name):
                                     (protocol.max_frames, (side // 2, side * 2))):
         video = Video(np.zeros((frames, height, width, 3), np.uint8), np.arange(frames) / 2)
         example = processor.prompt("up " * 100, [video])
-        assert fitting(example, shapes).slots >= len(example.slots.mask)
+        shape, (slots, windows) = fitting(example, shapes), example.slots.mask.shape[:2]
+        check_size(Size.of(example), shape)
+        assert shape.length <= max(64, 1.5 * example.length)
+        assert shape.slots * shape.windows <= 2.5 * slots * windows
+        assert (shape.slots, shape.windows) in shapes.pictures
 
 
 def test_what_fits_no_shape_is_refused_with_its_size():
     protocol = PROTOCOLS["tiny"]
     shapes = family(protocol, ServeSpec(max_text=64))
     processor = Processor(WORDS, protocol)
-    assert fitting(processor.prompt("?", ()), shapes) == shapes[0]
+    assert fitting(processor.prompt("?", ()), shapes) == BatchShape(1, 64, 0, 1, 0)
     roomy = family(protocol, ServeSpec(max_text=512))
     short, long = (fitting(processor.prompt(text, ()), roomy).length
                    for text in ("?", "up " * 100))
-    assert short == 64 and long > 400
+    assert short == 64 and long == 160
     for media in ([Video(np.zeros((10, 32, 32, 3), np.uint8), np.arange(10))],
                   [Image(np.zeros((4, 400, 3), np.uint8))]):
         with pytest.raises(ApiError, match="the server was started for") as refused:
