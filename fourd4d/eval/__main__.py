@@ -37,7 +37,15 @@ from fourd4d.core.terminal import plain_console
 from fourd4d.data.source import Source, open_source
 from fourd4d.eval import compare, report
 from fourd4d.eval.benchmarks import BenchmarkSource, get, kits
-from fourd4d.eval.benchmarks.grid import Cell, cells, counted, keys_json, read_subset, table
+from fourd4d.eval.benchmarks.grid import (
+    Cell,
+    cells,
+    counted,
+    failures,
+    keys_json,
+    read_subset,
+    table,
+)
 from fourd4d.eval.benchmarks.grid import page as grid_page
 from fourd4d.eval.benchmarks.grid import summary as benchmark_summary
 from fourd4d.eval.benchmarks.overlap import overlap, sentence, training_data
@@ -315,6 +323,8 @@ def show_grid(result: dict[str, Any], out: str) -> None:
         table.add_row(row["protocol"], row["mode"], f"{row['items']}{of}", *told,
                       str(row["runs"]))
     console.print(table)
+    for line in failures(result["rows"]):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     show_published(result["published"])
     console.print(sentence(result["overlap"]), soft_wrap=True)
     console.print(f"{out}/table.html  {out}/table.json", soft_wrap=True)

@@ -78,7 +78,7 @@ def split_options(text: str, where: object) -> list[str]:
         if end is None:
             return found
         rest = rest[start:][end:]
-    raise InputError(where, f"the options {text[:60]!r} are no list", "Fetch the file again")
+    raise InputError(where, f"the options {text[:60]!r} are not a list", "Fetch the file again")
 
 
 def _mark(text: str, letter: str) -> int | None:

@@ -139,6 +139,7 @@ def over_runs(runs: Sequence[Mapping[str, Record]]) -> dict[str, Any]:
         "right_in_all": int((right == len(runs)).sum()), "right_in_none": int((right == 0).sum()),
         "no_answer_share": _share(runs, lambda record: not record.get("chosen")),
         "truncated_share": _share(runs, lambda record: record.get("truncated", False)),
+        "failed": sum(record.get("status") == "failed" for run in runs for record in run.values()),
     }
 
 
@@ -188,7 +189,9 @@ def table(results: Sequence[tuple[Cell, Mapping[str, Record]]]) -> dict[str, Any
                          if (cell.protocol, cell.mode) == (protocol, mode)))
         rows.append({
             "protocol": protocol, "mode": mode, "of": total,
-            **(over_runs(runs) if runs[0] else {"items": 0, "runs": len(runs)}),
+            **(over_runs(runs) if runs[0] else {"items": 0, "runs": len(runs), "failed": 0}),
+            "first_failure": next((record["reason"] for run in runs for record in run.values()
+                                   if record.get("status") == "failed"), ""),
             "by_type": {kind: over_runs([{k: r for k, r in run.items() if r["kind"] == kind}
                                          for run in runs]) for kind in kinds},
         })
@@ -232,6 +235,7 @@ def page(title: str, found: Mapping[str, Any], chance: float, published: Sequenc
             "Whiskers: 95 % intervals, questions of one video taken together; the dashed line is "
             "chance. No answer: none could be read; cut off: by the token budget. "
             + " ".join(f"{mode}: {MODES[mode]}." for mode in modes)
+            + "".join(f" {line}" for line in failures(rows))
             + (f" Counted where the new answer is known: {mapped}." if mapped else "")
             + (f" An item needs its video where fewer than {NEEDED:g} of the blind runs are right."
                if needs else ""))
@@ -281,6 +285,13 @@ def _part(part: Mapping[str, Any] | None, chance: float) -> Any:
     if not part:
         return None
     return Interval(part["accuracy"], part["accuracy_low"], part["accuracy_high"], chance)
+
+
+def failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each row of the table some of whose items could not be run."""
+    return [f"{row['protocol']}, {row['mode']}: {row['failed']} of {row['items'] * row['runs']} "
+            f"could not be run and count as wrong; the first: {row['first_failure']}"
+            for row in rows if row["failed"]]
 
 
 def keys_json(keys: Collection[str], rule: str) -> str:

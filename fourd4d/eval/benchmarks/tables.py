@@ -247,7 +247,7 @@ def listed(value: Any, where: object, name: str) -> list[Any] | dict[str, Any]:
     if isinstance(value, tuple):
         value = list(value)
     if not isinstance(value, list | dict):
-        raise InputError(where, f"{name!r} is no list", "Fetch the file again")
+        raise InputError(where, f"{name!r} is not a list", "Fetch the file again")
     return value
 
 

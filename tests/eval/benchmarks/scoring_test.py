@@ -1,5 +1,7 @@
 """Readings of answers, scores, modes and the statistics over them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -170,3 +172,12 @@ def test_runs_and_what_needs_its_video():
     assert first == {"key": "k1", "kind": "a", "video": "v1", "answer": "B", "score": 0.0,
                      "evaluations": 2, "said": {"A": 2}}
     assert second["key"] == "k3"
+
+
+def test_what_could_not_be_run_is_told():
+    cell, bad = grid.Cell("kit", "normal", 0, Path("out")), records([1.0, 0.0, 1.0])
+    assert not grid.failures(grid.table([(cell, bad)])["rows"])
+    bad["k1"] |= {"status": "failed", "reason": "media: f.jsonl:2: no such file", "chosen": None}
+    assert grid.failures(grid.table([(cell, bad)])["rows"]) == [
+        "kit, normal: 1 of 3 could not be run and count as wrong; the first: media: f.jsonl:2: "
+        "no such file"]
