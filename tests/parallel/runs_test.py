@@ -93,8 +93,10 @@ def test_one_killed_ends_the_others_and_the_same_command_goes_on(command, data, 
             time.sleep(0.05)
         second.send_signal(signal.SIGKILL)
         said, _ = first.communicate(timeout=60)
-        assert first.returncode == 1
-        assert "another process of this run has ended" in said and "Traceback" not in said
+        # Whichever sees it first: the exchange, or JAX's service, which aborts the process.
+        assert (first.returncode == 1 and "another process of this run has ended" in said) or (
+            first.returncode == -signal.SIGABRT and "another task died" in said), said
+        assert "Traceback" not in said
     finally:
         for worker in (first, second):
             worker.kill()
