@@ -80,9 +80,11 @@ NOTE = f"""#!{sys.executable}
 import json, os, sys, time
 with open(os.environ["SEEN"], "a") as out:
     out.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
-host = sys.argv[-2]
-if host == os.environ.get("STAYS"):
+stays = os.environ.get("STAYS")
+if sys.argv[-2] == stays:
     time.sleep(600)
+while stays and not any(json.loads(line)[-2] == stays for line in open(os.environ["SEEN"])):
+    time.sleep(0.01)  # It is to be there when this one fails.
 sys.exit(int(os.environ.get("FAIL", 0)))
 """
 

@@ -417,7 +417,7 @@ def test_reading_processes_leave_no_shared_memory(path, tmp_path, stop, pack):
     assert "leaked" not in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("pack", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_worker_that_the_system_ends_is_told_and_the_position_holds(source, processor, shape,
                                                                       pack):
     options = {"workers": 2, "pack": pack, "epochs": None}
