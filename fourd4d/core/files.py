@@ -153,25 +153,6 @@ def parse_json(text: str | bytes, where: object, remedy: str = "Fix or delete it
         raise InputError(where, f"malformed JSON ({what})", remedy) from error
 
 
-def read_json(path: str | os.PathLike[str], remedy: str = "Fix or delete it", *,
-              holding: Collection[str] = ()) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises InputError, naming the file, where it cannot be read, is not JSON (``parse_json``), is no
-    object, or has not the keys ``holding``.
-    """
-    try:
-        value = parse_json(as_path(path).read_bytes(), path, remedy)
-    except OSError as error:
-        raise InputError(path, f"it cannot be read ({error.strerror or error})",
-                         remedy) from error
-    if not isinstance(value, dict):
-        raise InputError(path, f"it holds {type(value).__name__}, not a JSON object", remedy)
-    if lacking := [key for key in holding if key not in value]:
-        raise InputError(path, f"it holds no {', '.join(map(repr, lacking))}", remedy)
-    return value
-
-
 def _deeper(value: Any, levels: int) -> bool:
     level = [value]
     for _ in range(levels):
@@ -205,8 +186,13 @@ def readable(where: str | os.PathLike[str]) -> Iterator[None]:
             errno.EACCES, errno.EPERM) else "Copy it again") from error
 
 
-def read_object(path: str | os.PathLike[str], remedy: str) -> dict[str, Any]:
-    """The JSON object in a file. Raises InputError: no such file (``remedy``), or no object."""
+def read_object(path: str | os.PathLike[str], remedy: str, damaged: str = "Fix or delete it", *,
+                holding: Collection[str] = ()) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises InputError, naming the file: there is none (``remedy``), it is not JSON (``parse_json``),
+    not an object, or has not the keys ``holding`` (``damaged``).
+    """
     path = as_path(path)
     with readable(path):
         if path.is_dir():
@@ -214,7 +200,9 @@ def read_object(path: str | os.PathLike[str], remedy: str) -> dict[str, Any]:
         if not path.is_file():
             raise InputError(path, "no such file", remedy)
         data = path.read_bytes()
-    value = parse_json(data, path)
+    value = parse_json(data, path, damaged)
     if not isinstance(value, dict):
-        raise InputError(path, "it is not a JSON object", "Fix it")
+        raise InputError(path, f"it holds {type(value).__name__}, not a JSON object", damaged)
+    if lacking := [key for key in holding if key not in value]:
+        raise InputError(path, f"it holds no {', '.join(map(repr, lacking))}", damaged)
     return value

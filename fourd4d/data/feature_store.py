@@ -21,7 +21,7 @@ import numpy as np
 from absl import logging
 
 from fourd4d.core.errors import InputError, one_line
-from fourd4d.core.files import read_json, replacing
+from fourd4d.core.files import read_object, replacing
 from fourd4d.core.records import SUFFIX
 from fourd4d.core.storage import local_only
 
@@ -71,7 +71,7 @@ class FeatureStore:
                     draft.write_text(json.dumps(said, indent=1) + "\n")
         except (OSError, ValueError) as error:
             raise InputError(path, f"it cannot be used ({one_line(error)})", remedy) from error
-        if read_json(path, remedy) != said:
+        if read_object(path, remedy, remedy) != said:
             raise InputError(path, "the features there are of another encoder", remedy)
 
     def _open(self, file: Path) -> None:

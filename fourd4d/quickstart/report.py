@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fourd4d.core.environment import environment
-from fourd4d.core.files import read_json
+from fourd4d.core.files import read_object
 from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.data.media import row_media
 from fourd4d.data.source import open_source
@@ -31,12 +31,13 @@ _AGAIN: Final = "Delete its folder, and its stage in stages.json, to make it aga
 
 def read_result(workdir: Path, name: str) -> dict[str, Any]:
     """``result.json`` of the evaluation of one of ``NAMES``."""
-    return read_json(workdir / f"eval-{name}" / "result.json", _AGAIN, holding=("overall",))
+    return read_object(workdir / f"eval-{name}" / "result.json", _AGAIN, _AGAIN,
+                       holding=("overall",))
 
 
 def read_probe(workdir: Path) -> dict[str, Any]:
     """``probe.json`` of the probe of the model after DIFT."""
-    return read_json(workdir / "probe" / "probe.json", _AGAIN, holding=("metrics",))
+    return read_object(workdir / "probe" / "probe.json", _AGAIN, _AGAIN, holding=("metrics",))
 
 
 def _log(workdir: Path, name: str) -> dict[str, Any]:

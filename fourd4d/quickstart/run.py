@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fourd4d.config.commands import Stage, run_stage
 from fourd4d.core.errors import InputError
-from fourd4d.core.files import read_json, replacing
+from fourd4d.core.files import read_object, replacing
 from fourd4d.core.storage import local_only
 from fourd4d.core.terminal import plain_console
 from fourd4d.quickstart import report
@@ -109,7 +109,7 @@ def quickstart(config: Any, console: Console) -> dict[str, Any]:
         console.print('No real video is digested: install ".[quickstart]" for a sample clip, or '
                       "give --config.video=FILE.", style="yellow", soft_wrap=True)
     done_path = workdir / "stages.json"
-    done = read_json(done_path, _REMEDY) if done_path.is_file() else {}
+    done = read_object(done_path, _REMEDY, _REMEDY) if done_path.is_file() else {}
     for name, before in done.items():
         if not (isinstance(before, dict) and isinstance(before.get("command"), str)
                 and isinstance(before.get("seconds"), int | float)):

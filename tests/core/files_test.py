@@ -98,13 +98,13 @@ def test_a_file_holds_a_json_object_or_is_told(tmp_path):
     path = tmp_path / "x.json"
     for text, message in [("{", "malformed JSON"), ("1" * 400, "number of 400 digits"),
                           ('{"a": ' + "[" * 100_000, "nested too deeply"), ("[]", "holds list"),
-                          ('{"b": 1}', "holds no 'a'"), (None, "cannot be read")]:
+                          ('{"b": 1}', "holds no 'a'"), (None, "no such file")]:
         path.unlink() if text is None else path.write_text(text)
         with pytest.raises(InputError, match=message) as error:
-            files.read_json(path, "Make it again", holding=("a",))
+            files.read_object(path, "Make it again", "Make it again", holding=("a",))
         assert str(error.value).startswith(f"{path}: ") and "Make it again" in str(error.value)
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
-    assert files.read_json(path, holding=("a",)) == {"a": 1}
+    assert files.read_object(path, "Make it again", holding=("a",)) == {"a": 1}
 
 
 @pytest.mark.parametrize("damage",
