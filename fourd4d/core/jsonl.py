@@ -16,19 +16,16 @@ from typing import Any
 
 from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.files import parse_json, replacing
-from fourd4d.core.sample import (
+from fourd4d.core.options import (
     BARE,
-    LETTERS,
     MARKED,
-    Sample,
     ascii_letter,
     by_letter,
-    check,
     letters_of,
-    option_text,
     plain_text,
     unlettered,
 )
+from fourd4d.core.sample import LETTERS, Sample, check, option_text
 from fourd4d.core.storage import as_path, below, is_remote, local_copy
 
 _OPTION = re.compile(rf"^([{LETTERS}])\.(?:\s+(.*))?$")

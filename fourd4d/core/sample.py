@@ -6,7 +6,6 @@ import dataclasses
 import math
 import numbers
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,13 +14,7 @@ from fourd4d.core.html import table
 
 LETTERS = "ABCDEFGHIJ"
 IMAGE_MARK = "<output_image>"
-BARE = re.compile(r"[(\[（【]?([A-Za-zＡ-Ｚａ-ｚ])[)\].:）】．：、]*")
-"""A letter alone, with or without a mark, ASCII or full-width."""
-MARKED = re.compile(r"[(\[（【]?([A-Za-zＡ-Ｚａ-ｚ])[)\].:）】．：、]{1,2}\s*(.*)", re.DOTALL)
-"""A letter with its mark, and what follows."""
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
-_TRUTHS = {"yes": True, "true": True, "no": False, "false": False}
 
 
 def lettered(options: Sequence[str]) -> str:
@@ -139,64 +132,6 @@ def option_text(value: Any, where: object, name: object = "an option") -> str:
     if not any(letter.isprintable() and not letter.isspace() for letter in text):
         raise InputError(where, f"{name} is {_brief(value)}", "Give it a text or a number")
     return text
-
-
-def ascii_letter(text: str) -> str:
-    """The capital ASCII letter that a letter is, full-width or small: what it is compared by."""
-    return unicodedata.normalize("NFKC", text).strip().upper()
-
-
-def unlettered(texts: Sequence[str], where: object) -> tuple[str, ...]:
-    """Options without the letters that they bear themselves ("A. Left"), where each bears its own.
-
-    Raises InputError, naming ``where``, where only some have a text beside their letter.
-    """
-    own = [MARKED.fullmatch(text) for text in texts]
-    if "".join(ascii_letter(m[1]) for m in own if m) != LETTERS[: len(own)] or not any(
-            m[2].strip() for m in own if m):  # "A.", "B.", … are what those options say.
-        return tuple(texts)
-    return tuple(option_text(m[2], where, f"option {letter} without its letter")
-                 for letter, m in zip(LETTERS, own, strict=False) if m)
-
-
-def letters_of(said: str, options: Sequence[str]) -> tuple[str, ...]:
-    """The letters of the options whose text a key is; of the first of these rules that finds any.
-
-    The same words, but for case, spaces and a final point; the same truth value ("True" means
-    "Yes"); the same number ("2.0" means "2").
-    """
-    for form in (plain_text, _truth, _number):
-        wanted = form(said)
-        found = tuple(letter for letter, option in zip(LETTERS, options, strict=False)
-                      if wanted is not None and form(option) == wanted)
-        if found:
-            return found
-    return ()
-
-
-def plain_text(text: str) -> str:
-    """A text but for case, spaces and a final point."""
-    return " ".join(text.split()).casefold().rstrip(".")
-
-
-def _truth(text: str) -> bool | None:
-    return _TRUTHS.get(plain_text(text))
-
-
-def _number(text: str) -> float | None:
-    return float(text) if _NUMBER.fullmatch(text := text.strip()) else None
-
-
-def by_letter(options: Mapping[Any, Any], where: object) -> dict[str, Any]:
-    """Options by the letters that their keys mean, whatever their case.
-
-    Raises InputError, naming ``where``, where two keys mean one letter.
-    """
-    letters = [ascii_letter(str(key)) for key in options]
-    if len(set(letters)) < len(letters):
-        raise InputError(where, f"two options have one letter: {', '.join(sorted(letters))}",
-                         "Letter them A, B, C, …")
-    return dict(zip(letters, options.values(), strict=True))
 
 
 def _is_finite(value: Any) -> bool:

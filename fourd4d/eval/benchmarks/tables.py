@@ -17,17 +17,16 @@ from typing import Any
 
 from fourd4d.core.errors import InputError, one_line
 from fourd4d.core.files import parse_json
-from fourd4d.core.sample import (
+from fourd4d.core.options import (
     BARE,
-    LETTERS,
     MARKED,
     ascii_letter,
     by_letter,
     letters_of,
-    option_text,
     plain_text,
     unlettered,
 )
+from fourd4d.core.sample import LETTERS, option_text
 from fourd4d.eval.benchmarks.base import Clip, Question
 
 Row = dict[str, Any]
