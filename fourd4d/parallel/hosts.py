@@ -33,7 +33,8 @@ BATCH_AXES: Final[dict[str, tuple[str | None, ...]]] = {
 HEARTBEAT: Final = 30
 """Seconds after which a silent process counts as gone, and the others are ended."""
 # What a collective or the coordination service says when another process is gone.
-_GONE: Final = ("Gloo", "Barrier failed", "Connection closed by peer", "Connection reset by peer",
+_UNMISTAKABLE: Final = ("Gloo", "Barrier failed")  # Also inside an error of a plain type.
+_GONE: Final = (*_UNMISTAKABLE, "Connection closed by peer", "Connection reset by peer",
                 "Connection refused", "Socket closed", "heartbeat", "coordination service")
 
 
@@ -77,7 +78,7 @@ def ending_together(plain: tuple[type[Exception], ...] = (InputError,)) -> Itera
     except Exception as error:
         if not jax.distributed.is_initialized():
             raise
-        gone = _GONE[:2] if isinstance(error, plain) else _GONE
+        gone = _UNMISTAKABLE if isinstance(error, plain) else _GONE
         if any(words in text_of(error) for words in gone):
             told = f"{error}\n" if isinstance(error, plain) else ""
             told += ("another process of this run has ended. Look at what it said; the same "

@@ -143,8 +143,8 @@ _NOT: Final = re.compile(
 _JOIN: Final = re.compile(
     r"[)\]\"'.]*\s*(?:,|/|&|\+|、|,?\s*(?<![^\W_])(?:or|and|and/or|oder|und|ou|et|o|y|e|и|или|og|"
     r"och|"
-    r"en|nor|veya|ve|hoặc|và|lub|dan|atau|tai|ja|i|ili|ali|nebo|alebo|a|и|или|или|sau|și|vagy|"
-    r"és|või|vai|arba|ir|edo|eta|neu|neu|au|na|atau|ή|και|ose|dhe|eller)"
+    r"en|nor|veya|ve|hoặc|và|lub|dan|atau|tai|ja|i|ili|ali|nebo|alebo|a|sau|și|vagy|"
+    r"és|või|vai|arba|ir|edo|eta|neu|au|na|atau|ή|και|ose|dhe|eller)"
     r"(?![^\W_])|和|或|与|與|及|または|もしくは|と|や|또는|या|หรือ|과|와|או|"
     r"أو)\s*"
     r"(?:(?:option|choice|either|also)\s+)?[(\[\"']*", re.IGNORECASE)
