@@ -23,7 +23,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ or _OWN in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[_OWN] = tempfile.mkdtemp(
         prefix="fourd4d-compiled-")
     atexit.register(shutil.rmtree, os.environ[_OWN], ignore_errors=True)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.4")
 # Compiling is most of the time, and what is compiled runs on a few numbers: a third less in all.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

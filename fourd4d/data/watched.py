@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
@@ -75,15 +76,35 @@ class Watched:
         if self._lost:
             self._forget()
             return
+        self._drain()
         close = getattr(self._reader, "close", None)
         if close is not None:
             close()
+
+    def _drain(self) -> None:
+        """Takes what the processes still hold until they end.
+
+        One cannot end before its pipe has room for that. Grain 0.2.18 empties the pipe once, then
+        waits 25 s for each.
+        """
+        prefetching = self._prefetching()
+        for one in prefetching:
+            one._prefetch_should_stop.set()
+        last = time.monotonic() + _GRACE
+        while any(process.is_alive() for process in self._own) and time.monotonic() < last:
+            for one in prefetching:
+                process_prefetch._clear_queue_and_maybe_unlink_shm(one._buffer)
+            time.sleep(0.01)
 
     def _forget(self) -> None:
         """Ends all processes, and lets Grain know of none: it would wait for those locks."""
         for process in self._own:
             process.kill()
-        for value in gc.get_objects():
-            if isinstance(value, process_prefetch.ProcessPrefetchDatasetIterator) and (
-                    value._prefetch_process in self._own):
-                value._prefetch_process = None
+        for one in self._prefetching():
+            one._prefetch_process = None
+
+    def _prefetching(self) -> list[process_prefetch.ProcessPrefetchDatasetIterator]:
+        """Grain's iterators over the own processes, which its reader does not show."""
+        return [value for value in gc.get_objects()
+                if isinstance(value, process_prefetch.ProcessPrefetchDatasetIterator)
+                and value._prefetch_process in self._own]

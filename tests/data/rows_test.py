@@ -417,6 +417,15 @@ def test_reading_processes_leave_no_shared_memory(path, tmp_path, stop, pack):
     assert "leaked" not in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+def test_workers_with_much_at_hand_end_by_themselves(source, processor, shape):
+    stream = batches(source, processor, shape, workers=2, epochs=None)
+    next(stream)
+    workers = [child for child in multiprocessing.active_children()
+               if child.name.startswith("grain")]
+    stream.close()
+    assert [worker.exitcode for worker in workers] == [0, 0]  # Not killed after a wait.
+
+
 @pytest.mark.parametrize("pack", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_worker_that_the_system_ends_is_told_and_the_position_holds(source, processor, shape,
                                                                       pack):
@@ -431,10 +440,9 @@ def test_a_worker_that_the_system_ends_is_told_and_the_position_holds(source, pr
                        "ended .*config.reading.workers"):
         for _ in stream:
             drawn += 1
-    again = batches(source, processor, shape, **options)
+    again = batches(source, processor, shape, pack=pack, epochs=None)
     again.set_state(saved(stream))
     whole = batches(source, processor, shape, pack=pack, epochs=None)
     for _ in range(drawn):
         next(whole)
     assert_equal(next(again), next(whole))
-    again.close()

@@ -194,7 +194,8 @@ def test_remat_keeps_as_much_as_it_says(eight):
     assert 1.2 * full < dots < none / 1.2
 
 
-@pytest.mark.parametrize("spec", ["data=4,tensor=2", "data=2,fsdp=2,tensor=2"])
+@pytest.mark.parametrize("spec", [pytest.param("data=4,tensor=2", marks=pytest.mark.slow),
+                                  "data=2,fsdp=2,tensor=2"])
 def test_sharded_equals_unsharded(devices, thinker, eight, plain, spec):
     mesh = make_mesh(spec, devices)
     with use(mesh):

@@ -144,7 +144,9 @@ def test_at_unchanged_weights_nothing_differs(rollout: Rollout) -> None:
     assert float(learnt["entropy"].value()) > 1.5
 
 
-@pytest.mark.parametrize("config", [CONFIG, TABLE_CONFIG], ids=["windows", "table"])
+@pytest.mark.parametrize("config", [
+    pytest.param(CONFIG, id="windows"),
+    pytest.param(TABLE_CONFIG, id="table", marks=pytest.mark.slow)])
 def test_what_a_reader_said_is_replayed(config: Any) -> None:
     """Its words move the weights, its log-probs are those sampled, parts add up."""
     graphdef, params = nnx.split(thinker(config=config))
