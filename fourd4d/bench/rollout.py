@@ -63,20 +63,20 @@ def main(args: argparse.Namespace) -> Result:
         return tail(args)
     made = tiny_rollout.make(args, endless=True)
     call, count, weights = _whole(made, args)
+    calls, counts = [call], [count]
     if args.beside:
-        other, other_count, _ = _whole(tiny_rollout.make(
-            argparse.Namespace(**{**vars(args), "preset": args.beside}), endless=True), args)
-        (ours, beside), busy = tiny_rollout.alternating([call, other], args.repeats)
-    else:
-        ours = tiny_rollout.seconds(call, args.repeats)
-    tokens = args.prompts * args.group * args.tokens
-    metrics = {"tokens_per_second": tokens / ours, "seconds": ours, "flops": count,
+        other = argparse.Namespace(**{**vars(args), "preset": args.beside})
+        call, count, _ = _whole(tiny_rollout.make(other, endless=True), args)
+        calls, counts = [*calls, call], [*counts, count]
+    seconds, busy = tiny_rollout.alternating(calls, args.repeats)
+    ours, tokens = seconds[0], args.prompts * args.group * args.tokens
+    metrics = {"tokens_per_second": tokens / ours, "seconds": ours, "flops": counts[0],
                "weight_bytes_per_second": args.tokens * weights / ours}  # Each step reads them all.
     if args.beside:
-        metrics |= {"beside_seconds": beside, "beside_flops": other_count,
-                    "seconds_per_flop_ratio": beside / other_count / (ours / count),
-                    "processor_seconds_per_flop_ratio": (
-                        busy[1] / other_count / (busy[0] / count))}
+        share = counts[0] / counts[1]
+        metrics |= {"beside_seconds": seconds[1], "beside_flops": counts[1],
+                    "seconds_per_flop_ratio": share * seconds[1] / ours,
+                    "processor_seconds_per_flop_ratio": share * busy[1] / busy[0]}
     if args.torch and all(map(importlib.util.find_spec, ("transformers", "torch"))):
         theirs = torch_seconds(made.model.config, np.asarray(made.prompts.tokens), args)
         metrics |= {"speedup_vs_torch": theirs / ours, "torch_tokens_per_second": tokens / theirs}
