@@ -11,7 +11,8 @@ cache at its largest, the scoring and the update, each with what else a device h
 
 The least time of a step is that of the compiled program's own operations, bytes of memory and
 bytes between chips at the chip's peaks, whichever takes longest: ``roofline_seconds``.
-``compile_seconds`` are those of tracing and compiling it here, without the compilation cache.
+``compile_seconds`` are those of tracing and compiling it here, without the compilation cache;
+other work on the machine stretches ``compile_processor_seconds`` least.
 
 Needs ``libtpu`` (``pip install "fourd4d[tpu]"``), whose compiler knows every topology.
 """
@@ -140,12 +141,10 @@ def measure(
     A program that does not fit is refused by the compiler, which says how much its temporaries
     alone would use; then the others are absent.
     """
-    started = time.perf_counter()
-    compiled, refused = compiled_or_refused(
+    compiled, refused, taken = compiled_or_refused(
         lambda: compile_step(config, protocol, shape, mesh, **options))
     if refused is not None:
         return refused
-    taken = time.perf_counter() - started
     count = operations(config, protocol, shape, mesh, **options)
     used = used_bytes(compiled)
     return {
@@ -153,20 +152,26 @@ def measure(
         "hbm_limit_bytes": chip.hbm_bytes,
         "fits": int(used <= chip.hbm_bytes),
         "flops": count,
-        "compile_seconds": taken,
+        **taken,
         **least_seconds(roofline.cost(compiled.as_text()), chip),
     }
 
 
-def compiled_or_refused(make: Callable[[], Any]) -> tuple[Any, dict[str, float | int] | None]:
-    """(what ``make`` compiles, None), or (None, the numbers of its compiler's refusal)."""
+def compiled_or_refused(make: Callable[[], Any]
+                        ) -> tuple[Any, dict[str, float | int] | None, dict[str, float]]:
+    """What ``make`` compiles, None, and the seconds that took, by the clock and of processors; or
+    None, the numbers of its compiler's refusal, and nothing.
+    """
+    began, busy = time.perf_counter(), time.process_time()
     try:
-        return make(), None
+        made = make()
     except jax.errors.JaxRuntimeError as error:
         refused = overflow(str(error))
         if refused is None:
             raise
-        return None, refused
+        return None, refused, {}
+    return made, None, {"compile_seconds": time.perf_counter() - began,
+                        "compile_processor_seconds": time.process_time() - busy}
 
 
 def least_seconds(cost: roofline.Cost, chip: Chip) -> dict[str, float | int]:
@@ -311,14 +316,13 @@ def measure_rl(config: Any, model: ModelConfig, protocol: ProtocolSpec, shape: B
             trainable=config.trainable)
         for part in found.parts:
             say(f"compiling {part.name}", stderr=True)
-            started = time.perf_counter()
-            compiled, refused = compiled_or_refused(lambda part=part: part.lower().compile())
-            taken = time.perf_counter() - started
+            compiled, refused, taken = compiled_or_refused(
+                lambda part=part: part.lower().compile())
             used = refused["hbm_used_bytes"] if refused is not None else used_bytes(compiled)
             metrics[f"{part.name}_bytes"] = used + part.beside
             metrics[f"{part.name}_fits"] = int(used + part.beside <= chip.hbm_bytes)
             if refused is None:
-                metrics[f"{part.name}_compile_seconds"] = taken
+                metrics |= {f"{part.name}_{name}": value for name, value in taken.items()}
                 cost = roofline.cost(compiled.as_text(), found.turns) * part.runs
                 metrics |= {f"{part.name}_{name}": value
                             for name, value in least_seconds(cost, chip).items()}

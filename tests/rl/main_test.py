@@ -132,6 +132,7 @@ def test_every_step_is_logged(straight: Any) -> None:
     assert len(shown) == 4 and shown[0]["sample"].startswith("clip")
 
 
+@pytest.mark.slow
 def test_the_family_with_times_as_text_learns(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """What was drawn from refilled slots, after a video's positions, is recomputed the same."""
     monkeypatch.setattr("fourd4d.rl.trainer.score", reward_by_length)
@@ -139,8 +140,8 @@ def test_the_family_with_times_as_text_learns(data: Path, tmp_path: Path, monkey
                "rl.minibatches": 1}
     assert train(tiny(data, tmp_path, **changes)).step == 2
     rows = [line for line in lines(tmp_path) if "reward" in line]
-    assert [row["logp_diff_max"] < 1e-4 for row in rows] == [True, True]
-    assert any(row["grad_norm"] > 0 for row in rows) and rows[0]["blocks"] > 0
+    assert len(rows) == 2 and max(row["logp_diff_max"] for row in rows) < 1e-4
+    assert any(row["grad_norm"] > 0 for row in rows)
 
 
 def test_vision_stays_and_the_rest_moves(straight: Any) -> None:
