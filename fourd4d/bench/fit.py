@@ -11,6 +11,8 @@ cache at its largest, the scoring and the update, each with what else a device h
 
 The least time of a step is that of the compiled program's own operations, bytes of memory and
 bytes between chips at the chip's peaks, whichever takes longest: ``roofline_seconds``.
+``compile_seconds`` are those of tracing and compiling it here, without the compilation cache;
+other work on the machine stretches ``compile_processor_seconds`` least.
 
 Needs ``libtpu`` (``pip install "fourd4d[tpu]"``), whose compiler knows every topology.
 """
@@ -44,7 +46,7 @@ from fourd4d.core.protocol import ProtocolSpec
 from fourd4d.core.terminal import say
 from fourd4d.dift.step import DiftSpec, update
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
-from fourd4d.models.presets import names
+from fourd4d.models.presets import named_in, names
 from fourd4d.parallel import DEFAULT_RULES, Rules, make_mesh, use
 from fourd4d.parallel.hosts import batch_shardings
 from fourd4d.pretrained.open import SHIPPED, described
@@ -60,6 +62,7 @@ UTILISATION: Final = 0.4  # Share of the peak that well-tuned training of this k
 _OVERFLOWS = tuple(map(re.compile, (
     r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm",
     r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)")))
+_TIME_TOKENS: Final = 8  # ``<123.5 seconds>``: a token a digit.
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -131,12 +134,14 @@ def measure(
     config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, mesh: Mesh, chip: Chip,
     **options: Any,
 ) -> dict[str, float | int]:
-    """Memory per device, and the least time of a step; see ``compile_step``.
+    """Memory per device, seconds of tracing and compiling, and the least time of a step.
+
+    See ``compile_step``.
 
     A program that does not fit is refused by the compiler, which says how much its temporaries
-    alone would use; then ``flops`` and times are absent.
+    alone would use; then the others are absent.
     """
-    compiled, refused = compiled_or_refused(
+    compiled, refused, taken = compiled_or_refused(
         lambda: compile_step(config, protocol, shape, mesh, **options))
     if refused is not None:
         return refused
@@ -147,19 +152,26 @@ def measure(
         "hbm_limit_bytes": chip.hbm_bytes,
         "fits": int(used <= chip.hbm_bytes),
         "flops": count,
+        **taken,
         **least_seconds(roofline.cost(compiled.as_text()), chip),
     }
 
 
-def compiled_or_refused(make: Callable[[], Any]) -> tuple[Any, dict[str, float | int] | None]:
-    """(what ``make`` compiles, None), or (None, the numbers of its compiler's refusal)."""
+def compiled_or_refused(make: Callable[[], Any]
+                        ) -> tuple[Any, dict[str, float | int] | None, dict[str, float]]:
+    """What ``make`` compiles, None, and the seconds that took, by the clock and of processors; or
+    None, the numbers of its compiler's refusal, and nothing.
+    """
+    began, busy = time.perf_counter(), time.process_time()
     try:
-        return make(), None
+        made = make()
     except jax.errors.JaxRuntimeError as error:
         refused = overflow(str(error))
         if refused is None:
             raise
-        return None, refused
+        return None, refused, {}
+    return made, None, {"compile_seconds": time.perf_counter() - began,
+                        "compile_processor_seconds": time.process_time() - busy}
 
 
 def least_seconds(cost: roofline.Cost, chip: Chip) -> dict[str, float | int]:
@@ -188,17 +200,22 @@ def overflow(message: str) -> dict[str, float | int] | None:
 def budget(protocol: ProtocolSpec, rows: int, frames: int, overlays: int, text: int) -> BatchShape:
     """The shape of ``rows`` samples with frames of the protocol's largest size."""
     merged = protocol.patch_size * protocol.merge
-    tokens = protocol.max_pixels // merged**2
-    windows = math.ceil(math.sqrt(protocol.max_pixels) / protocol.window) ** 2
     media = math.ceil(frames / protocol.temporal_patch)
-    length = media * (tokens + 2) + overlays * (protocol.latent_size + 2) + text
+    pixels, marks = protocol.max_pixels, 2
+    if protocol.budget == "video":  # All frames share them; none is smaller than a token.
+        pixels = max(pixels // max(media * protocol.temporal_patch, 1), merged**2)
+    if protocol.times == "text":
+        marks += _TIME_TOKENS
+    tokens = pixels // merged**2
+    windows = math.ceil(math.sqrt(pixels) / protocol.window) ** 2
+    length = media * (tokens + marks) + overlays * (protocol.latent_size + 2) + text
     return BatchShape(rows=rows, length=-(-length // 128) * 128, slots=media + overlays,
                       windows=windows, overlays=overlays)
 
 
 def step_arguments(parser: argparse.ArgumentParser, preset: str, mesh: str, rows: int) -> None:
     """Flags of the model, the mesh and the samples of a step, with some defaults."""
-    parser.add_argument("--preset", default=preset, help="tiny, 3b, 7b, 32b or 72b")
+    parser.add_argument("--preset", default=preset, help="one of " + ", ".join(names()))
     parser.add_argument("--mesh", default=mesh, help="a preset, or fsdp=-1,tensor=2")
     parser.add_argument("--rows", type=int, default=rows,
                         help="samples a step, all devices together")
@@ -225,6 +242,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> Result:
+    # A program found in the cache would seem to compile in no time.
+    jax.config.update("jax_enable_compilation_cache", False)
     if args.config:
         return of_config(args)
     args.preset, args.frames = args.preset or "3b", args.frames or 16
@@ -297,11 +316,13 @@ def measure_rl(config: Any, model: ModelConfig, protocol: ProtocolSpec, shape: B
             trainable=config.trainable)
         for part in found.parts:
             say(f"compiling {part.name}", stderr=True)
-            compiled, refused = compiled_or_refused(lambda part=part: part.lower().compile())
+            compiled, refused, taken = compiled_or_refused(
+                lambda part=part: part.lower().compile())
             used = refused["hbm_used_bytes"] if refused is not None else used_bytes(compiled)
             metrics[f"{part.name}_bytes"] = used + part.beside
             metrics[f"{part.name}_fits"] = int(used + part.beside <= chip.hbm_bytes)
             if refused is None:
+                metrics |= {f"{part.name}_{name}": value for name, value in taken.items()}
                 cost = roofline.cost(compiled.as_text(), found.turns) * part.runs
                 metrics |= {f"{part.name}_{name}": value
                             for name, value in least_seconds(cost, chip).items()}
@@ -338,7 +359,7 @@ def _model(config: Any, size: str | None) -> tuple[str, ModelConfig, ProtocolSpe
     if not size and config.init and (config.init in SHIPPED or Path(config.init).is_dir()):
         model, processor = described(config)
         return config.init, model, processor.protocol
-    named = [name for name in re.split(r"[^0-9a-zA-Z]+", config.init) if name in names()]
+    named = named_in(config.init)
     size = size or config.preset or (named[0] if len(named) == 1 else "")
     if not size:
         raise InputError("config.init", f"{config.init!r} is not here, and names no known size",

@@ -2,17 +2,19 @@
 
     python -m fourd4d.bench.full_size --size 3b --folder /scratch/full
 
-Not part of the default runs: for 3b it writes 2 x 7.5 GB and takes up to 17 GB of memory. Each step
-runs in a process of its own, so that its peak memory is its own; files leave the page cache before
-they are read. transformers leaves bfloat16 weights in the mapped file until they are used: its load
-ends when each has been read once. The float32 logits are of the same weights, which stay in
-bfloat16 and are widened layer by layer, here and in transformers.
+Each size needs the release of transformers that ``bench parity`` compares its family with. Not part
+of the default runs: for 3b it writes 2 x 7.5 GB and takes up to 17 GB of memory. Each step runs in
+a process of its own, so that its peak memory is its own; files leave the page cache before they are
+read. transformers leaves bfloat16 weights in the mapped file until they are used: its load ends
+when each has been read once. The float32 logits are of the same weights, which stay in bfloat16 and
+are widened layer by layer, here and in transformers.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -74,7 +76,7 @@ def _forget(folder: Path) -> None:
 def write_model(size: str, folder: Path) -> dict[str, Any]:
     """A random bfloat16 model, built and saved by transformers."""
     import torch
-    from transformers.modeling_utils import no_init_weights
+    import transformers
 
     from fourd4d.bench.hf_parity import reference
     from fourd4d.models import preset
@@ -83,7 +85,9 @@ def write_model(size: str, folder: Path) -> dict[str, Any]:
     config = preset(size)
     processor = reference.make_processor(config)
     torch.set_default_dtype(torch.bfloat16)
-    with no_init_weights():  # A pool is much quicker than drawing every number.
+    home: Any = (transformers.modeling_utils if transformers.__version__ < "5" else
+                 importlib.import_module("transformers.initialization"))
+    with home.no_init_weights():  # A pool is much quicker than drawing every number.
         model = reference.make_model(config, "bfloat16", processor)
     model.tie_weights()  # Which belongs to the drawing that was left out.
     torch.manual_seed(0)
@@ -98,8 +102,7 @@ def write_model(size: str, folder: Path) -> dict[str, Any]:
             if value.ndim == 1 and "bias" not in name:
                 value.add_(1)
     processor.export(folder / "hf", family(config.family, folder).CLASSES)
-    return _measured(lambda: model.save_pretrained(folder / "hf", safe_serialization=True),
-                     "save")[1]
+    return _measured(lambda: model.save_pretrained(folder / "hf"), "save")[1]
 
 
 def _theirs(folder: Path) -> tuple[Any, dict[str, float]]:
@@ -144,18 +147,21 @@ def _widened(model: Any) -> Iterator[None]:
     """Every layer of transformers' model computes in float32, and is bfloat16 at rest."""
     import torch
 
+    from fourd4d.bench.hf_parity import reference
+
     def widen(module: Any, args: Any) -> None:
         module.float()
 
     def narrow(module: Any, args: Any, out: Any) -> None:
         module.to(torch.bfloat16)
 
-    hooks = []
+    visual, decoder = reference.parts(model)
+    hooks, large = [], (*visual.blocks, *decoder.layers, decoder.embed_tokens, model.lm_head)
     # Pixels are cast to the encoder's first parameter's type.
-    for module in (model.visual.patch_embed, model.visual.merger, model.model.norm):
-        module.float()
-    for module in (*model.visual.blocks, *model.model.layers, model.model.embed_tokens,
-                   model.lm_head):
+    for module in (*visual.children(), decoder.norm):
+        if module is not visual.blocks:
+            module.float()
+    for module in large:
         hooks += [module.register_forward_pre_hook(widen), module.register_forward_hook(narrow)]
     try:
         yield
@@ -255,7 +261,7 @@ _RUN: dict[str, Callable[[str, Path], dict[str, Any]]] = {
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="3b", help="3b, 7b, 32b or 72b")
+    parser.add_argument("--size", default="3b", help="a published size's preset")
     parser.add_argument("--folder", type=Path, required=True, help="scratch space")
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS,
                         help="which to run")
@@ -263,6 +269,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if sys.platform != "linux":
         parser.error("memory is read from /proc: run it on Linux")
+    if not args.inside:
+        from fourd4d.bench.parity import check_installed
+        from fourd4d.models import preset
+
+        check_installed(preset(args.size).family)
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.inside:
         found = _RUN[args.inside](args.size, args.folder)

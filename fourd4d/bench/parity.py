@@ -120,7 +120,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         help="decoded with latents and recomputed")
 
 
-def _check_installed(name: str) -> None:
+def check_installed(name: str) -> None:
     """Raises InputError unless the release of transformers for this family is there."""
     extra, release = family(name, "--family").PARITY
     remedy = f'pip install "fourd4d[{extra}]", in an environment of its own'
@@ -137,7 +137,7 @@ def _check_installed(name: str) -> None:
 
 def main(args: argparse.Namespace) -> Result:
     """Runs every comparison for every shape, prints their tables, and sums them up."""
-    _check_installed(args.family)
+    check_installed(args.family)
     names = args.shapes or published(args.family)
     if unknown := sorted(set(names) - set(published(args.family))):
         raise InputError("--shapes", f"{args.family} has no {', '.join(unknown)}",

@@ -11,25 +11,32 @@ prompts of one length, without early ends. ``speedup_vs_torch`` needs the ``[par
 With lengths drawn so that their mean is a quarter of the budget, imagery on: the engine, which
 refills slots, beside the static loop, which decodes as many rows at a time until the longest has
 ended, and beside ``transformers.generate``, which does the same without frames and imagery.
+
+    python -m fourd4d.bench rollout --no-torch --slots 4 --beside tiny3 --repeats 9
+
+times another preset too, in turn with the first: ``seconds_per_flop_ratio`` is what an operation of
+the other's takes, in those of this one.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from fourd4d.bench.common import tiny_rollout
+from fourd4d.bench.common import flops, tiny_rollout
 from fourd4d.bench.common.result import Result
 from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
-from fourd4d.models import ModelConfig
+from fourd4d.models import ModelConfig, Thinker
 from fourd4d.models.families import family
 from fourd4d.sampling import generate, rollout, row_keys
 
@@ -44,6 +51,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         help="responses decoded at once with tail lengths")
     parser.add_argument("--lanes", type=int, default=0,
                         help="prompts held at once with tail lengths; 0: by the engine")
+    parser.add_argument("--beside", default="",
+                        help="another preset that is timed too, on full lengths")
     parser.add_argument("--torch", action=argparse.BooleanOptionalAction, default=True,
                         help="time transformers too, on the CPU")
     parser.set_defaults(slots=0)
@@ -53,20 +62,42 @@ def main(args: argparse.Namespace) -> Result:
     if args.lengths == "tail":
         return tail(args)
     made = tiny_rollout.make(args, endless=True)
-    graphdef, state = nnx.split(made.model)
-    rng = jax.random.key(args.seed)
-    ours = tiny_rollout.seconds(
-        lambda: generate(graphdef, (state,), made.prompts, rng, made.spec, args.group).tokens,
-        args.repeats)
-    tokens = args.prompts * args.group * args.tokens
-    weights = sum(value.nbytes for path, value in nnx.to_flat_state(state) if path[0] != "vision")
-    metrics = {"tokens_per_second": tokens / ours, "seconds": ours,
+    call, count, weights = _whole(made, args)
+    calls, counts = [call], [count]
+    if args.beside:
+        other = argparse.Namespace(**{**vars(args), "preset": args.beside})
+        call, count, _ = _whole(tiny_rollout.make(other, endless=True), args)
+        calls, counts = [*calls, call], [*counts, count]
+    seconds, busy = tiny_rollout.alternating(calls, args.repeats)
+    ours, tokens = seconds[0], args.prompts * args.group * args.tokens
+    metrics = {"tokens_per_second": tokens / ours, "seconds": ours, "flops": counts[0],
                "weight_bytes_per_second": args.tokens * weights / ours}  # Each step reads them all.
+    if args.beside:
+        share = counts[0] / counts[1]
+        metrics |= {"beside_seconds": seconds[1], "beside_flops": counts[1],
+                    "seconds_per_flop_ratio": share * seconds[1] / ours,
+                    "processor_seconds_per_flop_ratio": share * busy[1] / busy[0]}
     if args.torch and all(map(importlib.util.find_spec, ("transformers", "torch"))):
         theirs = torch_seconds(made.model.config, np.asarray(made.prompts.tokens), args)
         metrics |= {"speedup_vs_torch": theirs / ours, "torch_tokens_per_second": tokens / theirs}
     return Result("rollout", metrics, {"config": {
         k: v for k, v in vars(args).items() if k not in ("name", "json")}})
+
+
+def _whole(made: tiny_rollout.Toy, args: argparse.Namespace
+           ) -> tuple[Callable[[], Any], float, int]:
+    """A call that samples every response, its operations, and bytes of the weights it reads."""
+    graphdef, state = nnx.split(made.model)
+    rng = jax.random.key(args.seed)
+
+    def sampled(graphdef: Any, state: Any) -> Any:
+        return generate(graphdef, (state,), made.prompts, rng, made.spec, args.group).tokens
+
+    plain, _ = nnx.split(nnx.eval_shape(lambda: Thinker(  # Kernels would hide their operations.
+        dataclasses.replace(made.model.config, attention="xla"), nnx.Rngs(0))))
+    weights = sum(value.nbytes for path, value in nnx.to_flat_state(state) if path[0] != "vision")
+    return (functools.partial(sampled, graphdef, state),
+            flops.count(functools.partial(sampled, plain), state, turns=args.tokens), weights)
 
 
 def tail(args: argparse.Namespace) -> Result:

@@ -7,6 +7,11 @@ and backward, losses, AdamW. PyTorch (``[parity]``) runs transformers' model on 
 published trainer does: every frame and overlay encoded in each step, logits at every token. The
 cached step is fed what ``config.data.feature_cache`` keeps. ``padding_share`` is that of the rows.
 Calls take turns, and the best of each counts.
+
+    python -m fourd4d.bench train --no-torch --beside tiny3 --repeats 9
+
+times the step of another preset too, in turn with the first: ``seconds_per_flop_ratio`` is what an
+operation of the other's takes, in those of this one.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from flax import nnx
 from fourd4d.bench import fit
 from fourd4d.bench.common import tiny_rollout
 from fourd4d.bench.common.result import Result
-from fourd4d.core.batch import Batch, VisionFeatures
+from fourd4d.core.batch import Batch, BatchShape, VisionFeatures
 from fourd4d.core.errors import InputError
 from fourd4d.core.terminal import say
 from fourd4d.dift.step import DiftSpec, update
@@ -43,42 +48,67 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=0, help="of the decoder; 0: the preset's")
     parser.add_argument("--repeats", type=int, default=3, help="timings; the best counts")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batch")
+    parser.add_argument("--beside", default="", help="another preset, whose step is timed too")
     parser.add_argument("--torch", action=argparse.BooleanOptionalAction, default=True,
                         help="time transformers too, on the CPU")
 
 
 def main(args: argparse.Namespace) -> Result:
-    protocol = preset_protocol(args.preset)
-    config = dataclasses.replace(
-        tiny_rollout.resized(preset(args.preset), args.layers, args.width),
-        param_dtype=args.param_dtype, remat=args.remat, attention=args.attention)
-    shape = fit.budget(protocol, args.rows, args.frames, args.overlays, args.text)
-    rows = Batch.fake(shape, protocol, seed=args.seed)
+    config, shape, rows = _asked(args.preset, args)
     mesh, rules = make_mesh(args.mesh), DEFAULT_RULES.replicating("kv_heads")
+    counts = [_operations(args.preset, args, mesh, rules)]
     with use(mesh, rules):
         batch = host_to_global(rows, mesh, rules)
         say("compiling both steps", stderr=True)
         calls = [_step(config, args, mesh, rules, batch, cached) for cached in (False, True)]
-        theirs = args.torch and all(map(importlib.util.find_spec, ("transformers", "torch")))
-        if theirs:
+        if args.beside:
+            counts.append(_operations(args.beside, args, mesh, rules))
+            other, _, theirs = _asked(args.beside, args)
+            calls.append(_step(other, args, mesh, rules, host_to_global(theirs, mesh, rules),
+                               False))
+        if args.torch and all(map(importlib.util.find_spec, ("transformers", "torch"))):
             calls.append(torch_step(config, rows, args.seed))
         else:
             say("PyTorch is left out: --no-torch, or [parity] is not installed", stderr=True)
-        (plain, cached, *torch), busy = tiny_rollout.alternating(calls, args.repeats)
+        (plain, cached, *more), busy = tiny_rollout.alternating(calls, args.repeats)
     metrics: dict[str, float | int] = {
         "seconds_per_step": plain, "seconds_per_step_cached": cached,
         "tokens_per_second": shape.rows * shape.length / plain,
+        "flops": counts[0],
         "speedup_cached": plain / cached,
         "padding_share": float(np.mean(rows.segment_ids == 0))}
-    if torch:
-        metrics |= {"speedup_vs_torch": torch[0] / plain,
-                    "speedup_vs_torch_cached": torch[0] / cached,
-                    "processor_speedup_vs_torch": busy[2] / busy[0],
-                    "torch_seconds_per_step": torch[0]}
+    if args.beside:
+        beside = more.pop(0)
+        metrics |= {"beside_seconds_per_step": beside, "beside_flops": counts[1],
+                    "seconds_per_flop_ratio": beside / counts[1] / (plain / counts[0]),
+                    "processor_seconds_per_flop_ratio": (
+                        busy[2] / counts[1] / (busy[0] / counts[0]))}
+    if more:
+        metrics |= {"speedup_vs_torch": more[0] / plain,
+                    "speedup_vs_torch_cached": more[0] / cached,
+                    "processor_speedup_vs_torch": busy[-1] / busy[0],
+                    "torch_seconds_per_step": more[0]}
     return Result("train", metrics, {
         "config": {k: v for k, v in vars(args).items() if k not in ("name", "json")},
         "mesh": dict(mesh.shape), "batch": dataclasses.asdict(shape),
         "processor_seconds": busy})
+
+
+def _asked(name: str, args: argparse.Namespace) -> tuple[ModelConfig, BatchShape, Batch]:
+    """A preset's model and rows for it."""
+    protocol = preset_protocol(name)
+    config = dataclasses.replace(
+        tiny_rollout.resized(preset(name), args.layers, args.width),
+        param_dtype=args.param_dtype, remat=args.remat, attention=args.attention)
+    shape = fit.budget(protocol, args.rows, args.frames, args.overlays, args.text)
+    return config, shape, Batch.fake(shape, protocol, seed=args.seed)
+
+
+def _operations(name: str, args: argparse.Namespace, mesh: Any, rules: Any) -> float:
+    """Operations of a preset's step from patches. Kernels would hide theirs."""
+    config, shape, _ = _asked(name, args)
+    return fit.operations(dataclasses.replace(config, attention="xla"), preset_protocol(name),
+                          shape, mesh, rules=rules, accumulate=args.accumulate)
 
 
 def _step(config: ModelConfig, args: argparse.Namespace, mesh: Any, rules: Any, batch: Batch,

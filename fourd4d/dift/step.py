@@ -23,7 +23,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.metrics import Mean
 from fourd4d.losses import imagery, text_loss
 from fourd4d.models import Thinker
-from fourd4d.models.imagery_head import Statistic, pool_overlays
+from fourd4d.models.imagery_head import Statistic
 from fourd4d.train import TrainState, apply_gradients, gradients
 from fourd4d.train.state import microbatches
 
@@ -261,9 +261,9 @@ def step_targets(model: Thinker, batch: Batch, parts: int) -> Float[Array, "B Q 
             x, jnp.maximum(slots, 0).reshape(*slots.shape, *(1,) * (x.ndim - 2)), axis=1),
             part.vision)
         places = jnp.broadcast_to(jnp.arange(2 * count), (rows, 2 * count))
-        return pool_overlays(model.encode(vision), dataclasses.replace(
+        return model.pool(model.encode(vision), dataclasses.replace(
             overlays, slot=places[:, :count],
-            plain=None if overlays.plain is None else places[:, count:]))
+            plain=None if overlays.plain is None else places[:, count:]), raw=True)
 
     dealt = jax.lax.map(targets, microbatches(batch, parts))
     return jnp.moveaxis(dealt, 0, 1).reshape(-1, *dealt.shape[2:])  # Row i was in part i % parts.

@@ -6,6 +6,7 @@ Qwen2.5-VL (arXiv 2502.13923): 3b, 7b, 32b, 72b. Qwen3-VL (arXiv 2511.21631): ``
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fourd4d.core.errors import InputError
@@ -84,6 +85,17 @@ def published(family: str) -> tuple[str, ...]:
     """Names of a family's published sizes, smallest first."""
     return tuple(name for name, config in _PRESETS.items()
                  if config.family == family and not name.startswith("tiny"))
+
+
+def named_in(text: str) -> tuple[str, ...]:
+    """Names of the presets that a path speaks of, such as ``runs/dift_3b/checkpoints``.
+
+    Where it has the word that a family's names begin with, its size is one of that family's.
+    """
+    words = re.split(r"[^0-9a-z]+", text.casefold())
+    parts = {name: name.rpartition("_")[::2] for name in _PRESETS}
+    told = {first for first, _ in parts.values() if first and first in words} or {""}
+    return tuple(name for name, (first, size) in parts.items() if first in told and size in words)
 
 
 def preset(name: str) -> ModelConfig:

@@ -53,14 +53,18 @@ class Thinker(nnx.Module):
             return jnp.asarray(vision.features)
         return self.vision(vision)
 
-    def pool(self, features: Float[AnyArray, "B F U E"], overlays: OverlayInput
-             ) -> Float[Array, "B Q D"]:
+    def pool(self, features: Float[AnyArray, "B F U E"], overlays: OverlayInput, *,
+             raw: bool = False) -> Float[Array, "B Q D"]:
         """Target latents (float32) of the rows' overlays; zero where there is none.
 
         They are pooled from the merger's output alone.
+
+        Args:
+          raw: before they are centred.
         """
         merged = jnp.asarray(features)[..., : self.config.decoder.width]
-        return self.imagery.centre(pool_overlays(merged, overlays), overlays.present())
+        pooled = pool_overlays(merged, overlays)
+        return pooled if raw else self.imagery.centre(pooled, overlays.present())
 
     def embed(self, tokens: Int[AnyArray, "B L"], vision_index: Int[AnyArray, "B L"] | None = None,
               features: Float[AnyArray, "B F U E"] | None = None,

@@ -132,7 +132,7 @@ def prefill(model: Any, batch: Batch, features: Float[Array, "B F U E"] | None =
 
 @functools.partial(jax.jit, static_argnames="graphdef")
 def read_head(graphdef: Any, states: tuple[Any, ...], batch: Batch,
-              features: Float[Array, "R F U D"] | None = None) -> KVCache:
+              features: Float[Array, "R F U E"] | None = None) -> KVCache:
     """Reads what several prompts begin with: keys and values, for ``generate``."""
     return prefill(nnx.merge(graphdef, *states), batch, features)[1]
 
@@ -261,7 +261,7 @@ def step(model: Any, state: State, prefix: KVCache, reader_prefix: KVCache | Non
 @functools.partial(jax.jit, static_argnames=("graphdef", "spec", "group", "intervene"))
 def generate(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec: SamplingSpec,
              group: int = 1, intervene: Intervention | None = None, data: Any = None,
-             features: Float[Array, "P F U D"] | None = None,
+             features: Float[Array, "P F U E"] | None = None,
              limit: Int[AnyArray, ""] | None = None, head: KVCache | None = None) -> Rollout:
     """``sample`` for callers that hold a split model: ``graphdef, *states = nnx.split(…)``.
 

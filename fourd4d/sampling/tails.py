@@ -79,7 +79,7 @@ def padding_share(tails: Tails) -> float:
 
 
 def score_packed(model: Any, batch: Batch, rollout: Rollout, tails: Tails, spec: SamplingSpec,
-                 features: Float[Array, "P F U D"] | None = None
+                 features: Float[Array, "P F U E"] | None = None
                  ) -> tuple[Float[Array, "B T"], Float[Array, "B T"], Float[Array, "B T D"]]:
     """``replay.score_hidden``'s log-probs and entropies, and the hidden states they are of.
 

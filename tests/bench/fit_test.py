@@ -17,6 +17,7 @@ from fourd4d.bench.common.result import Result, write
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.models import preset, preset_protocol
+from fourd4d.models.presets import named_in
 from fourd4d.parallel import make_mesh, use
 
 X, W = jnp.ones((4, 8)), jnp.ones((8, 6))
@@ -36,6 +37,9 @@ def test_loops_count_every_turn_and_branches_their_costliest():
         return jax.lax.scan(lambda c, _: (jnp.tanh(c @ w @ w.T), None), x, None, length=7)[0]
 
     assert flops.count(jax.jit(loop), X, W) == 7 * 2 * PRODUCT
+    some = lambda x, w: jax.lax.while_loop(lambda c: c[0, 0] < 9, lambda c: c @ w @ w.T, x)
+    assert flops.count(some, X, W) == 2 * PRODUCT and flops.count(
+        jax.jit(some), X, W, turns=5) == 5 * 2 * PRODUCT
     branch = lambda x, w: jax.lax.cond(x[0, 0] > 0, lambda: x @ w, lambda: (x @ w @ w.T) @ w)
     assert flops.count(branch, X, W) == 3 * PRODUCT
 
@@ -64,6 +68,17 @@ def test_budget_of_a_published_sample():
     assert shape.length == -(-(25 * 258 + 8 * 6 + 768) // 128) * 128
 
 
+def test_budget_of_a_video_whose_frames_share_its_pixels():
+    protocol = preset_protocol("qwen3_2b", max_pixels=50 * 512 * 512)
+    shape = fit.budget(protocol, rows=8, frames=50, overlays=8, text=768)
+    assert (shape.slots, shape.windows) == (25 + 8, 16)  # 512 x 512 pixels in windows of 128.
+    assert shape.length == -(-(25 * (256 + 2 + 8) + 8 * 6 + 768) // 128) * 128
+    alone = fit.budget(protocol, rows=8, frames=2, overlays=0, text=0)
+    assert alone.length == -(-(25 * 256 + 10) // 128) * 128
+    least = fit.budget(preset_protocol("qwen3_2b"), rows=1, frames=768, overlays=0, text=0)
+    assert (least.slots, least.windows) == (384, 1) and least.length == 384 * (1 + 10)
+
+
 @pytest.fixture(scope="module")
 def measured(devices):
     tiny, protocol = preset("tiny"), preset_protocol("tiny")
@@ -84,6 +99,7 @@ def test_a_small_step_is_measured(measured):
     # Forward and backward of the decoder's weights, and everything else on top.
     assert 6 * weights * tokens < metrics["flops"] < 40 * weights * tokens
     assert metrics["fits"] == 1 and metrics["hbm_limit_bytes"] == 1 << 30
+    assert metrics["compile_seconds"] > 0
     # At least a shard of parameters and both moments, float32.
     assert metrics["hbm_used_bytes"] > 3 * 4 * weights / 2
     # The compiled program makes the products that were traced, and shares them evenly.
@@ -142,6 +158,11 @@ def test_the_model_of_a_config_is_that_of_its_checkpoint_or_its_name(capsys):
     assert size == "7b" and model.decoder.width == 3584 and model.remat == "full"
     assert protocol.max_frames == 50
     assert fit._model(config, "3b")[0] == "3b"
+    size, model, protocol = fit._model(fit._opened("configs/rl_qwen3.py:32b", ()), None)
+    assert size == "qwen3_32b" and model.decoder.heads == 64 and protocol.max_frames == 50
+    for path, wanted in (("Qwen3-VL-8B-Instruct", ("qwen3_8b",)), ("Qwen2.5-VL-7B", ("7b",)),
+                         ("runs/dift_qwen3_32b/checkpoints", ("qwen3_32b",)), ("runs/mine", ())):
+        assert named_in(path) == wanted
     tiny = fit._model(fit._opened("configs/dift_tiny.py", ()), None)
     assert tiny[0] == "tiny-base" and tiny[1].decoder.width == 128
     with pytest.raises(InputError, match="config.init: 'runs/mine' is not here"):

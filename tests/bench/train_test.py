@@ -31,3 +31,19 @@ def test_the_three_steps_are_timed(tmp_path):
     assert 0 < metrics["speedup_vs_torch"] and 0 < metrics["padding_share"] < 1
     assert metrics["speedup_vs_torch_cached"] == pytest.approx(
         metrics["speedup_vs_torch"] * metrics["speedup_cached"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "flags"), [
+    ("train", ["--rows", "2", "--repeats", "1"]),  # Sixteen frames: of one size in both.
+    ("rollout", ["--prompts", "2", "--group", "2", "--tokens", "16", "--slots", "1", "--length",
+                 "32", "--repeats", "1"])])
+def test_another_preset_is_timed_beside(name, flags, tmp_path):
+    command = [name, "--no-torch", "--beside", "tiny3", *flags, "--json", str(tmp_path / "out")]
+    assert main(command) == 0
+    metrics = json.loads((tmp_path / "out").read_text())["metrics"]
+    assert 0.8 < metrics["beside_flops"] / metrics["flops"] < 1.3  # The sizes are nearly equal.
+    seconds = metrics.get("seconds_per_step", metrics.get("seconds"))
+    beside = metrics.get("beside_seconds_per_step", metrics.get("beside_seconds"))
+    assert metrics["seconds_per_flop_ratio"] == pytest.approx(
+        beside / metrics["beside_flops"] / (seconds / metrics["flops"]))

@@ -15,6 +15,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
+from configs import dift_qwen3, rl_qwen3
 from fourd4d.config.build import frozen
 from fourd4d.config.flags import configs_of, define, only_given, read_flags
 from fourd4d.core.errors import InputError
@@ -23,7 +24,7 @@ from fourd4d.data import Reading
 from fourd4d.dift.step import DiftSpec
 from fourd4d.eval.probes import ProbeSpec
 from fourd4d.eval.spec import EvalSpec
-from fourd4d.models import preset
+from fourd4d.models import preset, preset_protocol
 from fourd4d.models.config import LoraConfig
 from fourd4d.parallel.mesh import axis_sizes
 from fourd4d.rl.grpo import RLSpec
@@ -75,7 +76,20 @@ def parse(monkeypatch):
 def test_there_are_configs():
     sizes = {f"{stage}_{size}" for stage in ("dift", "rl")
              for size in ("tiny", "3b", "7b", "32b", "72b")}
-    assert {*sizes, "dift_paper", "eval_heldout", "synth_quickstart"} <= set(NAMES)
+    assert {*sizes, "dift_qwen3", "rl_qwen3", "dift_paper", "eval_heldout", "synth_quickstart"
+            } <= set(NAMES)
+
+
+@pytest.mark.parametrize("size", dift_qwen3.SIZES)
+def test_a_familys_sizes_differ_in_names_and_mesh_alone(size):
+    for module in (dift_qwen3, rl_qwen3):
+        found = {line.replace(size, "SIZE") for line in lines(module.get_config(size))}
+        changed = {line.split(" = ")[0] for line in found ^ {
+            line.replace("8b", "SIZE") for line in lines(module.get_config())}}
+        assert changed <= ({"config.mesh", "config.rl.accumulate"} if size == "32b" else set())
+        assert preset_protocol(f"qwen3_{size}", **module.get_config(size).protocol)
+        with pytest.raises(ValueError, match="choose among 2b, 4b"):
+            module.get_config("3b")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -30,28 +30,36 @@ CONFIG = ModelConfig(
                           mrope_sections=(2, 1, 1), tied=True),
     dtype="float32", remat="none",
 )
+TABLE_CONFIG = dataclasses.replace(  # A table of positions, DeepStack, norms on q and k.
+    CONFIG, vision=dataclasses.replace(CONFIG.vision, position_table=3, deepstack=(0,)),
+    decoder=dataclasses.replace(CONFIG.decoder, qkv="normed", mrope="interleaved"))
 BATCH = Batch.fake(BatchShape(4, 24, 3, 1, 1), CONFIG.protocol(), vocab=64)
 
 
+@pytest.fixture(scope="module", params=[CONFIG, TABLE_CONFIG], ids=["windows", "table"])
+def config(request: Any) -> ModelConfig:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def setting() -> Any:
-    graphdef, tree = nnx.split(Thinker(CONFIG, nnx.Rngs(0)))
+def setting(config: ModelConfig) -> Any:
+    graphdef, tree = nnx.split(Thinker(config, nnx.Rngs(0)))
     mesh = make_mesh("data=2", jax.devices()[:2])
 
     def state(trainable: str = r"(?!vision/).*") -> Any:
         return state_from(jax.tree.map(lambda x: x + 0, tree), optax.sgd(0.1), mesh,
                           trainable=(trainable,))
 
-    return graphdef, mesh, state
+    return graphdef, mesh, state, config
 
 
 def cached(setting: Any, folder: Path, most: int = 1 << 30) -> features.CachedEncoder:
-    graphdef, _, state = setting
-    return features.CachedEncoder(graphdef, state(), CONFIG, folder, most, slots=5)
+    graphdef, _, state, config = setting
+    return features.CachedEncoder(graphdef, state(), config, folder, most, slots=5)
 
 
 def test_features_are_the_models_and_are_found_again(setting: Any, tmp_path: Path) -> None:
-    graphdef, _, state = setting
+    graphdef, _, state, config = setting
     now = state()
     ours = nnx.merge(graphdef, now.params, now.frozen).encode(BATCH.vision)
     with cached(setting, tmp_path) as first:
@@ -60,6 +68,7 @@ def test_features_are_the_models_and_are_found_again(setting: Any, tmp_path: Pat
         first(BATCH)
         assert (first.encoded, first.found) == (12, 12)
     np.testing.assert_allclose(made, np.asarray(ours), atol=1e-6)
+    assert made.shape[-1] == config.decoder.width * (1 + config.vision.levels)
     with cached(setting, tmp_path) as again:
         rows = jax.tree.map(lambda x: x[::-1], BATCH.vision)  # By content, wherever it stands.
         found = again(dataclasses.replace(BATCH, vision=rows)).vision.features
@@ -72,19 +81,19 @@ def test_features_are_the_models_and_are_found_again(setting: Any, tmp_path: Pat
 
 
 def test_other_weights_have_features_of_their_own(setting: Any, tmp_path: Path) -> None:
-    graphdef, _, state = setting
+    graphdef, _, state, config = setting
     with cached(setting, tmp_path) as first:
         first(BATCH)
     now = state()
     other = dataclasses.replace(now, frozen=jax.tree.map(lambda x: x * 1.5, now.frozen))
-    with features.CachedEncoder(graphdef, other, CONFIG, tmp_path, 1 << 30) as second:
+    with features.CachedEncoder(graphdef, other, config, tmp_path, 1 << 30) as second:
         second(BATCH)
         assert second.found == 0
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_update_from_features_is_the_update_from_patches(setting: Any, tmp_path: Path) -> None:
-    graphdef, mesh, state = setting
+    graphdef, mesh, state, _ = setting
     jitted = jax.jit(functools.partial(step.update, graphdef=graphdef, tx=optax.sgd(0.1),
                                        spec=step.DiftSpec(), accumulate=2))
     with use(mesh), cached(setting, tmp_path) as encoded:
@@ -97,13 +106,14 @@ def test_an_update_from_features_is_the_update_from_patches(setting: Any, tmp_pa
 
 
 def test_a_trained_encoder_is_refused(setting: Any, tmp_path: Path) -> None:
-    graphdef, _, state = setting
+    graphdef, _, state, config = setting
     with pytest.raises(InputError, match=r"config\.data\.feature_cache: the vision encoder is"):
-        features.CachedEncoder(graphdef, state(".*"), CONFIG, tmp_path, 1 << 30)
+        features.CachedEncoder(graphdef, state(".*"), config, tmp_path, 1 << 30)
 
 
 @pytest.mark.slow
-def test_a_run_skips_the_encoder_in_its_second_epoch(data: Path, tmp_path: Path,
+@pytest.mark.parametrize("preset", ["tiny", "tiny3"])
+def test_a_run_skips_the_encoder_in_its_second_epoch(preset: str, data: Path, tmp_path: Path,
                                                      monkeypatch: Any) -> None:
     seen: list[tuple[int, int]] = []
     leave = features.CachedEncoder.__exit__
@@ -113,7 +123,7 @@ def test_a_run_skips_the_encoder_in_its_second_epoch(data: Path, tmp_path: Path,
         leave(self, *args)
 
     monkeypatch.setattr(features.CachedEncoder, "__exit__", noted)
-    changes = {"steps": 6, "epochs": 2, "data.held_out": "", "save_every": 3}
+    changes = {"preset": preset, "steps": 6, "epochs": 2, "data.held_out": "", "save_every": 3}
 
     def losses(name: str) -> list[float]:
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()

@@ -36,16 +36,16 @@ SPEC = ServeSpec(slots=4, queue=124, max_tokens=48, max_text=192, max_frames=8, 
 OPTIONS = ["Left", "Right"]
 
 
-def imagining():
+def imagining(config=CONFIG):
     """Random weights whose responses differ in length and hold mental images."""
-    bundle = bundle_of(seed=1)
+    bundle = bundle_of(config, seed=1)
     words = bundle.processor.tokenizer
     flat = dict(nnx.to_flat_state(bundle.tree))
     table = flat[("embedding",)]
     flat[("embedding",)] = table.replace(
         table[...].at[words.id("<|latent_start|>")].multiply(3.5)
         .at[words.id("<|im_end|>")].multiply(2.2))
-    protocol = dataclasses.replace(CONFIG.protocol(), min_pixels=256, max_pixels=1024, max_frames=8,
+    protocol = dataclasses.replace(config.protocol(), min_pixels=256, max_pixels=1024, max_frames=8,
                                    fps=2.0)
     return dataclasses.replace(bundle, tree=nnx.from_flat_state(list(flat.items())),
                                processor=Processor(words, protocol))

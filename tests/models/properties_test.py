@@ -194,6 +194,24 @@ def test_remat_keeps_as_much_as_it_says(eight):
     assert 1.2 * full < dots < none / 1.2
 
 
+def test_a_deeper_model_is_no_larger_program(thinker, eight):
+    """Layers are one loop, whatever an encoder adds after the first of them."""
+
+    def lines(more, **changes):
+        config = dataclasses.replace(thinker.config, **changes)
+        vision, decoder = config.vision, config.decoder
+        deep = dataclasses.replace(
+            config, decoder=dataclasses.replace(decoder, layers=decoder.layers + more),
+            vision=dataclasses.replace(
+                vision, layers=vision.layers + more, full_layers=vision.full_layers
+                if vision.position_table is None else tuple(range(vision.layers + more))))
+        graphdef, state = jax.eval_shape(lambda: nnx.split(Thinker(deep, nnx.Rngs(0))))
+        step = jax.jit(jax.grad(lambda state: (nnx.merge(graphdef, state)(eight) ** 2).mean()))
+        return len(step.lower(state).as_text().splitlines())
+
+    assert lines(4) < lines(0) + 50 < lines(4, unroll=8)
+
+
 @pytest.mark.parametrize("spec", [pytest.param("data=4,tensor=2", marks=pytest.mark.slow),
                                   "data=2,fsdp=2,tensor=2"])
 def test_sharded_equals_unsharded(devices, thinker, eight, plain, spec):

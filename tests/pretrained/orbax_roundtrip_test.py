@@ -14,7 +14,7 @@ from fourd4d.checkpoint import CheckpointManager, restore_params
 from fourd4d.checkpoint.safetensors import read_hf, write_hf
 from fourd4d.core.errors import InputError
 from fourd4d.models import Thinker, preset
-from fourd4d.models.qwen2_5_vl import key_table
+from fourd4d.models.families import family
 from fourd4d.parallel import abstract_for, make_mesh
 from fourd4d.pretrained.open import open_trained
 from fourd4d.processing import Processor, tiny_tokenizer
@@ -23,18 +23,23 @@ from fourd4d.train import state as train_state
 TRAINABLE = ("(?!vision/).*",)
 
 
-def small(tied: bool = True):
-    base = preset("tiny")
+def small(name: str, tied: bool):
+    base = preset(name)
+    own = {"full_layers": (1,)} if base.vision.position_table is None else {"full_layers": (0, 1)}
     return dataclasses.replace(
-        base, vision=dataclasses.replace(base.vision, width=32, layers=2, heads=2, mlp=48,
-                                         full_layers=(1,)),
+        base, vision=dataclasses.replace(base.vision, width=32, layers=2, heads=2, mlp=48, **own),
         decoder=dataclasses.replace(base.decoder, width=64, layers=2, mlp=96, vocab=1024,
                                     tied=tied, valid_vocab=tiny_tokenizer().vocab_size))
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+@pytest.fixture(scope="module", params=[("tiny", True), ("tiny", False), ("tiny3", True)],
+                ids=["tied", "untied", "table"])
 def config(request):
-    return small(request.param)
+    return small(*request.param)
+
+
+def key_table(config):
+    return family(config.family, "here").key_table(config)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +120,7 @@ def test_files_pass_through_a_checkpoint_unchanged(tmp_path, config, tree, mesh)
     assert digests(first) == digests(second)
 
 
-@pytest.mark.parametrize("config", [True], indirect=True)
+@pytest.mark.parametrize("config", [("tiny", True)], indirect=True)
 def test_the_exported_model_computes_the_same(tmp_path, config, state, mesh):
     """Through both kinds of files, on another mesh: equal logits."""
     with CheckpointManager(tmp_path / "run") as manager:
@@ -141,7 +146,7 @@ def test_the_exported_model_computes_the_same(tmp_path, config, state, mesh):
     np.testing.assert_array_equal(want, logits(back))
 
 
-@pytest.mark.parametrize("config", [True], indirect=True)
+@pytest.mark.parametrize("config", [("tiny", True)], indirect=True)
 def test_a_trainers_directory_opens_by_itself(tmp_path, config, state, mesh):
     """What evaluation does: weights, tokenizer and protocol from the directory alone."""
     processor = Processor(tiny_tokenizer(), config.protocol(min_pixels=1024, max_pixels=4096))
@@ -154,7 +159,7 @@ def test_a_trainers_directory_opens_by_itself(tmp_path, config, state, mesh):
     assert_equal(values(bundle.tree), whole(state))
 
 
-@pytest.mark.parametrize("config", [True], indirect=True)
+@pytest.mark.parametrize("config", [("tiny", True)], indirect=True)
 def test_files_of_another_size_name_every_difference(tmp_path, config, state, mesh):
     with CheckpointManager(tmp_path) as manager:
         manager.save(1, state)

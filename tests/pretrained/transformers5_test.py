@@ -1,4 +1,4 @@
-"""A directory that transformers 5 wrote, trained here for a few steps, run by it again."""
+"""A directory that transformers 5 wrote, trained here by both trainers, run by it again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import jax
 import numpy as np
 import pytest
 from helpers.dift_config import data, tiny  # noqa: F401  (a fixture)
+from helpers.rl_config import reward_by_length
+from helpers.rl_config import tiny as rl_tiny
+from ml_collections import ConfigDict
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.0")
@@ -17,7 +20,7 @@ pytest.importorskip("torchvision")
 
 from fourd4d import convert  # noqa: E402
 from fourd4d.data.collate import collate, shape_for  # noqa: E402
-from fourd4d.dift.__main__ import train  # noqa: E402
+from fourd4d.dift.__main__ import train as dift  # noqa: E402
 from fourd4d.models import preset, preset_protocol  # noqa: E402
 from fourd4d.models.families import family  # noqa: E402
 from fourd4d.parallel import make_mesh, use  # noqa: E402
@@ -25,6 +28,7 @@ from fourd4d.pretrained.huggingface import open_hf, token_ids  # noqa: E402
 from fourd4d.processing import chat_template, tiny_tokenizer  # noqa: E402
 from fourd4d.processing.media import Image, Video  # noqa: E402
 from fourd4d.processing.sentencepiece_export import to_tokenizer_json  # noqa: E402
+from fourd4d.rl.__main__ import train as rl  # noqa: E402
 from fourd4d.sampling import SamplingSpec, sample  # noqa: E402
 
 BUDGET = 12
@@ -53,13 +57,33 @@ def official(tmp_path_factory: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(official: Path, data: Path, tmp_path_factory: Any) -> Path:
-    """What three DIFT steps made of it, as transformers' own directory again."""
+def trained(official: Path, data: Path, tmp_path_factory: Any) -> dict[str, Path]:
+    """What three DIFT steps made of it, and two of 4DRL, on adapters, of that; as transformers' own
+    directories.
+    """
     root = tmp_path_factory.mktemp("trained")
-    train(tiny(data, root / "run", init=str(official), preset="", mesh="data=1", steps=3,
-               **{"data.held_out": ""}))
-    assert not convert.main([str(root / "run" / "checkpoints"), str(root / "model"), "--to", "hf"])
-    return root / "model"
+
+    def export(name: str) -> Path:
+        told = [str(root / name / "checkpoints"), str(root / f"{name}_hf"), "--to", "hf"]
+        assert not convert.main(told)
+        return root / f"{name}_hf"
+
+    dift(tiny(data, root / "dift", init=str(official), preset="", mesh="data=1", steps=3,
+              **{"data.held_out": ""}))
+    found = {"dift": export("dift")}
+    config = rl_tiny(data, root / "rl", init=str(found["dift"]), preset="", mesh="data=1", steps=2,
+                     trainable=(r".*/lora_[ab]",), **{"optimizer.learning_rate": 0.05})
+    with config.unlocked():
+        config.model = ConfigDict(dict(lora=dict(rank=2, alpha=4.0, targets=("q", "v", "down"))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fourd4d.rl.trainer.score", reward_by_length)
+        rl(config)
+    return found | {"rl": export("rl")}
+
+
+@pytest.fixture(scope="module", params=["dift", "rl"])
+def exported(trained: dict[str, Path], request: Any) -> Path:
+    return trained[request.param]
 
 
 def asked() -> tuple[str, Image, Video]:
@@ -69,7 +93,12 @@ def asked() -> tuple[str, Image, Video]:
     return "Which way does it go?", still, clip
 
 
-def test_transformers_alone_prepares_and_says_the_same(official: Path, exported: Path) -> None:
+def queries_of(directory: Path) -> Any:
+    model = transformers.AutoModelForImageTextToText.from_pretrained(directory)
+    return model.state_dict()["model.language_model.layers.0.self_attn.q_proj.weight"]
+
+
+def test_transformers_alone_prepares_and_says_the_same(exported: Path) -> None:
     question, still, clip = asked()
     processor = transformers.AutoProcessor.from_pretrained(exported)
     model = transformers.AutoModelForImageTextToText.from_pretrained(
@@ -88,9 +117,6 @@ def test_transformers_alone_prepares_and_says_the_same(official: Path, exported:
                        video_metadata=[times], do_sample_frames=False, return_tensors="pt")
     example = bundle.processor.prompt(question, [still, clip])
     np.testing.assert_array_equal(inputs["input_ids"][0], example.tokens)
-    assert not torch.equal(model.state_dict()["lm_head.weight"],
-                           transformers.AutoModelForImageTextToText.from_pretrained(official)
-                           .state_dict()["lm_head.weight"])
 
     spec = SamplingSpec.of(bundle.processor.tokenizer, protocol, max_tokens=BUDGET)
     spec = dataclasses.replace(spec, temperature=0.0)
@@ -103,6 +129,11 @@ def test_transformers_alone_prepares_and_says_the_same(official: Path, exported:
     np.testing.assert_array_equal(said[0, length : length + len(mine)], mine)
     plain = model.generate(**inputs, max_new_tokens=4, do_sample=False)
     assert plain.shape[1] > length
+
+
+def test_each_stage_has_learnt(official: Path, trained: dict[str, Path]) -> None:
+    before, after, last = map(queries_of, (official, trained["dift"], trained["rl"]))
+    assert not torch.equal(before, after) and (after - last).abs().max() > 1e-3
 
 
 def test_what_transformers_saves_again_opens_here(exported: Path, tmp_path: Path) -> None:

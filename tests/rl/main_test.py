@@ -13,7 +13,7 @@ import pytest
 from helpers.data import processor
 from helpers.rl_config import SCORED, data, reward_by_length, tiny  # noqa: F401  (a fixture)
 
-from configs import rl_3b, rl_7b, rl_32b, rl_72b, rl_tiny
+from configs import rl_3b, rl_7b, rl_32b, rl_72b, rl_qwen3, rl_tiny
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.losses import PolicySpec
@@ -132,6 +132,18 @@ def test_every_step_is_logged(straight: Any) -> None:
     assert len(shown) == 4 and shown[0]["sample"].startswith("clip")
 
 
+@pytest.mark.slow
+def test_the_family_with_times_as_text_learns(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """What was drawn from refilled slots, after a video's positions, is recomputed the same."""
+    monkeypatch.setattr("fourd4d.rl.trainer.score", reward_by_length)
+    changes = {"preset": "tiny3", "steps": 2, "rl.slots": 4, "rl.pack": True, "rl.epochs": 1,
+               "rl.minibatches": 1}
+    assert train(tiny(data, tmp_path, **changes)).step == 2
+    rows = [line for line in lines(tmp_path) if "reward" in line]
+    assert len(rows) == 2 and max(row["logp_diff_max"] for row in rows) < 1e-4
+    assert any(row["grad_norm"] > 0 for row in rows)
+
+
 def test_vision_stays_and_the_rest_moves(straight: Any) -> None:
     state, (first, reference) = straight[1].state, straight[3]
     frozen, vision = jax.tree.leaves(state.frozen), jax.tree.leaves(first["vision"])
@@ -184,7 +196,7 @@ def test_each_response_is_scored_with_its_sample(straight: Any) -> None:
     assert len(set(names[:3, :, 0].ravel().tolist())) == 12
 
 
-@pytest.mark.parametrize("module", [rl_tiny, rl_3b, rl_7b, rl_32b, rl_72b])
+@pytest.mark.parametrize("module", [rl_tiny, rl_3b, rl_7b, rl_32b, rl_72b, rl_qwen3])
 def test_configs_hold_the_papers_numbers(module: Any) -> None:
     config = module.get_config()
     assert config.rl.group == 8 and config.sampling.temperature == 1.0

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers.sampling import PROTOCOL, SPEC, START, prompts, take_rows, thinker
+from helpers.sampling import PROTOCOL, SPEC, START, TABLE_CONFIG, prompts, take_rows, thinker
 
 from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
@@ -64,9 +64,22 @@ def test_every_response_is_the_static_loops(changes: dict[str, Any]) -> None:
     got = rollout(*MODEL, batch, RNG, spec, 4, slots=5, lanes=3)
     check_same(got, want)
     if not changes:
-        starts = np.sum(np.asarray(want.tokens) == START, axis=1)
-        assert {0, 1, 3} <= set(starts.tolist()) and want.truncated.any()
-        assert len(set(np.asarray(want.mask).sum(1).tolist())) > 4
+        check_varied(want)
+
+
+def check_varied(want: Rollout, most: int = 3) -> None:
+    starts = np.sum(np.asarray(want.tokens) == START, axis=1)
+    assert {0, 1, most} <= set(starts.tolist()) and want.truncated.any()
+    assert len(set(np.asarray(want.mask).sum(1).tolist())) > 4
+
+
+def test_with_what_an_encoder_adds_to_layers() -> None:
+    """DeepStack: prompts are read with it, responses without."""
+    graphdef, state = nnx.split(thinker(config=TABLE_CONFIG))
+    batch = padded(reader="blind")
+    want = generate(graphdef, (state,), batch, RNG, SPEC, 4)
+    check_same(rollout(graphdef, (state,), batch, RNG, SPEC, 4, slots=5, lanes=3), want)
+    check_varied(want, 2)
 
 
 @pytest.mark.parametrize(("slots", "lanes", "group"), [(1, 1, 4), (3, 6, 4), (24, 6, 4), (4, 2, 1)])

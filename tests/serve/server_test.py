@@ -18,7 +18,19 @@ import openai
 import PIL.Image
 import prometheus_client.parser
 import pytest
-from helpers.serving import GARBAGE, OPTIONS, SPEC, body, clip, content, hang_up, png, running
+from helpers.bundles import TABLE_CONFIG
+from helpers.serving import (
+    GARBAGE,
+    OPTIONS,
+    SPEC,
+    body,
+    clip,
+    content,
+    hang_up,
+    imagining,
+    png,
+    running,
+)
 from helpers.videos import write
 
 from fourd4d.processing.media import Image
@@ -106,6 +118,15 @@ def test_greedy_answers_are_those_of_answer(server, client):
         check_answer(server, choice, want)
         imagined += len(want.latents)
     assert imagined > 8
+
+
+@pytest.mark.slow
+def test_the_family_with_times_as_text_is_served(tmp_path):
+    """Its video's pixels are bounded together, and its features hold DeepStack's."""
+    small = dataclasses.replace(SPEC, slots=2)
+    with running(tmp_path, small, imagining(TABLE_CONFIG)) as server, openai.OpenAI(
+            base_url=server.url, api_key="any", max_retries=0, timeout=120) as client:
+        test_greedy_answers_are_those_of_answer(server, client)
 
 
 def test_a_stream_joins_to_the_same(server, client, long):

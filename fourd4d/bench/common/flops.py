@@ -13,14 +13,16 @@ import jax
 from jax.extend import core
 
 
-def count(function: Callable[..., Any], *args: Any) -> float:
+def count(function: Callable[..., Any], *args: Any, turns: int = 1) -> float:
     """Operations of the matrix products and convolutions in ``function(*args)``.
 
     Arguments may be shapes. A multiply-add is two operations; of several branches the costliest
-    counts; recomputation counts; loops of unknown length count once; kernels count what they
-    declare.
+    counts; recomputation counts; kernels count what they declare.
+
+    Args:
+      turns: of a loop whose trip count depends on data.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return _count(jax.make_jaxpr(function)(*args).jaxpr, turns)
 
 
 def _inner(value: Any) -> list[Any]:
@@ -33,7 +35,7 @@ def _inner(value: Any) -> list[Any]:
     return []
 
 
-def _count(jaxpr: Any) -> float:
+def _count(jaxpr: Any, turns: int) -> float:
     total = 0.0
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
@@ -50,9 +52,11 @@ def _count(jaxpr: Any) -> float:
             estimate = params.get("cost_estimate")
             total += float(estimate.flops) if estimate else 0.0
         else:
-            parts = [_count(j) for value in params.values() for j in _inner(value)]
+            parts = [_count(j, turns) for value in params.values() for j in _inner(value)]
             if name == "scan":
                 total += params["length"] * sum(parts)
+            elif name == "while":
+                total += turns * sum(parts)
             elif name == "cond":
                 total += max(parts, default=0.0)
             elif name == "shard_map":

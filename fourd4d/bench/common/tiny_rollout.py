@@ -15,6 +15,7 @@ from flax import nnx
 from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.models import ModelConfig, Thinker, preset, preset_protocol
+from fourd4d.models.presets import names
 from fourd4d.parallel import batch_axes
 from fourd4d.sampling import SamplingSpec
 
@@ -32,7 +33,7 @@ class Toy:
 
 
 def arguments(parser: argparse.ArgumentParser, prompts: int, tokens: int) -> None:
-    parser.add_argument("--preset", default="tiny", help="tiny, 3b, 7b, 32b or 72b")
+    parser.add_argument("--preset", default="tiny", help="one of " + ", ".join(names()))
     parser.add_argument("--layers", type=int, default=0, help="of the decoder; 0: the preset's")
     parser.add_argument("--width", type=int, default=0,
                         help="of the decoder, with heads and MLP in proportion; 0: the preset's")

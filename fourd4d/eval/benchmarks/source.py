@@ -17,6 +17,7 @@ from fourd4d.eval.benchmarks.base import Benchmark, Parts, Question, Reading
 from fourd4d.eval.benchmarks.frames import FrameReader, Shown
 from fourd4d.eval.benchmarks.modes import MAPPED, applied, check_mode, mapped_answers
 from fourd4d.eval.items import Item
+from fourd4d.processing.media import Video
 from fourd4d.processing.processor import Processor
 
 
@@ -103,11 +104,14 @@ class BenchmarkSource:
 
     def example(self, number: int, processor: Processor) -> Example:
         """The prompt of a question, tokenised."""
+        parts = [part for part in self.parts(number) if not isinstance(part, str) or part]
         own, bound = processor.protocol, self._ask.max_pixels
+        if own.budget == "video":  # The checkpoint's is of all frames of a video together.
+            bound *= max(own.temporal_patch, min(
+                (len(part.frames) for part in parts if isinstance(part, Video)), default=0))
         if bound and own.max_pixels > bound:
             processor = Processor(processor.tokenizer, dataclasses.replace(
                 own, max_pixels=bound, min_pixels=min(own.min_pixels, bound)), processor.cut)
-        parts = [part for part in self.parts(number) if not isinstance(part, str) or part]
         return processor.prompt_of(parts, suffix=self._ask.suffix)
 
     def answers(self, number: int) -> tuple[str, ...] | None:

@@ -27,6 +27,7 @@ from fourd4d.eval.benchmarks import (
 from fourd4d.eval.benchmarks.frames import AtRate, EveryFrame, FrameReader, Nearest, Pooled, Uniform
 from fourd4d.eval.benchmarks.overlap import overlap, sentence
 from fourd4d.processing.media import Image
+from fourd4d.processing.processor import Processor
 from fourd4d.processing.tokenizer import SPECIAL_TOKENS
 
 NAMES = ("dsr_bench", "vlm4d", "sti_bench", "vsi_bench", "revsi", "dyn_bench", "dsi_bench",
@@ -422,6 +423,19 @@ def test_kits_scorers_meet_no_key_that_they_cannot_read(folder, tmp_path):
     _, path = written("vlm4d", answer=3, id=None)
     for row in json.loads(path.read_text()):
         assert row["ground_truth_answer"].strip() == "3" and int(row["id"].split("_")[-1]) == 0
+
+
+def test_a_bound_of_a_frame_is_of_each_frame(folder):
+    """Also where the checkpoint's own bound is of all frames of a video together."""
+    whole = TABLE["dsr_bench"].open(folder("dsr_bench"), "kit")
+    tight = dataclasses.replace(whole.benchmark.protocols["kit"], max_pixels=512)
+    benchmark = dataclasses.replace(whole.benchmark, protocols={"tight": tight})
+    rows = BenchmarkSource(benchmark, whole.root, whole.questions, "tight")
+    together = dataclasses.replace(PROCESSOR.protocol, budget="video", max_pixels=100_000)
+    grids = [rows.example(0, processor).slots.mask.sum((1, 2)).tolist() for processor in (
+        PROCESSOR, Processor(PROCESSOR.tokenizer, together))]
+    loose = whole.example(0, PROCESSOR).slots.mask.sum((1, 2)).tolist()
+    assert len(loose) > 1 and grids[0] == grids[1] and max(grids[0]) < min(loose)
 
 
 def test_a_benchmark_from_outside_joins_the_table(tmp_path, monkeypatch):

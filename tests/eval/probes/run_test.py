@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers.sampling import CONFIG, END, LATENT, SPEC, prompts, thinker
+from helpers.sampling import CONFIG, END, LATENT, SPEC, TABLE_CONFIG, prompts, thinker
 
 from fourd4d.eval.items import read_items
 from fourd4d.eval.probes import controls, forced, quick, run
@@ -24,12 +24,13 @@ RNG = jax.random.key(6)
 COUNT = SPEC.max_latents
 
 
-@pytest.fixture(scope="module", params=[(CONFIG, None), (CONFIG, "blind")],
-                ids=["windows", "windows blind"])
+@pytest.fixture(scope="module", params=[
+    (0, CONFIG, None), (0, CONFIG, "blind"), (3, TABLE_CONFIG, None)],
+                ids=["windows", "windows blind", "table"])
 def played(request):
     """A model, prompts and their plain responses, by the program of the interventions."""
-    config, reader = request.param
-    model, batch = thinker(config=config), prompts(reader=reader)
+    seed, config, reader = request.param
+    model, batch = thinker(seed, config), prompts(reader=reader)
     nothing = np.zeros((4, COUNT, 32), np.float32), np.zeros(4, bool)
     plain = jax.device_get(sample(model, batch, RNG, SPEC, intervene=replace, data=nothing))
     assert (plain.latent_index.max(1) >= 0).sum() >= 2
