@@ -156,6 +156,6 @@ def torch_seconds(config: ModelConfig, prompts: np.ndarray, args: argparse.Names
                 model.generate(
                     own, attention_mask=torch.ones_like(own), do_sample=True, top_k=0, top_p=1.0,
                     num_return_sequences=args.group, max_new_tokens=tokens,
-                    min_new_tokens=tokens, pad_token_id=0)
+                    min_new_tokens=tokens, pad_token_id=d.vocab - 1)
 
     return tiny_rollout.seconds(once, args.repeats)

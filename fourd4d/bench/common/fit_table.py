@@ -136,7 +136,7 @@ def _text(row: Mapping[str, Any] | None) -> str:
     held = metrics.get("hbm_used_bytes", metrics.get("state_bytes")) / 1e9
     held = f"{held:.1f} of {metrics['hbm_limit_bytes'] / 1e9:.1f} GB"
     if "state_bytes" in metrics:
-        return f"{row['mesh']}: state {held}"
+        return f"{row['mesh']}: state " + (held if metrics["state_fits"] else f"**{held}**")
     if not metrics["fits"]:
         return f"{row['mesh']}: **{held}**"
     return f"{row['mesh']}: {held}, {metrics['roofline_seconds']:.3g} s"
