@@ -33,8 +33,6 @@ def attend_splash(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H
     """
     t, h = q_BTNH.shape[1], q_BTNH.shape[3]
     q_BTNH = (q_BTNH.astype(jnp.float32) * h**-0.5).astype(q_BTNH.dtype)
-    # The kernel's tiles are 128 wide: zero features change no score.
-    wide = [jnp.pad(a, ((0, 0),) * 3 + ((0, -h % _LANES),)) for a in (q_BTNH, k_BSKH, v_BSKH)]
     parts = t // local_shape((t,), "length")[0] if causal else 1
     if t // parts % _LANES:
         parts = 1
@@ -45,10 +43,13 @@ def attend_splash(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H
     kernel = _kernel(t, k_BSKH.shape[1], heads, parts, causal, interpret)
 
     def local(kernel: Any, q: Array, k: Array, v: Array, qs: Array, ks: Array) -> Array:
-        q, k, v = (a.transpose(0, 2, 1, 3) for a in (q, k, v))
+        # The kernel's tiles are 128 wide: zero features change no score. They are added here, since
+        # the compiler cannot slice sums over devices along two axes at once.
+        q, k, v = (jnp.pad(a.transpose(0, 2, 1, 3), ((0, 0),) * 3 + ((0, -h % _LANES),))
+                   for a in (q, k, v))
         ids = splash_attention_kernel.SegmentIds(qs, ks)
         out: Any = jax.vmap(kernel)(q, k, v, ids)
-        return out.transpose(0, 2, 1, 3)
+        return out.transpose(0, 2, 1, 3)[..., :h]
 
     run: Any = local
     if specs is not None:
@@ -57,7 +58,7 @@ def attend_splash(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H
             jax.sharding.get_abstract_mesh(), jax.P(None, q_spec[1])))
         run = jax.shard_map(local, in_specs=(mask, q_spec, kv_spec, kv_spec, *ids),
                             out_specs=q_spec, check_vma=False)
-    return run(kernel, *wide, query_segments, key_segments)[..., :h].astype(q_BTNH.dtype)
+    return run(kernel, q_BTNH, k_BSKH, v_BSKH, query_segments, key_segments).astype(q_BTNH.dtype)
 
 
 def _kernel(queries: int, keys: int, heads: int, parts: int, causal: bool, interpret: bool) -> Any:

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import re
 import subprocess
 from pathlib import Path
 
@@ -209,19 +210,35 @@ def test_axes_may_share_a_dimension_of_the_torus():
         assert any(len({device.coords[axis] for device in line}) == 1 for axis in (0, 1))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-@pytest.mark.parametrize(("mesh", "attention"), [
-    ("fsdp=2,tensor=2", "auto"), ("fsdp=2,context=2", "auto"), ("fsdp=2,tensor=2", "xla")])
-def test_attention_on_a_mesh_has_no_scores_of_queries_by_keys(small, mesh, attention):
-    """Read in the program that a TPU would run; plain attention shows what would be found."""
-    protocol = preset_protocol("tiny")
+MESHES = [("fsdp=2,tensor=2", "auto"), ("fsdp=2,context=2", "auto"), ("fsdp=2,tensor=2", "xla")]
+# With ``context`` a device has half of the queries.
+LONG = BatchShape(rows=2, length=1280, slots=4, windows=4, overlays=1)
+
+
+@pytest.mark.parametrize(("mesh", "attention"), MESHES)
+def test_attention_on_a_mesh_has_no_scores_of_queries_by_keys(
+        small, mesh, attention, devices, monkeypatch):
+    """Read in the step as it is lowered for TPUs; plain attention shows what would be found."""
+    monkeypatch.setattr("fourd4d.models.attention.platform", lambda: "tpu")
     model = dataclasses.replace(small, dtype="bfloat16", attention=attention)
-    shape = BatchShape(rows=2, length=1280, slots=4, windows=4, overlays=1)
-    text = fit.compile_step(model, protocol, shape, make_mesh(mesh, fit.devices_of("v5e:2x2")),
-                            DEFAULT_RULES.replicating("kv_heads")).as_text()
+    mesh, rules = make_mesh(mesh, devices[:4]), DEFAULT_RULES.replicating("kv_heads")
+    step, state, batch = fit.step_of(model, preset_protocol("tiny"), LONG, mesh, rules=rules)
+    with use(mesh, rules):
+        text = jax.jit(step).trace(state, batch).lower(lowering_platforms=("tpu",)).as_text()
+    dense = re.findall(r"1280x1280x|640x1280x|1280x640x", text)
+    kernels = text.count("tpu_custom_call")
+    assert (not dense and kernels > 2) if attention == "auto" else (dense and not kernels)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.parametrize(("mesh", "attention"), MESHES)
+def test_nor_has_the_compiled_program(small, mesh, attention):
+    model = dataclasses.replace(small, dtype="bfloat16", attention=attention)
+    text = fit.compile_step(
+        model, preset_protocol("tiny"), LONG, make_mesh(mesh, fit.devices_of("v5e:2x2")),
+        DEFAULT_RULES.replicating("kv_heads")).as_text()
     found = {sizes for computation in roofline.parse(text)[0].values() for line in computation
              for _, sizes, _ in roofline.shapes(line.result)}
-    # A device has all queries, or with ``context`` half of them.
     dense = [sizes for sizes in found if sizes.count(1280) > 1 or {640, 1280} <= set(sizes)]
     kernels = text.count("splash_mha")
     assert (not dense and kernels > 0) if attention == "auto" else (dense and not kernels)
