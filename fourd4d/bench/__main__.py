@@ -12,8 +12,8 @@ from fourd4d.bench.common.result import show, write
 from fourd4d.core.errors import InputError
 from fourd4d.core.terminal import say
 
-BENCHES: Final = ("data", "dift", "eval", "fit", "parity", "replay", "rollout", "serve",
-                  "synthesis", "train", "update")
+BENCHES: Final = ("data", "dift", "eval", "fit", "gpu", "growth", "parity", "replay", "rollout",
+                  "serve", "synthesis", "train", "update")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -50,7 +50,9 @@ def main(args: argparse.Namespace) -> Result:
         plain = dataclasses.replace(config, remat=remat, attention="xla")  # Kernels hide theirs.
         return fit.operations(plain, protocol, shape, mesh, **options)
 
+    began = time.perf_counter()
     compiled = fit.compile_step(config, protocol, shape, mesh, **options)
+    compiling = time.perf_counter() - began
     with use(mesh, rules):
         _, state = create_state(lambda rngs: Thinker(config, rngs), args.seed,
                                 make_optimizer(OptimizerSpec()), mesh, rules, fit.DECODER_ONLY)
@@ -63,7 +65,7 @@ def main(args: argparse.Namespace) -> Result:
             seconds.append(time.perf_counter() - began)
     median = statistics.median(seconds)
     metrics = {"seconds_per_step": median, "tokens_per_second": shape.rows * shape.length / median,
-               "loss": metrics_lib.compute(found)["loss"]}
+               "compile_seconds": compiling, "loss": metrics_lib.compute(found)["loss"]}
     model, hardware = operations("none"), operations(config.remat)
     metrics |= {"model_flops": model, "hardware_flops": hardware}
     device = mesh.devices.flat[0]

@@ -14,12 +14,20 @@ bytes between chips at the chip's peaks, whichever takes longest: ``roofline_sec
 ``compile_seconds`` are those of tracing and compiling it here, without the compilation cache;
 other work on the machine stretches ``compile_processor_seconds`` least.
 
-Needs ``libtpu`` (``pip install "fourd4d[tpu]"``), whose compiler knows every topology.
+    python -m fourd4d.bench fit --table fit.jsonl
+
+compiles every shipped config of a trainer for every machine of the documentation's table, each in
+a process of its own, and goes on where it stopped; ``--cells`` names some of them.
+
+Needs ``libtpu`` (``pip install "fourd4d[tpu]"``), whose compiler knows every topology. For GPUs
+nothing can be compiled without one: ``--topology gpu:8`` counts what each of 8 GPUs of 80 GB
+holds of the training state, no activations and no caches.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import math
@@ -34,10 +42,10 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from fourd4d.bench.common import flops, roofline
+from fourd4d.bench.common import fit_table, flops, roofline
 from fourd4d.bench.common.accelerators import CHIPS, Chip
 from fourd4d.bench.common.result import Result
-from fourd4d.bench.common.rl_programs import rl_programs
+from fourd4d.bench.common.rl_programs import local_bytes, rl_programs
 from fourd4d.config.build import frozen
 from fourd4d.config.flags import define, only_given, read_flags
 from fourd4d.core.batch import Batch, BatchShape
@@ -63,6 +71,9 @@ _OVERFLOWS = tuple(map(re.compile, (
     r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm",
     r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)")))
 _TIME_TOKENS: Final = 8  # ``<123.5 seconds>``: a token a digit.
+# What it says, or JAX for it, where another process has it open.
+_TAKEN = re.compile(r"lockfile|already in use by process", re.IGNORECASE)
+_GPU_BYTES: Final = 80 * 10**9
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -89,7 +100,11 @@ def devices_of(topology: str) -> list[Any]:
         return list(topologies.get_topology_desc(
             platform="tpu", topology_name=topology, **options).devices)
     except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        told = str(error)
+        first = (told.splitlines() or [type(error).__name__])[0]
+        if _TAKEN.search(told):
+            raise InputError("topology", f"another process on this machine uses libtpu ({first})",
+                             "Wait until it ends; libtpu lets one process in at a time") from error
         raise InputError("topology", f"{topology!r} cannot be described ({first})",
                          'Install libtpu (pip install "fourd4d[tpu]") and check the shape'
                          ) from error
@@ -225,12 +240,13 @@ def step_arguments(parser: argparse.ArgumentParser, preset: str, mesh: str, rows
     parser.add_argument("--accumulate", type=int, default=1, help="parts of an update")
     parser.add_argument("--param_dtype", default="float32", help="of stored parameters")
     parser.add_argument("--remat", default="full", help="none, dots or full")
-    parser.add_argument("--attention", default="auto", help="auto, xla, splash or cudnn")
+    parser.add_argument("--attention", default="auto", help="auto, xla, splash, cudnn or flash")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     step_arguments(parser, preset="3b", mesh="pod", rows=8)
-    parser.add_argument("--topology", default="v5p:2x2x1", help="CHIP:AxB[xC]")
+    parser.add_argument("--topology", default="v5p:2x2x1", help="CHIP:AxB[xC], or gpu:N with "
+                        "--config")
     parser.add_argument("--replicable", nargs="*", default=("kv_heads",),
                         help="logical axes replicated where they do not divide")
     parser.add_argument("--config", default="",
@@ -238,10 +254,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         "fields by --config.field=value. Of the other flags only --topology, "
                         "--frames, --overlays and --text count, and --preset where the config's "
                         "init is not here and does not name its size")
+    parser.add_argument("--table", default="", help="JSON lines: every shipped config on every "
+                        "machine; goes on where it stopped")
+    parser.add_argument("--cells", nargs="*", default=(),
+                        help="of the table, such as rl_7b@v5e-64; all by default")
     parser.set_defaults(preset=None, frames=None)
 
 
 def main(args: argparse.Namespace) -> Result:
+    if args.table:
+        return table(args)
     # A program found in the cache would seem to compile in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     if args.config:
@@ -257,6 +279,17 @@ def main(args: argparse.Namespace) -> Result:
         config, protocol, shape, mesh, CHIPS[args.topology.partition(":")[0]],
         rules=DEFAULT_RULES.replicating(*args.replicable), accumulate=args.accumulate)
     return _result(args, metrics, mesh, shape, started)
+
+
+def table(args: argparse.Namespace) -> Result:
+    """Fills the table and prints it."""
+    rows = fit_table.fill(args.table, args.cells)
+    print(fit_table.markdown(rows))
+    compiled = [row["metrics"] for row in rows if "fits" in row.get("metrics", {})]
+    return Result("fit", {"cells": len(rows), "compiled": len(compiled),
+                          "fits": sum(metrics["fits"] for metrics in compiled),
+                          "failed": sum("error" in row for row in rows)},
+                  {"table": args.table})
 
 
 def _result(args: argparse.Namespace, metrics: dict[str, float | int], mesh: Mesh,
@@ -275,6 +308,8 @@ def of_config(args: argparse.Namespace) -> Result:
     """
     config = _opened(args.config, getattr(args, "fields", ()))
     size, model, protocol = _model(config, args.preset)
+    if args.topology.startswith("gpu:"):
+        return Result("fit", state_on_gpus(config, model, args.topology), {"size": size})
     devices, chip = devices_of(args.topology), CHIPS[args.topology.partition(":")[0]]
     mesh, started = make_mesh(config.mesh, devices), time.perf_counter()
     frames = args.frames or protocol.max_frames
@@ -289,6 +324,27 @@ def of_config(args: argparse.Namespace) -> Result:
     shape = budget(protocol, config.prompts, frames, 0, args.text)
     return _result(args, measure_rl(config, model, protocol, shape, mesh, chip), mesh, shape,
                    started, size=size)
+
+
+def state_on_gpus(config: Any, model: ModelConfig, topology: str) -> dict[str, float | int]:
+    """Bytes of the training state on each of N GPUs of 80 GB (``gpu:N``): weights, moments,
+    gradients, and of 4DRL the reference. From shapes; nothing is compiled.
+    """
+    number = topology.partition(":")[2]
+    if not number.isdigit() or int(number) < 1:
+        raise InputError("topology", f"{topology!r} names no number of GPUs", "Write gpu:8")
+    with contextlib.suppress(RuntimeError):  # JAX has its devices already.
+        jax.config.update("jax_num_cpu_devices", int(number))
+    stands_for = jax.devices("cpu")[:int(number)]
+    mesh = make_mesh(config.mesh, stands_for)
+    optimizer = frozen(OptimizerSpec, config.optimizer, "optimizer", total_steps=config.steps)
+    with use(mesh):
+        _, state = abstract_state(lambda rngs: Thinker(model, rngs), make_optimizer(optimizer),
+                                  mesh, trainable=config.trainable)
+    copies = 2 if "rl" in config else 1  # Gradients, and the reference.
+    held = local_bytes(state) + copies * local_bytes(state.params)
+    return {"state_bytes": held, "hbm_limit_bytes": _GPU_BYTES,
+            "state_fits": int(held <= _GPU_BYTES)}
 
 
 def measure_rl(config: Any, model: ModelConfig, protocol: ProtocolSpec, shape: BatchShape,

@@ -5,12 +5,14 @@
 Both sample the same number of tokens with the same architecture at random weights, from text
 prompts of one length, without early ends. ``speedup_vs_torch`` needs the ``[parity]`` extra.
 
-    python -m fourd4d.bench rollout --lengths tail --layers 4 --width 256 --length 322 \\
-        --decode_slots 16 --prompts 32 --group 8 --tokens 128
+    python -m fourd4d.bench rollout --lengths tail
+    python -m fourd4d.bench rollout --lengths tail --layers 4 --width 256 --length 322 --tokens 128
 
 With lengths drawn so that their mean is a quarter of the budget, imagery on: the engine, which
 refills slots, beside the static loop, which decodes as many rows at a time until the longest has
-ended, and beside ``transformers.generate``, which does the same without frames and imagery.
+ended, and beside ``transformers.generate``, which does the same without frames and imagery. By
+default 64 prompts of 8 responses, as in a step of 4DRL, in 32 slots. All of them read the prompts,
+which costs the same: the less a prompt's responses say, the less there is to win.
 
     python -m fourd4d.bench rollout --no-torch --slots 4 --beside tiny3 --repeats 9
 
@@ -26,7 +28,7 @@ import functools
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -40,14 +42,16 @@ from fourd4d.models import ModelConfig, Thinker
 from fourd4d.models.families import family
 from fourd4d.sampling import generate, rollout, row_keys
 
+_PROMPTS: Final = {"full": 16, "tail": 64}
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    tiny_rollout.arguments(parser, prompts=16, tokens=112)
+    tiny_rollout.arguments(parser, prompts=0, tokens=112)
     parser.add_argument("--lengths", choices=("full", "tail"), default="full",
                         help="full: every response fills its budget")
     parser.add_argument("--mean", type=float, default=0.0,
                         help="mean of tail lengths; 0: a quarter of the budget")
-    parser.add_argument("--decode_slots", type=int, default=16,
+    parser.add_argument("--decode_slots", type=int, default=32,
                         help="responses decoded at once with tail lengths")
     parser.add_argument("--lanes", type=int, default=0,
                         help="prompts held at once with tail lengths; 0: by the engine")
@@ -55,10 +59,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         help="another preset that is timed too, on full lengths")
     parser.add_argument("--torch", action=argparse.BooleanOptionalAction, default=True,
                         help="time transformers too, on the CPU")
-    parser.set_defaults(slots=0)
+    parser.set_defaults(slots=0)  # Of frames: transformers reads none.
 
 
 def main(args: argparse.Namespace) -> Result:
+    args.prompts = args.prompts or _PROMPTS[args.lengths]
     if args.lengths == "tail":
         return tail(args)
     made = tiny_rollout.make(args, endless=True)
@@ -182,6 +187,6 @@ def torch_seconds(config: ModelConfig, prompts: np.ndarray, args: argparse.Names
                 model.generate(
                     own, attention_mask=torch.ones_like(own), do_sample=True, top_k=0, top_p=1.0,
                     num_return_sequences=args.group, max_new_tokens=tokens,
-                    min_new_tokens=tokens, pad_token_id=0)
+                    min_new_tokens=tokens, pad_token_id=d.vocab - 1)
 
     return tiny_rollout.seconds(once, args.repeats)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fourd4d.core.errors import InputError
-from fourd4d.parallel import platform
+from fourd4d.parallel import partition, platform
 
 # Scores kept at once when rows are taken in turn: what fits a core's cache.
 _ROWS_BUDGET = 1 << 18
+_LONG = 1 << 22  # Scores of a row that is taken in parts.
 
 
 def visible(query_segments: Int[Array, "B T"], key_segments: Int[Array, "B S"],
@@ -39,8 +41,9 @@ def attend(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H"],
 
     Args:
       implementation: ``xla`` (anywhere), ``rows`` (the same, some rows at a time and recomputed
-        in the backward pass: for a CPU's caches), ``splash`` (TPU), ``cudnn`` (GPU); ``auto`` is
-        the platform's own where it can do these shapes, else ``xla``.
+        in the backward pass: for a CPU's caches), ``splash`` (TPU), ``cudnn`` (GPU, with a mask of
+        queries by keys), ``flash`` (GPU, without); ``auto`` is the platform's own where it can do
+        these shapes, else ``xla``.
 
     Raises:
       InputError: an implementation asked for by name that cannot do these shapes.
@@ -57,6 +60,10 @@ def attend(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H"],
 
         return attend_splash(q_BTNH, k_BSKH, v_BSKH, query_segments, key_segments,
                              causal=first_slot is not None)
+    if implementation == "flash":
+        from fourd4d.models.flash import attend_flash
+
+        return attend_flash(q_BTNH, k_BSKH, v_BSKH, query_segments, causal=first_slot is not None)
     mask = visible(query_segments, key_segments, first_slot)
     if implementation == "cudnn":
         # Its gradient for a query that sees nothing is NaN, whatever comes back from behind.
@@ -81,9 +88,11 @@ def _split() -> bool:
 def _obstacle(implementation: str, q: Array, k: Array, first_slot: Array | int | None) -> str:
     """Why an implementation cannot do these shapes; empty when it can."""
     length, keys, width = q.shape[1], k.shape[1], q.shape[3]
-    if implementation == "splash":
-        if length % 128 or keys % 128:
-            return f"lengths {length} and {keys} are not multiples of 128"
+    if implementation == "splash" and (length % 128 or keys % 128):
+        return f"lengths {length} and {keys} are not multiples of 128"
+    if implementation == "flash" and length != keys:
+        return f"{length} queries of {keys} keys are not attention of tokens to themselves"
+    if implementation in ("splash", "flash"):
         if first_slot is not None and not (isinstance(first_slot, int) and first_slot == 0):
             return "it does not decode against a cache"
     if implementation == "cudnn":
@@ -94,6 +103,21 @@ def _obstacle(implementation: str, q: Array, k: Array, first_slot: Array | int |
     if implementation == "rows" and _split():
         return "rows are split over devices"
     return ""
+
+
+def device_specs(q: Array, k: Array, queries: bool = False) -> tuple[Any, Any, Any, Any] | None:
+    """How a mesh's devices share q (B, T, N, H), k or v (B, S, K, H), and ids of queries and keys.
+
+    Each has its own rows and heads, and with ``queries`` a part of them too. None on one device.
+    """
+    if not _split():
+        return None
+    # Query heads of one key head must stay together.
+    heads = partition(q.shape[2:3], "heads")[0] if partition(k.shape[2:3], "kv_heads")[0] else None
+    rows = partition(q.shape[:1], "batch")[0]
+    length = partition(q.shape[1:2], "length")[0] if queries else None
+    return (jax.P(rows, length, heads, None), jax.P(rows, None, heads, None),
+            jax.P(rows, length), jax.P(rows, None))
 
 
 def attend_xla(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H"],
@@ -113,12 +137,16 @@ def attend_xla(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H"],
 def attend_rows(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H"],
                 v_BSKH: Float[Array, "B S K H"], mask_BTS: Bool[Array, "B T S"]
                 ) -> Float[Array, "B T N H"]:
-    """``attend_xla``, as many rows at a time as keep the scores in a CPU's cache.
+    """``attend_xla``, as many rows at a time as keep the scores in a CPU's cache; of long rows, as
+    many queries.
 
     The backward pass computes the scores again: writing and reading them costs more.
     """
     b, t, n, h = q_BTNH.shape
-    rows = max(1, _ROWS_BUDGET // (n * t * k_BSKH.shape[1]))
+    scores = n * t * k_BSKH.shape[1]
+    if scores > _LONG:
+        return _attend_queries(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
+    rows = max(1, _ROWS_BUDGET // scores)
     if b <= rows:
         return attend_xla(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
     while b % rows:
@@ -131,3 +159,26 @@ def attend_rows(q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H"]
     parts = tuple(a.reshape(b // rows, rows, *a.shape[1:])
                   for a in (q_BTNH, k_BSKH, v_BSKH, mask_BTS))
     return jax.lax.scan(some, None, parts)[1].reshape(b, t, n, h)
+
+
+def _attend_queries(q: Array, k: Array, v: Array, mask: Array) -> Array:
+    """``attend_rows`` of one row after the other, some of its queries at a time."""
+    t, n, h = q.shape[1:]
+    size = max(1, _ROWS_BUDGET // (n * k.shape[1]))
+    parts = -(-t // size)
+
+    def split(x: Array) -> Array:
+        x = jnp.pad(x, ((0, parts * size - t), *((0, 0),) * (x.ndim - 1)))
+        return x.reshape(parts, 1, size, *x.shape[1:])
+
+    def row(_: None, own: tuple[Array, ...]) -> tuple[None, Array]:
+        q, k, v, mask = own
+
+        @jax.checkpoint
+        def some(_: None, part: tuple[Array, ...]) -> tuple[None, Array]:
+            return None, attend_xla(part[0], k[None], v[None], part[1])
+
+        mixed = jax.lax.scan(some, None, (split(q), split(mask)))[1]
+        return None, mixed.reshape(parts * size, n, h)[:t]
+
+    return jax.lax.scan(row, None, (q, k, v, mask))[1]

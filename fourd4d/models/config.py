@@ -10,7 +10,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.protocol import ProtocolSpec
 
 Remat = Literal["none", "dots", "full"]
-AttentionChoice = Literal["auto", "xla", "splash", "cudnn"]
+AttentionChoice = Literal["auto", "xla", "splash", "cudnn", "flash"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +208,9 @@ class ModelConfig:
              f"bad value {self.imagery.centred}", "Give the latents of a block, or leave it out")
         need(self.remat in ("none", "dots", "full"), "remat", f"unknown value {self.remat!r}",
              "Use 'none', 'dots' or 'full'")
-        need(self.attention in ("auto", "xla", "splash", "cudnn"), "attention",
-             f"unknown value {self.attention!r}", "Use 'auto', 'xla', 'splash' or 'cudnn'")
+        need(self.attention in ("auto", "xla", "splash", "cudnn", "flash"), "attention",
+             f"unknown value {self.attention!r}",
+             "Use 'auto', 'xla', 'splash', 'cudnn' or 'flash'")
         if self.lora is not None:
             unknown = set(self.lora.targets) - {"q", "k", "v", "o", "gate", "up", "down"}
             need(not unknown, "lora.targets", f"unknown projections {sorted(unknown)}",

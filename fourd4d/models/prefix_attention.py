@@ -8,6 +8,7 @@ and read once.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -225,19 +226,21 @@ def _by_prompts(q_BTNH: Array, segments_BT: Array, part: SlotPart
 
     On a CPU the others, which are held for rows to come, cost as much as those in use; so does
     the room behind a prompt that is shorter than the longest. Of each no more is read than the
-    shortest of a few lengths that holds it.
+    shortest of a few lengths that holds it, for no more rows than the least of a few counts.
     """
-    assert part.rows is not None
+    assert part.rows is not None and part.place is not None
     b, _, n, h = q_BTNH.shape
     kv, rows_RC, length = part.keys.shape[2], part.rows[0], part.segment_ids.shape[1]
-    c, g = rows_RC.shape[1], n // kv
+    place_B, (r, c), g = part.place[0], rows_RC.shape, n // kv
     used_R = jnp.any(rows_RC < b, axis=1)
     order_R = jnp.argsort(~used_R)  # Stable: those in use come first.
     ends_R = jnp.max(jnp.where(part.segment_ids != 0, jnp.arange(1, length + 1), 0), axis=1)
-    sizes = _sizes(length)
-    size_R = jnp.sum(ends_R[:, None] > jnp.asarray(sizes[:-1], jnp.int32), axis=1)
+    sizes, counts = _sizes(length, _SHORTEST), _sizes(c, 1)[-3:]
+    kinds = list(itertools.product(sizes, counts))
+    kind_R = len(counts) * _bracket(ends_R, sizes) + _bracket(
+        jnp.sum(rows_RC < b, axis=1), counts)
 
-    def reader(size: int) -> Callable[[Array, Array], tuple[Array, ...]]:
+    def reader(size: int, count: int) -> Callable[[Array, Array], tuple[Array, ...]]:
         def read(own: Array, q_KYH: Array) -> tuple[Array, ...]:
             def cut(x: Array, axis: int) -> Array:
                 shape = [1, 1, *x.shape[2:]]
@@ -245,7 +248,8 @@ def _by_prompts(q_BTNH: Array, segments_BT: Array, part: SlotPart
                 return jax.lax.dynamic_slice(x, (part.layer, own, 0, 0, 0), shape)[0, 0].astype(
                     q_BTNH.dtype)
 
-            scores_KYS = jnp.einsum("KYH,KHS->KYS", q_KYH, cut(part.keys, 4),
+            # Of the places for rows, the first are filled.
+            scores_KYS = jnp.einsum("KYH,KHS->KYS", q_KYH[:, :count * g], cut(part.keys, 4),
                                     preferred_element_type=jnp.float32)
             seen_S = jax.lax.dynamic_slice(part.segment_ids, (own, 0), (1, size))[0] != 0
             scores_KYS = jnp.where(seen_S, scores_KYS * h**-0.5, -1e30)
@@ -253,7 +257,9 @@ def _by_prompts(q_BTNH: Array, segments_BT: Array, part: SlotPart
             weights_KYS = jnp.exp(scores_KYS - most_KY[..., None])
             out_KYH = jnp.einsum("KYS,KSH->KYH", weights_KYS.astype(q_BTNH.dtype),
                                  cut(part.values, 3), preferred_element_type=jnp.float32)
-            return out_KYH, jnp.sum(weights_KYS, -1), most_KY
+            spare = (0, 0), (0, (c - count) * g)
+            return (jnp.pad(out_KYH, (*spare, (0, 0))), jnp.pad(jnp.sum(weights_KYS, -1), spare),
+                    jnp.pad(most_KY, spare, constant_values=-1e30))
 
         return read
 
@@ -262,23 +268,35 @@ def _by_prompts(q_BTNH: Array, segments_BT: Array, part: SlotPart
         rows_C = jax.lax.dynamic_index_in_dim(rows_RC, own, keepdims=False)
         q_KYH = jnp.swapaxes(jnp.take(q_BTNH[:, 0], rows_C, axis=0, mode="clip").reshape(
             c, kv, g, h), 0, 1).reshape(kv, c * g, h)
-        new = jax.lax.switch(size_R[own], [reader(size) for size in sizes], own, q_KYH)
-        new = (jnp.swapaxes(x.reshape(kv, c, g, *x.shape[2:]), 0, 1) for x in new)
-        # Places that no row fills name a row past the end.
-        return tuple(x.at[rows_C, 0].set(y, mode="drop") for x, y in zip(found, new, strict=True))
+        new = jax.lax.switch(kind_R[own], [reader(*kind) for kind in kinds], own, q_KYH)
+        # A CPU scatters to rows one after the other, so each prompt has its place until the end.
+        return tuple(jax.lax.dynamic_update_index_in_dim(x, y, own, 0)
+                     for x, y in zip(found, new, strict=True))
 
-    nothing = (jnp.zeros((b, 1, kv, g, h)), jnp.zeros((b, 1, kv, g)),
-               jnp.full((b, 1, kv, g), -1e30))
+    def back(x_RKY: Array) -> Array:
+        x_XKG = jnp.swapaxes(x_RKY.reshape(r, kv, c, g, *x_RKY.shape[3:]), 1, 2).reshape(
+            r * c, kv, g, *x_RKY.shape[3:])
+        # Rows that look nowhere have place past the end, and get any row's.
+        return jnp.take(x_XKG, place_B, axis=0, mode="clip")[:, None]
+
+    nothing = (jnp.zeros((r, kv, c * g, h)), jnp.zeros((r, kv, c * g)),
+               jnp.full((r, kv, c * g), -1e30))
     del segments_BT  # A row that has ended is in no prompt's list.
-    return jax.lax.fori_loop(0, jnp.sum(used_R), one, nothing)
+    out, total, most = jax.lax.fori_loop(0, jnp.sum(used_R), one, nothing)
+    return back(out), back(total), back(most)
 
 
-def _sizes(length: int) -> list[int]:
-    """How much of a prompt may be read, ascending: all of ``length``, a half, a quarter, …"""
-    sizes = [length]
-    while sizes[0] >= 2 * _SHORTEST and not sizes[0] % 2:
+def _sizes(whole: int, least: int) -> list[int]:
+    """Ascending: all of ``whole``, a half, a quarter, … while they are whole numbers."""
+    sizes = [whole]
+    while sizes[0] >= 2 * least and not sizes[0] % 2:
         sizes.insert(0, sizes[0] // 2)
     return sizes
+
+
+def _bracket(x: Int[Array, "R"], sizes: Sequence[int]) -> Int[Array, "R"]:
+    """Which of the ascending sizes is the first that holds x."""
+    return jnp.sum(x[:, None] > jnp.asarray(sizes[:-1], jnp.int32), axis=1)
 
 
 def _one_cpu() -> bool:

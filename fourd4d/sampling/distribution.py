@@ -75,7 +75,7 @@ def draw(logits: Float[Array, "B V"], keys: Key[Array, "B"], full: Bool[Array, "
     else:
         if spec.top_p < 1:
             logits = nucleus(logits, spec.top_p)
-        tokens = jnp.argmax(logits + _noise(keys, logits), axis=-1)
+        tokens = _first_largest(logits + _noise(keys, logits))
     return _chosen(logits, tokens)
 
 
@@ -91,13 +91,19 @@ def _draw_by_row(logits: Array, keys: Array, full: Array, spec: SamplingSpec, ow
         logits)
     tokens = jax.lax.cond(
         jnp.any(warm),
-        lambda x: jnp.argmax(jnp.where(warm, x + _noise(keys, x), x), axis=-1),
+        lambda x: _first_largest(jnp.where(warm, x + _noise(keys, x), x)),
         lambda x: jnp.argmax(x, axis=-1), logits)
     return _chosen(logits, tokens)
 
 
 def _noise(keys: Key[Array, "B"], logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
     return jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:]))(keys)
+
+
+def _first_largest(x: Float[Array, "B V"]) -> Int[Array, "B"]:
+    """``argmax``. Used twice, ``x`` is not fused into the search, in which a CPU would take the
+    logarithms of its noise one by one."""
+    return jnp.argmax(x == jnp.max(x, axis=-1, keepdims=True), axis=-1)
 
 
 def _chosen(logits: Float[Array, "B V"], tokens: Int[Array, "B"]

@@ -47,8 +47,8 @@ from fourd4d.sampling.loop import (
 from fourd4d.sampling.spec import SamplingSpec
 
 # A recorded token and what it was, in one number: one scatter instead of three.
-_SAMPLED, _IMAGINED, _RECORDED = 1 << 28, 1 << 29, 1 << 30
-_TOKEN = _SAMPLED - 1
+_ENDED, _SAMPLED, _IMAGINED, _RECORDED = 1 << 27, 1 << 28, 1 << 29, 1 << 30
+_TOKEN = _ENDED - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,12 @@ class Lanes:
 
 @pytree
 class Slots:
-    """B rows; see ``loop.State`` for the fields it shares. ``age``: tokens chosen so far."""
+    """B rows; see ``loop.State`` for the fields it shares.
+
+    Attributes:
+      age: tokens chosen so far.
+      rows, place: as in ``SlotCache``: live slots beside the others of their lane.
+    """
 
     hidden: Float[Array, "B D"]
     cache: SlotCache
@@ -125,6 +130,8 @@ class Slots:
     ticket: Int[Array, "B"]
     lane: Int[Array, "B"]
     reader: Reader | None
+    rows: Int[Array, "shards N_D C"]
+    place: Int[Array, "shards B_D"]
 
 
 @pytree
@@ -133,9 +140,7 @@ class Tickets:
 
     Attributes:
       limit: most tokens; 0 of none.
-      code: each token and what it was.
-      length: tokens recorded.
-      ended: by its end-of-turn token.
+      code: each token and what it was; 0 where none is recorded.
       running: asked for and not finished.
       draws: how each draws, where they differ.
       queue: tickets in the order they were asked for, a ring; ``head`` is the next to start,
@@ -148,8 +153,6 @@ class Tickets:
     code: Int[Array, "R T"]
     log_probs: Float[Array, "R T"]
     latents: Float[Array, "R Q D"]
-    length: Int[Array, "R"]
-    ended: Bool[Array, "R"]
     running: Bool[Array, "R"]
     draws: RowDraws | None
     queue: Int[Array, "R"]
@@ -202,15 +205,15 @@ def empty(graphdef: Any, states: tuple[Any, ...], shape: EngineShape, spec: Samp
                   prompts() if reads else None, zeros(n, bool) if reads else None)
     hidden = jnp.zeros((b, width), dtype)
     slots = Slots(hidden, ring(), zeros(b), zeros(b), zeros(b), zeros(b, bool), zeros(b), zeros(b),
-                  Reader(hidden, ring(), zeros(b, bool)) if reads else None)
+                  Reader(hidden, ring(), zeros(b, bool)) if reads else None,
+                  *_lookups(zeros(b), zeros(b, bool), shape))
     latents = max(spec.max_blocks, 1) * spec.latent_size
     tickets = Tickets(
         keys=row_keys(jax.random.key(0), r), lane=zeros(r), limit=zeros(r),
         code=jnp.zeros((r, t), jnp.int32), log_probs=jnp.zeros((r, t)),
-        latents=jnp.zeros((r, latents, width), dtype), length=zeros(r), ended=zeros(r, bool),
-        running=zeros(r, bool), draws=RowDraws(jnp.zeros(r), jnp.ones(r), zeros(r, bool))
-        if shape.mixed else None, queue=zeros(r), head=zeros(shape.shards),
-        tail=zeros(shape.shards))
+        latents=jnp.zeros((r, latents, width), dtype), running=zeros(r, bool),
+        draws=RowDraws(jnp.zeros(r), jnp.ones(r), zeros(r, bool)) if shape.mixed else None,
+        queue=zeros(r), head=zeros(shape.shards), tail=zeros(shape.shards))
     return _laid_out(EngineState(lanes, slots, tickets, jnp.zeros((), jnp.int32),
                                  jnp.zeros((), jnp.int32)))
 
@@ -295,7 +298,6 @@ def _asked(tickets: Tickets, where: Admission, limit: Array, count: Array, shape
         tickets, keys=keys, lane=write(tickets.lane, where.lane[:, None]),
         limit=write(tickets.limit, limit), code=write(tickets.code, 0),
         log_probs=write(tickets.log_probs, 0.0), latents=write(tickets.latents, 0),
-        length=write(tickets.length, 0), ended=write(tickets.ended, False),
         running=write(tickets.running, True),
         draws=jax.tree.map(write, tickets.draws, where.draws), queue=queue,
         tail=tickets.tail + count)
@@ -321,12 +323,14 @@ class Admission:
     draws: RowDraws | None
 
 
-def _refilled(state: EngineState, shape: EngineShape) -> EngineState:
-    """Free slots take the next tickets of their shard's queue."""
+def _refilled(state: EngineState, gone: Bool[Array, "B"], shape: EngineShape) -> EngineState:
+    """The responses of slots that are ``gone`` are finished; free slots take the next tickets of
+    their shard's queue."""
+    state = _released(state, gone, shape)
     s, t, shards = state.slots, state.tickets, shape.shards
     r = shape.tickets // shards
     free = _split(~s.live, shards)
-    rank = jnp.cumsum(free, axis=1) - free
+    rank = jnp.sum(jnp.tril(jnp.broadcast_to(free[:, None], (*free.shape, free.shape[1])), -1), 2)
     take = free & (rank < (t.tail - t.head)[:, None])
     place = jnp.where(take, (t.head[:, None] + rank) % r, 0)
     ticket = jnp.where(take, dealt(t.queue, place), _split(s.ticket, shards))
@@ -346,10 +350,11 @@ def _refilled(state: EngineState, shape: EngineShape) -> EngineState:
         assert state.lanes.reads is not None
         reader = Reader(fresh(hidden, reader.hidden), emptied(reader.cache),
                         fresh(dealt(state.lanes.reads, lane).reshape(-1), reader.rows))
+    live = fresh(limit > 0, s.live)
     slots = Slots(
         hidden=fresh(hidden, s.hidden), cache=emptied(s.cache), block=fresh(0, s.block),
-        count=fresh(0, s.count), age=fresh(0, s.age), live=fresh(limit > 0, s.live),
-        ticket=ticket_B, lane=lane_B, reader=reader)
+        count=fresh(0, s.count), age=fresh(0, s.age), live=live, ticket=ticket_B, lane=lane_B,
+        reader=reader, **dict(zip(("rows", "place"), _lookups(lane_B, live, shape), strict=True)))
     stillborn = took & (limit == 0)
     return _released(dataclasses.replace(
         state, slots=slots,
@@ -370,8 +375,9 @@ def _released(state: EngineState, gone: Bool[Array, "B"], shape: EngineShape) ->
         tickets=dataclasses.replace(state.tickets, running=running))
 
 
-def _lookups(slots: Slots, shape: EngineShape) -> tuple[Array, Array]:
-    """``rows`` and ``place`` of ``SlotCache``: live slots beside the others of their lane."""
+def _lookups(lane: Int[Array, "B"], live: Bool[Array, "B"], shape: EngineShape
+             ) -> tuple[Array, Array]:
+    """``rows`` and ``place`` of slots that look into these lanes."""
     b, n = shape.slots // shape.shards, shape.lanes // shape.shards
 
     def one(lane: Array, live: Array) -> tuple[Array, Array]:
@@ -380,13 +386,12 @@ def _lookups(slots: Slots, shape: EngineShape) -> tuple[Array, Array]:
         rows = jnp.full(n * shape.width, b, jnp.int32).at[place].set(jnp.arange(b), mode="drop")
         return rows.reshape(n, shape.width), place
 
-    return jax.vmap(one)(_split(slots.lane, shape.shards), _split(slots.live, shape.shards))
+    return jax.vmap(one)(_split(lane, shape.shards), _split(live, shape.shards))
 
 
 def _turn(model: Any, state: EngineState, shape: EngineShape, spec: SamplingSpec,
           intervene: Intervention | None, data: Any) -> EngineState:
-    """A token in every slot: chosen, recorded, fed."""
-    state = _refilled(state, shape)
+    """A token in every slot: chosen, recorded, fed. Then slots that ended are refilled."""
     s, t, lanes, shards = state.slots, state.tickets, state.lanes, shape.shards
     ticket, lane = _split(s.ticket, shards), _split(s.lane, shards)
 
@@ -403,30 +408,27 @@ def _turn(model: Any, state: EngineState, shape: EngineShape, spec: SamplingSpec
         own=jax.tree.map(of_ticket, t.draws))
     ended = sampled & jnp.isin(tokens, jnp.asarray(spec.ends))
 
-    def record(code: Array, kept: Array, latents: Array, length: Array, finished: Array,
-               row: Array, live: Array, age: Array, count: Array, token: Array, log_prob: Array,
-               imagined: Array, latent: Array, ended: Array) -> Any:
+    def record(code: Array, kept: Array, latents: Array, row: Array, live: Array, age: Array,
+               count: Array, token: Array, log_prob: Array, imagined: Array, latent: Array) -> Any:
         row = jnp.where(live, row, len(code))
         return (code.at[row, age].set(token, mode="drop"),
                 kept.at[row, age].set(log_prob, mode="drop"),
                 latents.at[row, jnp.where(imagined, count, latents.shape[1])].set(
-                    latent, mode="drop"),
-                length.at[row].set(age + 1, mode="drop"),
-                finished.at[row].set(ended, mode="drop"))
+                    latent, mode="drop"))
 
-    coded = tokens | _RECORDED | jnp.where(sampled, _SAMPLED, 0) | jnp.where(imagined, _IMAGINED, 0)
-    code, kept, latents, length, finished = _each(
-        record, shards, t.code, t.log_probs, t.latents, t.length, t.ended, s.ticket, s.live, s.age,
-        s.count, coded, log_probs, imagined, latent, ended)
+    coded = tokens | _RECORDED | jnp.where(ended, _ENDED, 0) | jnp.where(
+        sampled, _SAMPLED, 0) | jnp.where(imagined, _IMAGINED, 0)
+    code, kept, latents = _each(
+        record, shards, t.code, t.log_probs, t.latents, s.ticket, s.live, s.age, s.count, coded,
+        log_probs, imagined, latent)
     embeds = model.embed(tokens[:, None], None, None, jnp.where(imagined, 0, -1)[:, None],
                          latent[:, None])
     start = dealt(lanes.start, lane).reshape(-1)
     positions = jnp.broadcast_to((start + s.age)[None, :, None], (3, len(tokens), 1))
     segments = s.live.astype(jnp.int32)[:, None]
-    rows, place = _lookups(s, shape)
 
     def prompts(held: SlotCache) -> SlotCache:
-        return dataclasses.replace(held, rows=rows, place=place)
+        return dataclasses.replace(held, rows=s.rows, place=s.place)
 
     hidden, cache = model.decode(embeds, positions, segments, s.cache, prompts(lanes.prefix))
     reader = s.reader
@@ -437,15 +439,15 @@ def _turn(model: Any, state: EngineState, shape: EngineShape, spec: SamplingSpec
         reader = Reader(read[:, 0], own, reader.rows)
     starts = sampled & (tokens == spec.latent_start)
     over = s.live & (ended | (s.age + 1 >= of_ticket(t.limit)))
-    slots = Slots(
-        hidden=hidden[:, 0], cache=cache,
+    slots = dataclasses.replace(
+        s, hidden=hidden[:, 0], cache=cache,
         block=jnp.where(starts, spec.latent_size + 1, jnp.maximum(s.block - 1, 0)),
-        count=s.count + imagined, age=s.age + 1, live=s.live & ~over, ticket=s.ticket, lane=s.lane,
-        reader=reader)
-    tickets = dataclasses.replace(t, code=code, log_probs=kept, latents=latents, length=length,
-                                  ended=finished)
-    return _released(EngineState(lanes, slots, tickets, state.turns + 1,
-                                 state.busy + jnp.sum(s.live)), over, shape)
+        count=s.count + imagined, age=s.age + 1, live=s.live & ~over, reader=reader)
+    tickets = dataclasses.replace(t, code=code, log_probs=kept, latents=latents)
+    state = EngineState(lanes, slots, tickets, state.turns + 1, state.busy + jnp.sum(s.live))
+    waiting = jnp.any(tickets.head < tickets.tail) & ~jnp.all(slots.live)
+    return jax.lax.cond(jnp.any(over) | waiting, lambda s: _refilled(s, over, shape), lambda s: s,
+                        state)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "shape", "spec", "intervene"),
@@ -468,7 +470,8 @@ def segment(graphdef: Any, states: tuple[Any, ...], state: EngineState, turns: I
 
     return jax.lax.while_loop(
         goes_on,
-        lambda s: _turn(merged(graphdef, states), s, shape, spec, intervene, data), state)
+        lambda s: _turn(merged(graphdef, states), s, shape, spec, intervene, data),
+        _refilled(state, jnp.zeros(shape.slots, bool), shape))
 
 
 @jax.jit
@@ -480,7 +483,7 @@ def responses(tickets: Tickets) -> Rollout:
         tokens=code & _TOKEN, mask=mask, sampled=(code & _SAMPLED) != 0,
         log_probs=tickets.log_probs, latents=tickets.latents,
         latent_index=jnp.where(imagined, jnp.cumsum(imagined, axis=1) - 1, -1),
-        truncated=(tickets.length > 0) & ~tickets.ended)
+        truncated=mask[:, 0] & ~jnp.any((code & _ENDED) != 0, axis=1))
 
 
 @functools.partial(jax.jit, static_argnames="shape", donate_argnames="state")
@@ -599,8 +602,9 @@ class Engine:
     def progress(self) -> dict[int, Int[np.ndarray, "_"]]:
         """Tokens so far of each response that has begun and was not collected, by its ticket."""
         tickets = self.state.tickets
-        code, length = to_host((tickets.code, tickets.length))
-        return {ticket: code[ticket, : length[ticket]] & _TOKEN for ticket in self._open}
+        code = to_host(tickets.code)
+        return {ticket: code[ticket, : np.count_nonzero(code[ticket])] & _TOKEN
+                for ticket in self._open}
 
     def cancel(self, tickets: Sequence[int]) -> None:
         """Stops responses; ``collect`` hands out what they had said by then, as truncated.
@@ -679,7 +683,9 @@ def rollout(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec
     own, rows = prompts // shards, prompts * group
     shape = shape_for(batch, group, slots=slots, lanes=lanes, shards=shards)
     engine = Engine(graphdef, states, shape, spec, intervene=intervene, data=data)
-    keys = row_keys(rng, rows).reshape(shards, own, group)
+    # Handed to the devices once, not at every prompt; keys are cut here, which takes no program.
+    batch, features = jax.tree.map(jnp.asarray, (batch, features))
+    keys = np.asarray(jax.random.key_data(row_keys(rng, rows))).reshape(shards, own, group, -1)
     most = np.full(rows, spec.max_tokens) if limits is None else np.asarray(limits)
     most = most.reshape(shards, own, group)
     everyone = range(shards)
@@ -692,7 +698,8 @@ def rollout(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec
             at = np.minimum(following, own - 1)
             one, seen = picked((batch, features), at, shards)
             mine = np.arange(shards), at
-            engine.add(one, keys[mine], limits=most[mine], features=seen, present=present)
+            engine.add(one, jax.random.wrap_key_data(jnp.asarray(keys[mine])),
+                       limits=most[mine], features=seen, present=present)
             following += present
         left = engine.run(waiting=following < own)
         if on_segment is not None:

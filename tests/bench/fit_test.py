@@ -4,6 +4,10 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import math
+import re
+import subprocess
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +16,14 @@ from jax.sharding import PartitionSpec as P
 
 from fourd4d.bench import fit
 from fourd4d.bench.__main__ import main
-from fourd4d.bench.common import accelerators, flops
+from fourd4d.bench.common import accelerators, fit_table, flops, roofline
 from fourd4d.bench.common.result import Result, write
 from fourd4d.core.batch import BatchShape
 from fourd4d.core.errors import InputError
 from fourd4d.models import preset, preset_protocol
 from fourd4d.models.presets import named_in
-from fourd4d.parallel import make_mesh, use
+from fourd4d.parallel import DEFAULT_RULES, make_mesh, use
+from fourd4d.parallel.mesh import axis_sizes
 
 X, W = jnp.ones((4, 8)), jnp.ones((8, 6))
 PRODUCT = 2 * 4 * 8 * 6
@@ -224,6 +229,92 @@ def test_axes_may_share_a_dimension_of_the_torus():
     assert mesh.shape["fsdp"] == 16 and mesh.shape["tensor"] == 4
     for line in mesh.devices.reshape(16, 4):  # Neighbours: one of the coordinates is shared.
         assert any(len({device.coords[axis] for device in line}) == 1 for axis in (0, 1))
+
+
+MESHES = [("fsdp=2,tensor=2", "auto"), ("fsdp=2,context=2", "auto"), ("fsdp=2,tensor=2", "xla")]
+# With ``context`` a device has half of the queries.
+LONG = BatchShape(rows=2, length=1280, slots=4, windows=4, overlays=1)
+
+
+@pytest.mark.parametrize(("mesh", "attention"), MESHES)
+def test_attention_on_a_mesh_has_no_scores_of_queries_by_keys(
+        small, mesh, attention, devices, monkeypatch):
+    """Read in the step as it is lowered for TPUs; plain attention shows what would be found."""
+    monkeypatch.setattr("fourd4d.models.attention.platform", lambda: "tpu")
+    model = dataclasses.replace(small, dtype="bfloat16", attention=attention)
+    mesh, rules = make_mesh(mesh, devices[:4]), DEFAULT_RULES.replicating("kv_heads")
+    step, state, batch = fit.step_of(model, preset_protocol("tiny"), LONG, mesh, rules=rules)
+    with use(mesh, rules):
+        text = jax.jit(step).trace(state, batch).lower(lowering_platforms=("tpu",)).as_text()
+    dense = re.findall(r"1280x1280x|640x1280x|1280x640x", text)
+    kernels = text.count("tpu_custom_call")
+    assert (not dense and kernels > 2) if attention == "auto" else (dense and not kernels)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.parametrize(("mesh", "attention"), MESHES)
+def test_nor_has_the_compiled_program(small, mesh, attention):
+    model = dataclasses.replace(small, dtype="bfloat16", attention=attention)
+    text = fit.compile_step(
+        model, preset_protocol("tiny"), LONG, make_mesh(mesh, fit.devices_of("v5e:2x2")),
+        DEFAULT_RULES.replicating("kv_heads")).as_text()
+    found = {sizes for computation in roofline.parse(text)[0].values() for line in computation
+             for _, sizes, _ in roofline.shapes(line.result)}
+    dense = [sizes for sizes in found if sizes.count(1280) > 1 or {640, 1280} <= set(sizes)]
+    kernels = text.count("splash_mha")
+    assert (not dense and kernels > 0) if attention == "auto" else (dense and not kernels)
+
+
+def test_the_state_on_gpus_is_counted_from_shapes(tmp_path):
+    args = ["fit", "--config=configs/rl_7b.py", "--topology", "gpu:8", "--json",
+            str(tmp_path / "fit.json")]
+    assert main(args) == 0
+    metrics = json.loads((tmp_path / "fit.json").read_text())["metrics"]
+    # Weights, two moments, gradients and the reference, of float32: 20 bytes; 8.3e9 parameters, of
+    # which the vision encoder's 0.7e9 are weights alone.
+    assert 8 * metrics["state_bytes"] == pytest.approx(20 * 7.62e9 + 4 * 0.68e9, rel=0.01)
+    assert metrics["state_fits"] == 1 and metrics["hbm_limit_bytes"] == 80 * 10**9
+    assert "fits" not in metrics
+
+
+def test_a_table_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    path, compiled = tmp_path / "fit.jsonl", []
+
+    def run(command, **_):
+        compiled.append(command)
+        config = next(word for word in command if word.startswith("--config="))
+        if "dift_3b" in config and len(compiled) == 2:
+            return subprocess.CompletedProcess(command, 1, "", "Traceback\nOut of luck\n")
+        Path(command[-1]).write_text(json.dumps({"metrics": {
+            "hbm_used_bytes": 10**10, "hbm_limit_bytes": 16 * 10**9, "fits": 1,
+            "roofline_seconds": 1.25}, "context": {"compile_seconds": 9}}))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(fit_table.subprocess, "run", run)
+    wanted = ["rl_7b@v5e-64", "dift_3b@v5e-16"]
+    rows = fit_table.fill(str(path), wanted)
+    assert [row.get("error") for row in rows] == [None, "Out of luck"]
+    assert "--config.mesh=fsdp=16,tensor=4" in compiled[0] and "v5e:8x8" in compiled[0]
+    rows = fit_table.fill(str(path), [*wanted, "dift_7b@8-GPUs"])
+    assert len(compiled) == 4 and "gpu:8" in compiled[-1]
+    assert [row["cell"] for row in rows] == [*wanted, "dift_7b@8-GPUs"]
+    assert "fsdp=16,tensor=4: 10.0 of 16.0 GB, 1.25 s" in fit_table.markdown(rows)
+    with pytest.raises(InputError, match="unknown cells"):
+        fit_table.fill(str(path), ["rl_8b@v5e-64"])
+    for cell in fit_table.cells():  # Every mesh is one of its machine.
+        count = math.prod(map(int, fit_table.MACHINES[cell.machine].partition(":")[2].split("x")))
+        assert math.prod(axis_sizes(cell.mesh, count).values()) == count
+
+
+def test_a_library_in_use_is_told(monkeypatch):
+    from jax.experimental import topologies
+
+    def refuse(**_):
+        raise RuntimeError("ABORTED: Internal error when accessing libtpu multi-process lockfile.")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    with pytest.raises(InputError, match="another process on this machine uses libtpu"):
+        fit.devices_of("v5e:4x4")
 
 
 def test_unknown_topologies_are_input_errors():

@@ -85,9 +85,11 @@ def test_accumulation_gives_the_update_of_the_whole_batch(one_update: Any) -> No
     assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
-def test_a_step_on_four_devices_is_the_step_on_one(one_update: Any) -> None:
+@pytest.mark.parametrize("axes", ["data=2,fsdp=2", "fsdp=2,context=2"])
+def test_a_step_on_four_devices_is_the_step_on_one(one_update: Any, axes: str) -> None:
+    """By rows; by rows and, for long videos, the tokens of each."""
     _, whole, expected = one_update(1)
-    _, split, metrics = one_update(1, "data=2,fsdp=2")
+    _, split, metrics = one_update(1, axes)
     kernel = split.params["decoder"]["blocks"]["gate"]["kernel"].get_value()
     assert kernel.size == 2 * kernel.addressable_shards[0].data.size
     for a, b in zip(leaves(whole.params), leaves(split.params), strict=True):

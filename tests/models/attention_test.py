@@ -8,7 +8,9 @@ import pytest
 from fourd4d.core.errors import InputError
 from fourd4d.models import attention
 from fourd4d.models.attention import attend
+from fourd4d.models.flash import attend_flash
 from fourd4d.models.splash import attend_splash
+from fourd4d.parallel import make_mesh, use
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -50,6 +52,26 @@ def test_plain(implementation, first, monkeypatch):
     assert np.isfinite(out).all()
 
 
+def test_long_rows_are_taken_in_parts(monkeypatch):
+    """Values, gradients, and memory that grows as queries do."""
+    q, k, v, ids, _ = inputs(b=2, t=75, s=75)
+    real = (ids > 0)[..., None, None]
+
+    def run(implementation):
+        return jax.jit(jax.value_and_grad(lambda q, k, v: (jnp.where(real, attend(
+            q, k, v, ids, ids, 0, implementation), 0) ** 2).sum(), (0, 1, 2)))
+
+    want = run("xla")(q, k, v)
+    monkeypatch.setattr(attention, "_LONG", 1)
+    monkeypatch.setattr(attention, "_ROWS_BUDGET", 4 * 75 * 8)  # Eight queries at a time.
+    program = run("rows").lower(q, k, v)
+    assert "75x75xf32" not in program.as_text() and "75x75xf32" in run("xla").lower(
+        q, k, v).as_text()
+    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(program.compile()(q, k, v)),
+                    strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_splash_and_its_gradient(causal):
     q, k, v, query_ids, key_ids = inputs(b=2)
@@ -65,6 +87,61 @@ def test_splash_and_its_gradient(causal):
         q, k, v)
     for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["splash", "flash"])
+def test_kernels_on_a_mesh(kernel, devices, monkeypatch):
+    """Rows, heads and, of splash, queries are split; keys are whole on every device."""
+    q, k, v, segments, _ = inputs(b=2, t=256, s=256)
+    real, seen = (segments > 0)[..., None, None], []
+
+    def total(q, k, v):
+        own = (dict(query_segments=segments, key_segments=segments) if kernel == "splash" else
+               dict(segments=segments))
+        out = {"splash": attend_splash, "flash": attend_flash}[kernel](
+            q, k, v, **own, causal=True, interpret=True)
+        return (jnp.where(real, out, 0) ** 2).sum()
+
+    run = jax.jit(jax.value_and_grad(total, (0, 1, 2)))
+    want = run(q, k, v)
+    plain = jax.shard_map
+    monkeypatch.setattr(jax, "shard_map", lambda *a, **kw: (seen.append(kw), plain(*a, **kw))[1])
+    with use(make_mesh("data=2,tensor=2,context=2", devices)):
+        got = run(q, k, v)
+    assert seen[0]["out_specs"] == jax.P(
+        "data", "context" if kernel == "splash" else None, "tensor", None)
+    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("causal", "length"), [(True, 200), (False, 40)])
+def test_flash_and_its_gradient(causal, length):
+    """At lengths that its blocks do not divide."""
+    q, k, v, segments, _ = inputs(b=2, t=length, s=length)
+    real = (segments > 0)[..., None, None]
+
+    def total(function):
+        return jax.jit(jax.value_and_grad(
+            lambda q, k, v: (jnp.where(real, function(q, k, v), 0) ** 2).sum(), (0, 1, 2)))
+
+    want = total(lambda *a: attend(*a, segments, segments, 0 if causal else None, "xla"))(q, k, v)
+    got = total(lambda *a: attend_flash(*a, segments, causal=causal, interpret=True))(q, k, v)
+    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("implementation", "dense"), [("flash", False), ("xla", True)])
+def test_a_gpus_program_has_no_mask_of_queries_by_keys(implementation, dense):
+    q, k, v, segments, _ = inputs(b=2, t=384, s=384)
+
+    def loss(q, k, v):
+        return attend(q, k, v, segments, segments, 0, implementation).astype(jnp.float32).sum()
+
+    half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    text = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*half).lower(
+        lowering_platforms=("cuda",)).as_text()
+    assert ("384x384x" in text) == dense
+    assert ("triton" in text) != dense
 
 
 @pytest.mark.parametrize("first", [None, 0])

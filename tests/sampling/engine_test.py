@@ -281,10 +281,10 @@ def test_bad_shape_names_its_field(changes: dict[str, Any]) -> None:
 
 
 def test_spec_of_protocol_keeps_codes_apart() -> None:
-    """Token ids share an integer with three flags."""
+    """Token ids share an integer with four flags."""
     from fourd4d.sampling import engine
 
     assert isinstance(SPEC, SamplingSpec) and PROTOCOL.latent_size
-    flags = engine._SAMPLED, engine._IMAGINED, engine._RECORDED
-    assert len({flag.bit_length() for flag in flags}) == 3 and max(flags) < 2**31
+    flags = engine._ENDED, engine._SAMPLED, engine._IMAGINED, engine._RECORDED
+    assert len({flag.bit_length() for flag in flags}) == 4 and max(flags) < 2**31
     assert all(flag > engine._TOKEN for flag in flags) and engine._TOKEN > 2**24

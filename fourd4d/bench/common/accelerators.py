@@ -41,3 +41,6 @@ PEAKS: Final[Mapping[str, float]] = {
     "H100": 989e12, "H200": 989e12, "A100": 312e12,
     "TPU v4": 2 * CHIPS["v4"].peak_flops, "TPU v5p": CHIPS["v5p"].peak_flops,
     "TPU v5 lite": CHIPS["v5e"].peak_flops, "TPU v6 lite": CHIPS["v6e"].peak_flops}
+
+# Bytes of memory a second of GPUs, by what they call themselves.
+BANDWIDTHS: Final[Mapping[str, float]] = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.04e12}
