@@ -27,6 +27,7 @@ _TPU_SCORES = 1 << 23
 _GPU_SCORES = 1 << 26
 _QUERIES = 8, 256  # Of a row at once, elsewhere: so few keep products wide enough.
 _SHORTEST = 64  # Keys of a prompt below which reading fewer saves nothing.
+_PROMPTS = 4  # Prompts that a CPU reads at once.
 
 
 @pytree
@@ -221,64 +222,79 @@ def _slots(q_BTNH: Array, segments_BT: Array, part: SlotPart
 def _by_prompts(q_BTNH: Array, segments_BT: Array, part: SlotPart
                 ) -> tuple[Float[Array, "B T K G H"], Float[Array, "B T K G"],
                            Float[Array, "B T K G"]]:
-    """``_slots``, one prompt after the other and only those that some row looks into.
+    """``_slots``, a few prompts at a time and only those that some row looks into.
 
     On a CPU the others, which are held for rows to come, cost as much as those in use; so does
     the room behind a prompt that is shorter than the longest. Of each no more is read than the
-    shortest of a few lengths that holds it.
+    shortest of some lengths that holds it and those read with it.
     """
     assert part.rows is not None
     b, _, n, h = q_BTNH.shape
     kv, rows_RC, length = part.keys.shape[2], part.rows[0], part.segment_ids.shape[1]
     c, g = rows_RC.shape[1], n // kv
     used_R = jnp.any(rows_RC < b, axis=1)
-    order_R = jnp.argsort(~used_R)  # Stable: those in use come first.
     ends_R = jnp.max(jnp.where(part.segment_ids != 0, jnp.arange(1, length + 1), 0), axis=1)
     sizes = _sizes(length)
     size_R = jnp.sum(ends_R[:, None] > jnp.asarray(sizes[:-1], jnp.int32), axis=1)
+    # Stable: those in use come first, the shortest of them before the others.
+    order_R = jnp.argsort(jnp.where(used_R, size_R, len(sizes)))
 
     def reader(size: int) -> Callable[[Array, Array], tuple[Array, ...]]:
-        def read(own: Array, q_KYH: Array) -> tuple[Array, ...]:
+        def read(own_P: Array, q_PKYH: Array) -> tuple[Array, ...]:
             def cut(x: Array, axis: int) -> Array:
                 shape = [1, 1, *x.shape[2:]]
                 shape[axis] = size
-                return jax.lax.dynamic_slice(x, (part.layer, own, 0, 0, 0), shape)[0, 0].astype(
-                    q_BTNH.dtype)
+                return jnp.concatenate([
+                    jax.lax.dynamic_slice(x, (part.layer, own, 0, 0, 0), shape)[0]
+                    for own in own_P]).astype(q_BTNH.dtype)
 
-            scores_KYS = jnp.einsum("KYH,KHS->KYS", q_KYH, cut(part.keys, 4),
-                                    preferred_element_type=jnp.float32)
-            seen_S = jax.lax.dynamic_slice(part.segment_ids, (own, 0), (1, size))[0] != 0
-            scores_KYS = jnp.where(seen_S, scores_KYS * h**-0.5, -1e30)
-            most_KY = jnp.max(scores_KYS, -1)
-            weights_KYS = jnp.exp(scores_KYS - most_KY[..., None])
-            out_KYH = jnp.einsum("KYS,KSH->KYH", weights_KYS.astype(q_BTNH.dtype),
-                                 cut(part.values, 3), preferred_element_type=jnp.float32)
-            return out_KYH, jnp.sum(weights_KYS, -1), most_KY
+            scores_PKYS = jnp.einsum("PKYH,PKHS->PKYS", q_PKYH, cut(part.keys, 4),
+                                     preferred_element_type=jnp.float32)
+            seen_PS = jnp.take(part.segment_ids[:, :size], own_P, axis=0) != 0
+            scores_PKYS = jnp.where(seen_PS[:, None, None], scores_PKYS * h**-0.5, -1e30)
+            most_PKY = jnp.max(scores_PKYS, -1)
+            weights_PKYS = jnp.exp(scores_PKYS - most_PKY[..., None])
+            out_PKYH = jnp.einsum("PKYS,PKSH->PKYH", weights_PKYS.astype(q_BTNH.dtype),
+                                  cut(part.values, 3), preferred_element_type=jnp.float32)
+            return out_PKYH, jnp.sum(weights_PKYS, -1), most_PKY
 
         return read
 
-    def one(number: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
-        own = order_R[number]
-        rows_C = jax.lax.dynamic_index_in_dim(rows_RC, own, keepdims=False)
-        q_KYH = jnp.swapaxes(jnp.take(q_BTNH[:, 0], rows_C, axis=0, mode="clip").reshape(
-            c, kv, g, h), 0, 1).reshape(kv, c * g, h)
-        new = jax.lax.switch(size_R[own], [reader(size) for size in sizes], own, q_KYH)
-        new = (jnp.swapaxes(x.reshape(kv, c, g, *x.shape[2:]), 0, 1) for x in new)
-        # Places that no row fills name a row past the end.
-        return tuple(x.at[rows_C, 0].set(y, mode="drop") for x, y in zip(found, new, strict=True))
+    def some(first: Array | int, p: int) -> Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]:
+        """``p`` prompts a step, from place ``first`` of their order."""
 
-    nothing = (jnp.zeros((b, 1, kv, g, h)), jnp.zeros((b, 1, kv, g)),
-               jnp.full((b, 1, kv, g), -1e30))
+        def step(number: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+            own_P = jax.lax.dynamic_slice(order_R, (first + number * p,), (p,))
+            rows_X = jnp.take(rows_RC, own_P, axis=0).reshape(-1)
+            q_PKYH = jnp.swapaxes(jnp.take(q_BTNH[:, 0], rows_X, axis=0, mode="clip").reshape(
+                p, c, kv, g, h), 1, 2).reshape(p, kv, c * g, h)
+            new = jax.lax.switch(size_R[own_P[-1]], [reader(size) for size in sizes], own_P,
+                                 q_PKYH)
+            new = (jnp.swapaxes(x.reshape(p, kv, c, g, *x.shape[3:]), 1, 2).reshape(
+                p * c, kv, g, *x.shape[3:]) for x in new)
+            # Places that no row fills name a row past the end.
+            return tuple(x.at[rows_X, 0].set(y, mode="drop")
+                         for x, y in zip(found, new, strict=True))
+
+        return step
+
     del segments_BT  # A row that has ended is in no prompt's list.
-    return jax.lax.fori_loop(0, jnp.sum(used_R), one, nothing)
+    found = (jnp.zeros((b, 1, kv, g, h)), jnp.zeros((b, 1, kv, g)),
+             jnp.full((b, 1, kv, g), -1e30))
+    count, whole = jnp.sum(used_R), 0
+    if len(rows_RC) >= _PROMPTS:
+        whole = count // _PROMPTS * _PROMPTS
+        found = jax.lax.fori_loop(0, count // _PROMPTS, some(0, _PROMPTS), found)
+    return jax.lax.fori_loop(0, count - whole, some(whole, 1), found)
 
 
 def _sizes(length: int) -> list[int]:
-    """How much of a prompt may be read, ascending: all of ``length``, a half, a quarter, …"""
-    sizes = [length]
-    while sizes[0] >= 2 * _SHORTEST and not sizes[0] % 2:
-        sizes.insert(0, sizes[0] // 2)
-    return sizes
+    """How much of a prompt may be read, ascending up to ``length``; a third or less is spare."""
+    sizes, size = list[int](), _SHORTEST
+    while size < length:
+        sizes.append(size)
+        size += max(_SHORTEST // 2, 1 << size.bit_length() - 3)
+    return [*sizes, length]
 
 
 def _one_cpu() -> bool:
