@@ -43,7 +43,8 @@ from fourd4d.serve.spec import ServeSpec
 
 _TRIES: Final = 2  # Of a job, where the engine fails with several on it.
 _MOST_FAILURES: Final = 3  # Of the engine, one after another.
-_AHEAD: Final = 8  # A prompt is read ahead for so many slots.
+_AHEAD: Final = 2  # A prompt is read ahead for so many slots.
+_FULL: Final = 0.9  # Slots in use from which decoding does not wait for prompts being read.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +240,7 @@ class Worker:
         with use(self._mesh):
             while True:
                 with self._changed:
-                    while not (self._running or self._next()):
+                    while not (self._next() or self._running and self._full()):
                         if self._stopping and not sum(self.load):
                             self._changed.notify_all()
                             return
@@ -253,6 +254,11 @@ class Worker:
     def _next(self) -> bool:
         """Whether a job may enter the engine."""
         return bool(self._read if self._apart else self._waiting)
+
+    def _full(self) -> bool:
+        """Whether to decode: a turn takes as long with few slots in use as with all."""
+        coming = self._waiting or self._reading is not None
+        return not coming or len(self._running) >= _FULL * self.spec.slots
 
     def _read_ahead(self) -> None:
         """Reads prompts, a few more than have slots."""
@@ -300,7 +306,7 @@ class Worker:
             self._entering, prepared = taken
             self._running[self._add(prepared)] = taken[0]
             self._entering = None
-        if not self._running:
+        if not self._running or self._apart and not self._full():
             return
         self._engine.run(turns=self.spec.turns, waiting=self._next())
         for ticket, rollout in self._engine.collect():
