@@ -31,7 +31,7 @@ ELSEWHERE = {
     'python -c "import jax; print(jax.devices())"': "test_jax_tells_its_devices",
     "python -m lmms_eval --model fourd4d": "tests/eval/lmms_test.py, where lmms-eval is",
     "python -m lmms_eval --model openai": "tests/serve/lmms_eval_test.py, where lmms-eval is",
-    "tensorboard --logdir runs": "TensorBoard's own; tests/train/writer_test.py reads its files",
+    "tensorboard --logdir runs": "TensorBoard's own; tests/train/loop_test.py reads its files",
     "hf auth login": "asks for a key of the Hugging Face hub",
 }
 
