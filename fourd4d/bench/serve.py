@@ -71,7 +71,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=4, help="questions of each client")
     parser.add_argument("--questions", type=int, default=16, help="different ones")
     parser.add_argument("--tokens", type=int, default=96, help="largest budget of a response")
-    parser.add_argument("--decode_slots", type=int, default=32, help="of the server")
+    parser.add_argument("--decode_slots", type=int, default=16, help="of the server")
     parser.add_argument("--seed", type=int, default=0, help="of clips and budgets")
     parser.add_argument("--torch", action=argparse.BooleanOptionalAction, default=True,
                         help="time transformers too, on the CPU")

@@ -28,6 +28,7 @@ _TPU_SCORES = 1 << 23
 _GPU_SCORES = 1 << 26
 _QUERIES = 8, 256  # Of a row at once, elsewhere: so few keep products wide enough.
 _SHORTEST = 64  # Keys of a prompt below which reading fewer saves nothing.
+_PROMPTS = 4  # Prompts that a CPU reads at once.
 
 
 @pytree
@@ -222,76 +223,98 @@ def _slots(q_BTNH: Array, segments_BT: Array, part: SlotPart
 def _by_prompts(q_BTNH: Array, segments_BT: Array, part: SlotPart
                 ) -> tuple[Float[Array, "B T K G H"], Float[Array, "B T K G"],
                            Float[Array, "B T K G"]]:
-    """``_slots``, one prompt after the other and only those that some row looks into.
+    """``_slots``, a few prompts at a time and only those that some row looks into.
 
     On a CPU the others, which are held for rows to come, cost as much as those in use; so does
     the room behind a prompt that is shorter than the longest. Of each no more is read than the
-    shortest of a few lengths that holds it, for no more rows than the least of a few counts.
+    shortest of some lengths that holds it and those read with it, for no more rows than the least
+    of a few counts.
     """
     assert part.rows is not None and part.place is not None
     b, _, n, h = q_BTNH.shape
     kv, rows_RC, length = part.keys.shape[2], part.rows[0], part.segment_ids.shape[1]
     place_B, (r, c), g = part.place[0], rows_RC.shape, n // kv
-    used_R = jnp.any(rows_RC < b, axis=1)
-    order_R = jnp.argsort(~used_R)  # Stable: those in use come first.
+    taken_R = jnp.sum(rows_RC < b, axis=1)
     ends_R = jnp.max(jnp.where(part.segment_ids != 0, jnp.arange(1, length + 1), 0), axis=1)
-    sizes, counts = _sizes(length, _SHORTEST), _sizes(c, 1)[-3:]
+    sizes, counts = _sizes(length), _counts(c)
     kinds = list(itertools.product(sizes, counts))
-    kind_R = len(counts) * _bracket(ends_R, sizes) + _bracket(
-        jnp.sum(rows_RC < b, axis=1), counts)
+    kind_R = len(counts) * _bracket(ends_R, sizes) + _bracket(taken_R, counts)
+    # Stable: those in use come first, the shortest of them before the others.
+    order_R = jnp.argsort(jnp.where(taken_R > 0, kind_R, len(kinds)))
 
     def reader(size: int, count: int) -> Callable[[Array, Array], tuple[Array, ...]]:
-        def read(own: Array, q_KYH: Array) -> tuple[Array, ...]:
+        def read(own_P: Array, q_PKYH: Array) -> tuple[Array, ...]:
             def cut(x: Array, axis: int) -> Array:
                 shape = [1, 1, *x.shape[2:]]
                 shape[axis] = size
-                return jax.lax.dynamic_slice(x, (part.layer, own, 0, 0, 0), shape)[0, 0].astype(
-                    q_BTNH.dtype)
+                return jnp.concatenate([
+                    jax.lax.dynamic_slice(x, (part.layer, own, 0, 0, 0), shape)[0]
+                    for own in own_P]).astype(q_BTNH.dtype)
 
             # Of the places for rows, the first are filled.
-            scores_KYS = jnp.einsum("KYH,KHS->KYS", q_KYH[:, :count * g], cut(part.keys, 4),
-                                    preferred_element_type=jnp.float32)
-            seen_S = jax.lax.dynamic_slice(part.segment_ids, (own, 0), (1, size))[0] != 0
-            scores_KYS = jnp.where(seen_S, scores_KYS * h**-0.5, -1e30)
-            most_KY = jnp.max(scores_KYS, -1)
-            weights_KYS = jnp.exp(scores_KYS - most_KY[..., None])
-            out_KYH = jnp.einsum("KYS,KSH->KYH", weights_KYS.astype(q_BTNH.dtype),
-                                 cut(part.values, 3), preferred_element_type=jnp.float32)
-            spare = (0, 0), (0, (c - count) * g)
-            return (jnp.pad(out_KYH, (*spare, (0, 0))), jnp.pad(jnp.sum(weights_KYS, -1), spare),
-                    jnp.pad(most_KY, spare, constant_values=-1e30))
+            scores_PKYS = jnp.einsum("PKYH,PKHS->PKYS", q_PKYH[:, :, : count * g],
+                                     cut(part.keys, 4), preferred_element_type=jnp.float32)
+            seen_PS = jnp.take(part.segment_ids[:, :size], own_P, axis=0) != 0
+            scores_PKYS = jnp.where(seen_PS[:, None, None], scores_PKYS * h**-0.5, -1e30)
+            most_PKY = jnp.max(scores_PKYS, -1)
+            weights_PKYS = jnp.exp(scores_PKYS - most_PKY[..., None])
+            out_PKYH = jnp.einsum("PKYS,PKSH->PKYH", weights_PKYS.astype(q_BTNH.dtype),
+                                  cut(part.values, 3), preferred_element_type=jnp.float32)
+            spare = (0, 0), (0, 0), (0, (c - count) * g)
+            return (jnp.pad(out_PKYH, (*spare, (0, 0))), jnp.pad(jnp.sum(weights_PKYS, -1), spare),
+                    jnp.pad(most_PKY, spare, constant_values=-1e30))
 
         return read
 
-    def one(number: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
-        own = order_R[number]
-        rows_C = jax.lax.dynamic_index_in_dim(rows_RC, own, keepdims=False)
-        q_KYH = jnp.swapaxes(jnp.take(q_BTNH[:, 0], rows_C, axis=0, mode="clip").reshape(
-            c, kv, g, h), 0, 1).reshape(kv, c * g, h)
-        new = jax.lax.switch(kind_R[own], [reader(*kind) for kind in kinds], own, q_KYH)
-        # A CPU scatters to rows one after the other, so each prompt has its place until the end.
-        return tuple(jax.lax.dynamic_update_index_in_dim(x, y, own, 0)
-                     for x, y in zip(found, new, strict=True))
+    def some(first: Array | int, p: int) -> Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]:
+        """``p`` prompts a step, from place ``first`` of their order."""
+
+        def step(number: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+            at = first + number * p
+            own_P = jax.lax.dynamic_slice(order_R, (at,), (p,))
+            rows_X = jnp.take(rows_RC, own_P, axis=0).reshape(-1)
+            q_PKYH = jnp.swapaxes(jnp.take(q_BTNH[:, 0], rows_X, axis=0, mode="clip").reshape(
+                p, c, kv, g, h), 1, 2).reshape(p, kv, c * g, h)
+            new = jax.lax.switch(kind_R[own_P[-1]], [reader(*kind) for kind in kinds], own_P,
+                                 q_PKYH)
+            # Kept by prompts until the end: a CPU scatters to rows one after the other.
+            return tuple(jax.lax.dynamic_update_slice_in_dim(x, y, at, 0)
+                         for x, y in zip(found, new, strict=True))
+
+        return step
+
+    del segments_BT  # A row that has ended is in no prompt's list.
+    found = (jnp.zeros((r, kv, c * g, h)), jnp.zeros((r, kv, c * g)),
+             jnp.full((r, kv, c * g), -1e30))
+    used, whole = jnp.sum(taken_R > 0), 0
+    if c == 1 and r >= _PROMPTS:  # One row alone is too little for a product.
+        whole = used // _PROMPTS * _PROMPTS
+        found = jax.lax.fori_loop(0, used // _PROMPTS, some(0, _PROMPTS), found)
+    found = jax.lax.fori_loop(0, used - whole, some(whole, 1), found)
+    # Rows that look nowhere have place past the end, and get any row's.
+    from_B = jnp.take(jnp.argsort(order_R), place_B // c, mode="clip") * c + place_B % c
 
     def back(x_RKY: Array) -> Array:
         x_XKG = jnp.swapaxes(x_RKY.reshape(r, kv, c, g, *x_RKY.shape[3:]), 1, 2).reshape(
             r * c, kv, g, *x_RKY.shape[3:])
-        # Rows that look nowhere have place past the end, and get any row's.
-        return jnp.take(x_XKG, place_B, axis=0, mode="clip")[:, None]
+        return jnp.take(x_XKG, from_B, axis=0, mode="clip")[:, None]
 
-    nothing = (jnp.zeros((r, kv, c * g, h)), jnp.zeros((r, kv, c * g)),
-               jnp.full((r, kv, c * g), -1e30))
-    del segments_BT  # A row that has ended is in no prompt's list.
-    out, total, most = jax.lax.fori_loop(0, jnp.sum(used_R), one, nothing)
+    out, total, most = found
     return back(out), back(total), back(most)
 
 
-def _sizes(whole: int, least: int) -> list[int]:
-    """Ascending: all of ``whole``, a half, a quarter, … while they are whole numbers."""
-    sizes = [whole]
-    while sizes[0] >= 2 * least and not sizes[0] % 2:
-        sizes.insert(0, sizes[0] // 2)
-    return sizes
+def _sizes(length: int) -> list[int]:
+    """How much of a prompt may be read, ascending up to ``length``; a third or less is spare."""
+    sizes, size = list[int](), _SHORTEST
+    while size < length:
+        sizes.append(size)
+        size += max(_SHORTEST // 2, 1 << size.bit_length() - 3)
+    return [*sizes, length]
+
+
+def _counts(width: int) -> list[int]:
+    """For how many rows a prompt may be read, ascending up to all of its ``width`` places."""
+    return [width // 2, width] if width > 1 else [1]
 
 
 def _bracket(x: Int[Array, "R"], sizes: Sequence[int]) -> Int[Array, "R"]:

@@ -133,9 +133,18 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     return decode_image(data, path)
 
 
-def decode_image(data: bytes, where: object = "image") -> Image:
-    """As ``read_image``, from the bytes of a file; ``where`` names them in errors."""
+class TooLargeError(InputError):
+    """A picture has more pixels than there is room for; nothing of it was decoded."""
+
+
+def decode_image(data: bytes, where: object = "image", *, most: int = MOST_PIXELS) -> Image:
+    """As ``read_image``, from the bytes of a file; ``where`` names them in errors.
+
+    Raises TooLargeError: it has more than ``most`` pixels.
+    """
     with _opened(data, where) as image:
+        if math.prod(image.size) > most:
+            raise TooLargeError(where, f"it has more than {most:,} pixels", "Scale it down")
         image.load()  # Pillow turns a TIFF as it loads it, and then gives no orientation.
         method = _TRANSPOSE.get(_orientation(image))
         upright = image if method is None else image.transpose(method)
@@ -159,12 +168,6 @@ def image_size(data: bytes, where: object = "image") -> tuple[int, int]:
         # Pillow gives the upright size of TIFF files, and the stored one of others.
         turned = _orientation(image) >= 5 and image.format != "TIFF"
         return (width, height) if turned else (height, width)
-
-
-def image_pixels(data: bytes, where: object = "image") -> int:
-    """Pixels of a picture before anything of it is decoded; ``image_size`` may decode a PNG."""
-    with _opened(data, where) as image:
-        return math.prod(image.size)
 
 
 @contextlib.contextmanager

@@ -231,14 +231,58 @@ def _laid_out(state: EngineState) -> EngineState:
     return jax.tree.map_with_path(place, state)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "shape", "spec"), donate_argnames="state")
-def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Batch,
-          features: Any, where: Admission, shape: EngineShape, spec: SamplingSpec) -> EngineState:
-    """Reads prompts into free lanes and queues responses to them; one prompt of each shard."""
-    model = merged(graphdef, states)
-    shards = shape.shards
+@pytree
+class Read:
+    """One prompt of each shard that was read, for ``admit`` to hold. D shards.
+
+    Attributes:
+      hidden: of their last tokens.
+      prefix: their keys and values.
+      start: M-RoPE id of the first token after them.
+      real: rows that are not of padding alone.
+      reader_prefix, reads: the reader's keys and values, and which prompts have one.
+    """
+
+    hidden: Float[Array, "shards D"]
+    prefix: KVCache
+    start: Int[Array, "shards"]
+    real: Bool[Array, "shards"]
+    reader_prefix: KVCache | None
+    reads: Bool[Array, "shards"] | None
+
+    @property
+    def length(self) -> int:
+        """Tokens, padding included."""
+        return self.prefix.keys.shape[2]
+
+
+def _read(model: Any, batch: Batch, features: Any, reader: bool) -> Read:
     hidden, prefix = prefill(model, batch, features)
-    lanes, lane = state.lanes, _split(where.lane, shards)
+    own = prefill_reader(model, batch) if reader else None
+    return Read(hidden, prefix, next_positions(batch),
+                jnp.any(jnp.asarray(batch.segment_ids) != 0, axis=1), own,
+                None if own is None else reader_rows(batch, 1))
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "reader"))
+def read(graphdef: Any, states: tuple[Any, ...], batch: Batch, features: Any, reader: bool) -> Read:
+    """Reads prompts, one of each shard, which touches nothing that is held."""
+    return _read(merged(graphdef, states), batch, features, reader)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "shape", "spec"), donate_argnames="state")
+def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Batch | Read,
+          features: Any, where: Admission, shape: EngineShape, spec: SamplingSpec) -> EngineState:
+    """Puts prompts into free lanes and queues responses to them; one prompt of each shard.
+
+    Those that were not read are read here.
+    """
+    shards, lanes = shape.shards, state.lanes
+    if isinstance(batch, Read):
+        new = batch
+    else:
+        new = _read(merged(graphdef, states), batch, features, lanes.reads is not None)
+    lane = _split(where.lane, shards)
 
     def store(into: Array, rows: Array, axis: int = 0) -> Array:
         """One row into each shard's lane; no row where the lane is past the end."""
@@ -247,33 +291,32 @@ def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Bat
                 rows.astype(into.dtype), mode="drop")
         moved = jnp.moveaxis(into, axis, 0)
         put = jax.vmap(lambda x, i, row: x.at[i].set(row.astype(x.dtype), mode="drop"))
-        new = put(_split(moved, shards), lane, _split(jnp.moveaxis(rows, axis, 0), shards))
-        return jnp.moveaxis(new.reshape(moved.shape), 0, axis)
+        stored = put(_split(moved, shards), lane, _split(jnp.moveaxis(rows, axis, 0), shards))
+        return jnp.moveaxis(stored.reshape(moved.shape), 0, axis)
 
-    def hold(into: SlotCache, read: KVCache) -> SlotCache:
-        spare = shape.length - read.keys.shape[2]
+    def hold(into: SlotCache, own: KVCache) -> SlotCache:
+        spare = shape.length - own.keys.shape[2]
         wide = ((0, 0), (0, 0), (0, spare), (0, 0), (0, 0))
         return dataclasses.replace(
             into,
-            keys=store(into.keys, jnp.pad(jnp.moveaxis(read.keys, 2, 4), [
+            keys=store(into.keys, jnp.pad(jnp.moveaxis(own.keys, 2, 4), [
                 (0, 0), (0, 0), (0, 0), (0, 0), (0, spare)]), 1),
-            values=store(into.values, jnp.moveaxis(jnp.pad(read.values, wide), 2, 3), 1),
-            segment_ids=store(into.segment_ids, jnp.pad(read.segment_ids, ((0, 0), (0, spare)))))
+            values=store(into.values, jnp.moveaxis(jnp.pad(own.values, wide), 2, 3), 1),
+            segment_ids=store(into.segment_ids, jnp.pad(own.segment_ids, ((0, 0), (0, spare)))))
 
     reader_prefix, reads = lanes.reader_prefix, lanes.reads
     if reader_prefix is not None:
         assert reads is not None
-        own = prefill_reader(model, batch)
-        if own is None:
+        if new.reader_prefix is None:
             reads = store(reads, jnp.zeros(shards, bool))
         else:
-            reader_prefix = hold(reader_prefix, own)
-            reads = store(reads, reader_rows(batch, 1))
-    real = jnp.any(jnp.asarray(batch.segment_ids) != 0, axis=1)
-    limit = jnp.where(real[:, None], where.limit, 0)
+            assert new.reads is not None
+            reader_prefix = hold(reader_prefix, new.reader_prefix)
+            reads = store(reads, new.reads)
+    limit = jnp.where(new.real[:, None], where.limit, 0)
     count = jnp.sum(where.ticket < shape.tickets // shards, axis=1)
-    lanes = Lanes(hold(lanes.prefix, prefix), store(lanes.hidden, hidden),
-                  store(lanes.start, next_positions(batch)), store(lanes.left, count),
+    lanes = Lanes(hold(lanes.prefix, new.prefix), store(lanes.hidden, new.hidden),
+                  store(lanes.start, new.start), store(lanes.left, count),
                   reader_prefix, reads)
     return _laid_out(dataclasses.replace(
         state, lanes=lanes, tickets=_asked(state.tickets, where, limit, count, shape)))
@@ -533,14 +576,19 @@ class Engine:
         return bool((self._left[shard] == 0).any()) and (
             len(self._unused[shard]) >= self.shape.group)
 
-    def add(self, batch: Batch, keys: Key[AnyArray, "shards G"], *,
+    def read(self, batch: Batch, features: Any = None) -> Read:
+        """Reads prompts as ``add`` would; any thread may, while another decodes."""
+        return read(*self._model, batch, features, self.state.lanes.reads is not None)
+
+    def add(self, batch: Batch | Read, keys: Key[AnyArray, "shards G"], *,
             limits: Int[AnyArray, "shards G"] | None = None, draws: RowDraws | None = None,
             data: Any = None, features: Any = None,
             present: Sequence[bool] | np.ndarray | None = None) -> list[list[int]]:
         """Asks for responses to one prompt of each shard; their tickets, by shard.
 
         Args:
-          batch: as many prompts as shards, a prompt a row; padding on either side.
+          batch: as many prompts as shards, a prompt a row; padding on either side. Or what ``read``
+            gave for such a batch.
           keys: one of each response, at most ``shape.group`` of them.
           limits: most tokens of each response; ``spec.max_tokens`` by default.
           draws: how each response draws, of an engine whose shape is ``mixed``, and of no other.
@@ -557,8 +605,9 @@ class Engine:
         if full:
             raise InputError("Engine.add", f"no lane is free in shards {full}",
                              "Run it until room() is true")
-        if responses_each > shape.group or batch.tokens.shape[1] > shape.length:
-            raise InputError("Engine.add", f"{responses_each} responses to {batch.tokens.shape[1]} "
+        length = batch.length if isinstance(batch, Read) else batch.tokens.shape[1]
+        if responses_each > shape.group or length > shape.length:
+            raise InputError("Engine.add", f"{responses_each} responses to {length} "
                              f"tokens; it was made for {shape.group} to {shape.length}",
                              "Make it larger, or bring less")
         if (draws is not None) != shape.mixed:

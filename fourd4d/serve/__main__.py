@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import os
 import signal
 import socket
@@ -126,6 +127,8 @@ def serve(args: argparse.Namespace) -> None:
         port = listener.getsockname()[1]
         shown = f"[{args.host}]" if ":" in args.host else args.host
         sys.setswitchinterval(_SWITCH)
+        gc.collect()
+        gc.freeze()  # A pass over what compiling left behind holds everything up.
         asyncio.run(_run(uvicorn.Config(
             app, http=impatient(spec.header_timeout), log_level="warning", access_log=False,
             lifespan="on", timeout_graceful_shutdown=max(1, round(spec.drain)),

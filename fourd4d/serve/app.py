@@ -181,7 +181,8 @@ class Service:
                     lambda event, number=number: tell(number, event), seed=seed, number=number,
                     temperature=asked.temperature, top_p=asked.top_p, imagery=asked.imagery,
                     probe=asked.probe, donor=asked.donor, features=one.seen is not None,
-                    deadline=deadline) for number in range(asked.n)]
+                    streams=asked.stream or bool(asked.stop), deadline=deadline)
+                for number in range(asked.n)]
 
     def text_stream(self, asked: ChatRequest) -> TextStream:
         return TextStream(self._processor.tokenizer, asked.stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import math
 import os
 import tempfile
 import urllib.parse
@@ -17,7 +18,7 @@ import numpy as np
 from fourd4d.core.errors import InputError
 from fourd4d.core.jsonl import inside
 from fourd4d.core.protocol import ProtocolSpec
-from fourd4d.processing.media import Image, Video, decode_image, existing_file, image_pixels
+from fourd4d.processing.media import Image, TooLargeError, Video, decode_image, existing_file
 from fourd4d.processing.video import pick_frames, read_chosen
 from fourd4d.serve.errors import ApiError
 from fourd4d.serve.fetch import fetch
@@ -113,8 +114,14 @@ class Reader:
     def _image(self, url: Any, where: str) -> Image:
         path = self._path(url, where)
         data = self._bytes(url, where) if path is None else path.read_bytes()
-        self._take(image_pixels(data, where), where)
-        return decode_image(data, where)
+        most = self._sources.spec.max_pixels
+        try:
+            image = decode_image(data, where, most=most - self._pixels)
+        except TooLargeError:
+            self._take(most + 1, where)
+            raise
+        self._pixels += math.prod(image.pixels.shape[:2])
+        return image
 
     def _video(self, path: Path, where: str) -> Video:
         spec, protocol = self._sources.spec, self._sources.protocol

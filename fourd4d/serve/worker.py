@@ -1,9 +1,12 @@
-"""One thread owns the device: it takes requests in as slots fall free, and hands tokens out.
+"""One thread decodes: it takes requests in as slots fall free, and hands tokens out.
+
+Where the mesh is a single device a second thread reads the prompts that come next meanwhile; where
+it is not, programs must start in one order on all devices, and the first thread reads them too.
 
 Requests come from other threads (``submit``, ``cancel``); what becomes of them is told through
-each job's ``emit``, called on the worker's thread. A response depends on its prompt and seed alone,
-not on its company, so that jobs whose engine failed are begun anew and their streams go on where
-they were.
+each job's ``emit``, called on the worker's threads. A response depends on its prompt and seed
+alone, not on its company, so that jobs whose engine failed are begun anew and their streams go on
+where they were.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ from fourd4d.serve.spec import ServeSpec
 
 _TRIES: Final = 2  # Of a job, where the engine fails with several on it.
 _MOST_FAILURES: Final = 3  # Of the engine, one after another.
+_AHEAD: Final = 2  # A prompt is read ahead for so many slots.
+_FULL: Final = 0.9  # Slots in use from which decoding does not wait for prompts being read.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Job:
       seed, number: the draws are those of row ``number`` of ``generate`` with this seed.
       probe: ``zero``, ``swap`` or ``freeze``; ``donor`` are the latents for ``swap``.
       features: whether the prompt's vision features are wanted.
+      streams: tokens are told as they come; otherwise only the first of them.
       deadline: by ``time.monotonic``.
       emit: is told what happens; must not block.
     """
@@ -98,6 +104,7 @@ class Job:
     probe: str | None = None
     donor: np.ndarray | None = None
     features: bool = False
+    streams: bool = True
     deadline: float = float("inf")
     # The worker's own.
     cancelled: bool = False
@@ -136,13 +143,19 @@ class Worker:
             reader=bundle.processor.protocol.reader is not None)
         self._changed = threading.Condition()
         self._waiting: collections.deque[Job] = collections.deque()
+        self._reading: Job | None = None
+        self._read: collections.deque[tuple[Job, dict[str, Any]]] = collections.deque()
         self._running: dict[int, Job] = {}
         self._entering: Job | None = None
         self._stopping = False
         self._failures = 0
         self.broken = ""
         self.tokens = 0
-        self._thread = threading.Thread(target=self._main, name="device", daemon=True)
+        self._apart = mesh.size == 1  # Prompts are read on a thread of their own.
+        self._threads = [threading.Thread(target=self._main, name="device", daemon=True)]
+        if self._apart:
+            self._threads.append(threading.Thread(target=self._read_ahead, name="reader",
+                                                  daemon=True))
 
     def start(self, warmed: Callable[[int, int], None] = lambda done, of: None) -> None:
         """Compiles all that will be needed, then serves; raises what that raises.
@@ -153,7 +166,8 @@ class Worker:
         with use(self._mesh):
             self._engine = self._fresh()
             self._warm(warmed)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queues jobs; raises ApiError once the worker ends or cannot go on."""
@@ -162,35 +176,38 @@ class Worker:
                 raise ApiError(503, self.broken or "the server is stopping", code="unavailable",
                                retry=None if self.broken else 10)
             self._waiting.extend(jobs)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Ends jobs that nobody waits for; nothing is emitted for them any more."""
         with self._changed:
             for job in jobs:
                 job.cancelled = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def finish(self, jobs: Sequence[Job]) -> None:
         """Ends jobs that have said enough; what they said is emitted as finished."""
         with self._changed:
             for job in jobs:
                 job.enough = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def close(self, seconds: float = 60.0) -> bool:
-        """Ends the thread once its jobs are done; whether that was within the time."""
+        """Ends the threads once their jobs are done; whether that was within the time."""
+        end = time.monotonic() + seconds
         with self._changed:
             self._stopping = True
-            self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join(seconds)
-        return not self._thread.is_alive()
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(end - time.monotonic(), 0.0))
+        return not any(thread.is_alive() for thread in self._threads)
 
     @property
     def load(self) -> tuple[int, int]:
         """(jobs waiting, jobs being decoded)."""
-        return len(self._waiting), len(self._running)
+        reading = len(self._read) + (self._reading is not None)
+        return len(self._waiting) + reading, len(self._running)
 
     def _fresh(self) -> Engine:
         probes = None
@@ -223,35 +240,75 @@ class Worker:
         with use(self._mesh):
             while True:
                 with self._changed:
-                    while not (self._waiting or self._running or self._stopping):
+                    while not (self._next() or self._running and self._full()):
+                        if self._stopping and not sum(self.load):
+                            self._changed.notify_all()
+                            return
                         self._changed.wait()
-                    if self._stopping and not (self._waiting or self._running):
-                        return
                 try:
                     self._turn()
                     self._failures = 0
                 except Exception as error:  # The device's errors are of many types.
                     self._recover(error)
 
-    def _turn(self) -> None:
-        """Takes in, decodes, hands out."""
-        self._drop()
-        while self._engine.room():
-            with self._changed:
-                job = self._waiting.popleft() if self._waiting else None
-            if job is None:
-                break
+    def _next(self) -> bool:
+        """Whether a job may enter the engine."""
+        return bool(self._read if self._apart else self._waiting)
+
+    def _full(self) -> bool:
+        """Whether to decode: a turn takes as long with few slots in use as with all."""
+        coming = self._waiting or self._reading is not None
+        return not coming or len(self._running) >= _FULL * self.spec.slots
+
+    def _read_ahead(self) -> None:
+        """Reads prompts, a few more than have slots."""
+        most = max(self.spec.slots // _AHEAD, 1)
+        with use(self._mesh):
+            while True:
+                with self._changed:
+                    while not self._waiting or len(self._read) >= most:
+                        if self._stopping and not sum(self.load):
+                            return
+                        self._changed.wait()
+                self._read_one()
+
+    def _read_one(self) -> None:
+        """Takes the first job that waits, if any, and reads its prompt."""
+        with self._changed:
+            self._reading = job = self._waiting.popleft() if self._waiting else None
+        prepared = None
+        if job is not None and not job.cancelled:
             try:
                 prepared = self._prepared(job)
             except Exception as error:  # Its own fault: the engine has not seen it.
                 self._tell(job, Failed(of(error)))
-                continue
-            self._entering = job
-            self._running[self._add(prepared)] = job
+        with self._changed:
+            self._reading = None
+            if job is not None and prepared is not None:
+                self._read.append((job, prepared))
+            self._changed.notify_all()
+
+    def _taken(self) -> tuple[Job, dict[str, Any]] | None:
+        """The next job, with what ``_prepared`` gave; None where none is ready."""
+        while self._next():
+            if not self._apart:
+                self._read_one()
+            with self._changed:
+                if self._read:
+                    self._changed.notify_all()
+                    return self._read.popleft()
+        return None
+
+    def _turn(self) -> None:
+        """Takes in, decodes, hands out."""
+        self._drop()
+        while self._engine.room() and (taken := self._taken()) is not None:
+            self._entering, prepared = taken
+            self._running[self._add(prepared)] = taken[0]
             self._entering = None
-        if not self._running:
+        if not self._running or self._apart and not self._full():
             return
-        self._engine.run(turns=self.spec.turns, waiting=bool(self._waiting))
+        self._engine.run(turns=self.spec.turns, waiting=self._next())
         for ticket, rollout in self._engine.collect():
             job = self._running.pop(ticket)
             self.tokens += int(rollout.mask.sum()) - job.told
@@ -261,7 +318,8 @@ class Worker:
         for ticket, tokens in self._engine.progress().items():
             job = self._running[ticket]
             if len(tokens) > job.told:
-                self._tell(job, Said(tokens[job.told :]))
+                if job.streams or not job.told:
+                    self._tell(job, Said(tokens[job.told :]))
                 self.tokens += len(tokens) - job.told
                 job.told = len(tokens)
 
@@ -270,14 +328,16 @@ class Worker:
         now = time.monotonic()
         late = ApiError(504, "the request took longer than the server's time limit",
                         code="timeout")
+
+        def stays(job: Job) -> bool:
+            if job.deadline < now:
+                self._tell(job, Failed(late))
+                job.cancelled = True
+            return not job.cancelled
+
         with self._changed:
-            kept = collections.deque[Job]()
-            for job in self._waiting:
-                if job.deadline < now:
-                    self._tell(job, Failed(late))
-                elif not job.cancelled:
-                    kept.append(job)
-            self._waiting = kept
+            self._waiting = collections.deque(filter(stays, self._waiting))
+            self._read = collections.deque(one for one in self._read if stays(one[0]))
         gone = []
         for ticket, job in self._running.items():
             if job.deadline < now:
@@ -295,8 +355,10 @@ class Worker:
         if job.shape.slots:
             own, features = _encoded(*self._model, batch.vision, self._merged)
             job.kept = own if job.features else None
-        blank = jax.tree.map(lambda x: x[:, :0, :0], batch.vision)  # It has been read.
+        blank = jax.tree.map(lambda x: x[:, :0, :0], batch.vision)  # It has been encoded.
         batch = dataclasses.replace(batch, vision=blank)
+        if self._apart:
+            batch, features = jax.block_until_ready(self._engine.read(batch, features)), None
         draws = RowDraws(*(np.array([[value]], kind) for value, kind in (
             (job.temperature, np.float32), (job.top_p, np.float32), (job.imagery, bool))))
         return dict(batch=batch, keys=_key(np.uint32(job.seed), np.uint32(job.number)), draws=draws,
@@ -338,11 +400,13 @@ class Worker:
             self._engine = self._fresh()
             with self._changed:
                 self._waiting.extendleft(reversed(again))
+                self._changed.notify_all()
         except Exception as fatal:
             self.broken = f"the server cannot decode any more ({one_line(fatal)})"
             logging.error(self.broken)
             with self._changed:
-                again.extend(self._waiting)
+                again += [*(job for job, _ in self._read), *self._waiting]
+                self._read.clear()
                 self._waiting.clear()
             for job in again:
                 self._tell(job, Failed(ApiError(503, self.broken, code="unavailable")))

@@ -26,9 +26,9 @@ from fourd4d.processing import video as video_module
 from fourd4d.processing.color import to_rgb
 from fourd4d.processing.media import (
     Image,
+    TooLargeError,
     Video,
     decode_image,
-    image_pixels,
     image_size,
     read_image,
 )
@@ -911,5 +911,8 @@ def test_pixels_are_counted_before_any_is_decoded(kind, monkeypatch):
     PIL.Image.fromarray(grey(9)).save(stream, kind)
     decoded = []
     monkeypatch.setattr(PIL.ImageFile.ImageFile, "load", lambda self: decoded.append(self))
-    assert image_pixels(stream.getvalue()) == SIZE[0] * SIZE[1]
+    with pytest.raises(TooLargeError, match="it has more than 3,071 pixels"):
+        decode_image(stream.getvalue(), most=SIZE[0] * SIZE[1] - 1)
     assert not decoded
+    monkeypatch.undo()
+    assert decode_image(stream.getvalue(), most=SIZE[0] * SIZE[1]).pixels.shape == (*SIZE, 3)

@@ -21,7 +21,7 @@ import fourd4d
 from fourd4d.serve.__main__ import main
 
 SMALL = ("--checkpoint=tiny-base", "--max_tokens=64", "--max_text=64", "--max_frames=4")
-SOAK_SECONDS = 120.0
+SOAK_SECONDS = float(os.environ.get("FOURD4D_SOAK_SECONDS", "120"))
 OPTIONS = ["Left", "Right", "Up", "Down"]
 
 

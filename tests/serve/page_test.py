@@ -45,6 +45,7 @@ def test_a_clip_is_asked_about_and_its_imagery_probed(server, tmp_path):
             blocks = want.text.count("<|latent_start|>")
             shown = text(tab, "answer")
             assert shown.count("image ") >= blocks > 0 and "<|latent" not in shown
+            assert "<think>" not in shown and "<answer>" not in shown
             assert tab.js("document.querySelectorAll('#images img').length") == (
                 -(-len(want.latents) // 4))
             assert tab.js("[...document.querySelectorAll('#images img')]"

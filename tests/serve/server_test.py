@@ -11,6 +11,7 @@ import re
 import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -37,6 +38,7 @@ from fourd4d.processing.media import Image
 from fourd4d.sampling import Engine
 from fourd4d.serve.requests import read_latents
 
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
 QUESTIONS = ["Which way?", "Where does it go?", "Is it?", "How far from the camera is the cube?",
              "x"]
 
@@ -107,6 +109,18 @@ def test_the_model_is_listed(client):
     with pytest.raises(openai.NotFoundError) as refused:
         client.chat.completions.create(model="other", messages=[{"role": "user", "content": "x"}])
     assert refused.value.code == "model_not_found" and refused.value.param == "model"
+
+
+def test_the_example_of_the_docs_runs(server, tmp_path, monkeypatch, capsys):
+    write(tmp_path / "clip.mp4", list(clip(0).frames), fps=2)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert code.count("http://127.0.0.1:8000/v1") == code.count("tiny-base") == 1
+    exec(code.replace("http://127.0.0.1:8000/v1", server.url).replace("tiny-base", "eye"), {})
+    options = ["Left", "Right", "Up", "Down"]
+    want = server.thinker.answer(tmp_path / "clip.mp4", "Where does the red cube go?", options,
+                                 max_tokens=48)
+    assert capsys.readouterr().out == f"{want.text} {want.letter}\n"
 
 
 def test_greedy_answers_are_those_of_answer(server, client):

@@ -77,14 +77,20 @@ function options() {
   return at("options").value.split("\n").map((line) => line.trim()).filter(Boolean);
 }
 
+function span(kind, text) {
+  const found = document.createElement("span");
+  found.className = kind;
+  found.textContent = text;
+  return found;
+}
+
+// A response as it is read: marks in place of imagery, the answer apart from the thought.
 function say(element, text) {
-  const parts = text.split(BLOCK);
+  const parts = text.replace(/<\/?think>\n?/g, "").split(BLOCK);
   element.replaceChildren(...parts.flatMap((part, i) => {
-    if (i === 0) return [part];
-    const mark = document.createElement("span");
-    mark.className = "mark";
-    mark.textContent = `image ${i}`;
-    return [mark, part];
+    const words = part.split(/\n?<answer>([^]*?)(?:<\/answer>|$)/)
+      .map((piece, k) => k % 2 ? span("final", piece) : piece).filter((piece) => piece !== "");
+    return i === 0 ? words : [span("mark", `image ${i}`), ...words];
   }));
 }
 
