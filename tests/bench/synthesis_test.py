@@ -113,6 +113,7 @@ def test_guessers_learn_what_gives_an_answer_away():
     assert abs(synthesis._guess(fair[::2], fair[1::2], by_option) / 200 - 0.25) < 0.1
 
 
+@pytest.mark.slow
 def test_the_command_digests_files_and_asks(tmp_path):
     out = tmp_path / "synthesis.json"
     assert main(["synthesis", "--clips", "2", "--workers", "1", "--questions", "40", "--rendered",

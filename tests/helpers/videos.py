@@ -1,5 +1,6 @@
 """Video files made for tests, with known motion."""
 
+import functools
 from fractions import Fraction
 
 import av
@@ -12,6 +13,7 @@ HEIGHT, WIDTH, FPS = 96, 128, 12
 SPEC = AnnotateSpec(analysis_side=160, fps=4.0)
 
 
+@functools.cache
 def photo(seed, height=3 * HEIGHT, width=3 * WIDTH):
     """A picture with texture at all scales and a few plain things."""
     rng = np.random.default_rng(seed)
@@ -24,6 +26,7 @@ def photo(seed, height=3 * HEIGHT, width=3 * WIDTH):
         x, y = rng.integers(0, width), rng.integers(0, height)
         cv2.circle(out, (int(x), int(y)), int(rng.integers(8, 16)),
                    tuple(int(v) for v in rng.integers(0, 255, 3)), -1)
+    out.flags.writeable = False  # Every test is shown the same one.
     return out
 
 

@@ -172,8 +172,8 @@ def loss_and_grad(config, state, batch):
     return jax.jit(jax.value_and_grad(loss))(state)
 
 
-@pytest.mark.parametrize("change", [dict(remat="dots"), dict(remat="full"), dict(unroll=3)],
-                         ids=str)
+@pytest.mark.parametrize("change", [pytest.param(dict(remat="dots"), marks=pytest.mark.slow),
+                                    dict(remat="full"), dict(unroll=3)], ids=str)
 def test_remat_and_unroll_change_no_number(thinker, eight, plain, change):
     got = loss_and_grad(dataclasses.replace(thinker.config, **change), nnx.state(thinker), eight)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(got), strict=True):

@@ -84,6 +84,7 @@ def test_two_then_four_is_four(data: Path, straight: Any, tmp_path: Path, monkey
             train(tiny(data, tmp_path, steps=6, **changes))
 
 
+@pytest.mark.slow  # Of the engine itself tests/sampling/engine_test.py tells the same.
 def test_fewer_slots_than_responses_draw_the_same(straight: Any, data: Path, tmp_path: Path,
                                                   monkeypatch: Any) -> None:
     """Four slots on two devices for eight responses: the first step is that of all at once."""

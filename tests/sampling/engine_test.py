@@ -82,7 +82,8 @@ def test_with_what_an_encoder_adds_to_layers() -> None:
     check_varied(want, 2)
 
 
-@pytest.mark.parametrize(("slots", "lanes", "group"), [(1, 1, 4), (3, 6, 4), (24, 6, 4), (4, 2, 1)])
+@pytest.mark.parametrize(("slots", "lanes", "group"), [
+    (1, 1, 4), (3, 6, 4), pytest.param(24, 6, 4, marks=pytest.mark.slow), (4, 2, 1)])
 def test_slots_lanes_and_groups_do_not_matter(slots: int, lanes: int, group: int) -> None:
     batch = padded(left=True)
     check_same(rollout(*MODEL, batch, RNG, SPEC, group, slots=slots, lanes=lanes),

@@ -152,7 +152,8 @@ def test_two_clips_of_one_name_stay_apart(tmp_path):
 
 
 def test_only_one_span_of_a_long_file_is_held(tmp_path):
-    path = write(tmp_path / "long.mp4", [view(photo(9), x=0.3 * i) for i in range(96)])
+    scene = photo(9)
+    path = write(tmp_path / "long.mp4", [view(scene, x=0.3 * i) for i in range(96)])
     spec = AnnotateSpec(analysis_side=160, fps=4.0, seconds=1.0)
     before, count = None, 0
     for span in iter_spans(path, spec.spans):
