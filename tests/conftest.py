@@ -26,6 +26,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ or _OWN in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.4")
 # Compiling is most of the time, and what is compiled runs on a few numbers: a third less in all.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+gc.set_threshold(50_000, 20, 100)  # What has been compiled is a large heap to look through.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -1,7 +1,6 @@
 """Awkward input, all the way through: HDR, turned phones, long files, clashing masks and names."""
 
 import functools
-import gc
 import json
 import subprocess
 import sys
@@ -157,7 +156,6 @@ def test_only_one_span_of_a_long_file_is_held(tmp_path):
     spec = AnnotateSpec(analysis_side=160, fps=4.0, seconds=1.0)
     before, count = None, 0
     for span in iter_spans(path, spec.spans):
-        gc.collect()
         assert before is None or before() is None
         before, count = weakref.ref(span.small), count + 1
         del span
