@@ -4,9 +4,11 @@ import gc
 
 import jax
 import jax.numpy as jnp
+import pytest
 from conftest import memory_maps
 
 
+@pytest.mark.slow
 def test_programs_hold_memory_maps_until_their_caches_are_cleared():
     x = jnp.ones(4)
     functions = [jax.jit(lambda x, i=i: jnp.sort(x * 3 + i)) for i in range(40)]

@@ -150,7 +150,7 @@ def test_several_processes_go_on_with_their_own_batches_only(source, processor, 
     assert_equal(next(same), next(one))
 
 
-@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("pack", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_any_number_of_workers(source, processor, shape, pack):
     whole = list(batches(source, processor, shape, pack=pack))
     at, state = 0, saved(batches(source, processor, shape, pack=pack))

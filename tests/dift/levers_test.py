@@ -284,6 +284,7 @@ def test_targets_of_a_step_are_those_of_its_parts(split: Any, parts: int) -> Non
 CENTRED = dataclasses.replace(CONFIG, imagery=ImageryConfig(centred=SIZE))
 
 
+@pytest.mark.slow
 def test_the_mean_target_is_collected_and_taken_off() -> None:
     graphdef, tree = nnx.split(Thinker(CENTRED, nnx.Rngs(0)))
     bare = nnx.merge(*nnx.split(Thinker(CONFIG, nnx.Rngs(0))))
@@ -369,6 +370,7 @@ def painted(tmp_path_factory: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_levers_from_the_command_to_the_checkpoint(painted: Path, tmp_path: Path) -> None:
     """What a run was trained with, decoding finds in the checkpoint; a run resumes with it."""
     def config(steps: int) -> Any:

@@ -227,6 +227,7 @@ def test_each_process_reads_its_own_rows(data: Path, tmp_path: Path, monkeypatch
         train(tiny(data, tmp_path))
 
 
+@pytest.mark.slow
 def test_muon_resumes_from_its_checkpoint(data: Path, tmp_path: Path) -> None:
     changes = {"imagery": False, "data.held_out": "", "optimizer.name": "muon"}
     for steps in (1, 2):
@@ -257,6 +258,7 @@ def test_a_checkpoint_of_another_size_is_refused(data: Path, straight: Any, tmp_
         train(tiny(data, tmp_path / "run", trainable=(".*",), steps=5))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_data_and_weights_it_began_with(
         data: Path, straight: Any, tmp_path: Path) -> None:
     import shutil
@@ -280,6 +282,7 @@ def test_a_run_goes_on_with_the_data_and_weights_it_began_with(
     assert outcome.step == 5
 
 
+@pytest.mark.slow
 def test_bad_rows_are_left_out_of_a_run_named_and_counted(data: Path, straight: Any,
                                                           tmp_path: Path, caplog: Any) -> None:
     """A malformed line, a missing image: the rest is read as if they had never been there."""

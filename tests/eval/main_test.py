@@ -48,7 +48,7 @@ def whole(checkpoint, data, tmp_path_factory):
     return evaluate(config_for(checkpoint, data, out)), out
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny3"])
+@pytest.mark.parametrize("preset", ["tiny", pytest.param("tiny3", marks=pytest.mark.slow)])
 def test_result_and_page(preset, whole, data, tmp_path):
     result, out = whole
     if preset != "tiny":

@@ -29,7 +29,9 @@ def part(each, used, width, rng):
     return SlotPart(jnp.asarray(1), *map(jnp.asarray, (keys, values, segments, looks, place)))
 
 
-@pytest.mark.parametrize("used, width", [(3, 1), (6, 2), (11, 1), (11, 3)])
+@pytest.mark.parametrize("used, width", [
+    pytest.param(3, 1, marks=pytest.mark.slow), (6, 2),
+    pytest.param(11, 1, marks=pytest.mark.slow), (11, 3)])
 def test_a_few_prompts_at_once_give_what_all_together_give(used, width, monkeypatch):
     rng = np.random.default_rng(used + width)
     each = np.repeat(rng.permutation(PROMPTS)[:used], width)

@@ -72,7 +72,8 @@ def environment(devices: int) -> dict[str, str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("stored, dtype, mesh", [
-    ("bfloat16", "bfloat16", "data=1"), ("bfloat16", "float32", "data=1"),
+    ("bfloat16", "bfloat16", "data=1"),
+    pytest.param("bfloat16", "float32", "data=1", marks=pytest.mark.slow),
     ("float32", "float32", "fsdp=4,tensor=2")])
 def test_loading_takes_less_than_the_model_and_one_leaf(tmp_path, stored, dtype, mesh):
     done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path), stored, dtype, mesh],

@@ -94,7 +94,8 @@ def _logits(hidden: jax.Array, head: jax.Array) -> jax.Array:
     return hidden @ head
 
 
-@pytest.mark.parametrize("rows, tied", TABLES)
+@pytest.mark.parametrize("rows, tied", [
+    TABLES[0], pytest.param(*TABLES[1], marks=pytest.mark.slow), TABLES[2]])
 def test_tables_of_every_published_size(directory: Any, mesh: Any, rows: int, tied: bool,
                                         tmp_path: Path) -> None:
     path = directory(rows, tied)

@@ -144,9 +144,9 @@ def test_at_unchanged_weights_nothing_differs(rollout: Rollout) -> None:
     assert float(learnt["entropy"].value()) > 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [
-    pytest.param(CONFIG, id="windows"),
-    pytest.param(TABLE_CONFIG, id="table", marks=pytest.mark.slow)])
+    pytest.param(CONFIG, id="windows"), pytest.param(TABLE_CONFIG, id="table")])
 def test_what_a_reader_said_is_replayed(config: Any) -> None:
     """Its words move the weights, its log-probs are those sampled, parts add up."""
     graphdef, params = nnx.split(thinker(config=config))
@@ -255,6 +255,7 @@ def test_directions_of_latents_move(rollout: Rollout) -> None:
     assert mask[fed].all()
 
 
+@pytest.mark.slow
 def test_packed_responses_give_the_same_update(rollout: Rollout) -> None:
     """Same weights after a step, whole and in parts, with a reader too; few places are empty."""
     lengths = np.asarray(rollout.mask).sum(1).reshape(4, GROUP)

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from helpers.data import processor
 from helpers.rl_config import SCORED, data, reward_by_length, tiny  # noqa: F401  (a fixture)
+from ml_collections import ConfigDict
 
 from configs import rl_3b, rl_7b, rl_32b, rl_72b, rl_qwen3, rl_tiny
 from fourd4d.core.batch import BatchShape
@@ -19,6 +21,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.losses import PolicySpec
 from fourd4d.parallel import make_mesh
 from fourd4d.pretrained import open as opening
+from fourd4d.pretrained.open import fresh
 from fourd4d.rl.__main__ import train
 from fourd4d.rl.grpo import RLSpec
 from fourd4d.rl.trainer import Setting, copied, own_rows
@@ -99,6 +102,7 @@ def test_fewer_slots_than_responses_draw_the_same(straight: Any, data: Path, tmp
         train(tiny(data, tmp_path / "odd", steps=1, **{"rl.slots": 3}))
 
 
+@pytest.mark.slow
 def test_equal_groups_are_replaced_and_runs_go_on_exactly(data: Path, tmp_path: Path,
                                                            monkeypatch: Any) -> None:
     """Three clips in four are always answered alike: up to three rounds look for others."""
@@ -143,6 +147,35 @@ def test_the_family_with_times_as_text_learns(data: Path, tmp_path: Path, monkey
     rows = [line for line in lines(tmp_path) if "reward" in line]
     assert len(rows) == 2 and max(row["logp_diff_max"] for row in rows) < 1e-4
     assert any(row["grad_norm"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["tiny", "tiny3"])
+def test_adapters_learn_alone(data: Path, tmp_path: Path, preset: str, monkeypatch: Any) -> None:
+    """They start as nothing, the other weights stay, and the next run goes on with them."""
+    monkeypatch.setattr("fourd4d.rl.trainer.score", reward_by_length)
+    changes = {"rl.epochs": 1, "rl.minibatches": 1, "trainable": (r".*/lora_[ab]",)}
+
+    def run(name: str, adapters: dict[str, int], **more: Any) -> Any:
+        config = tiny(data, tmp_path / name, **changes, **more)
+        with config.unlocked():
+            config.model.lora = ConfigDict(adapters)
+        return train(config)
+
+    outcome = run("first", {"rank": 2}, preset=preset, steps=2)
+    moved = nnx.to_flat_state(outcome.state.params)
+    assert {path[-1] for path, _ in moved} == {"lora_a", "lora_b"}
+    assert all(np.asarray(leaf.get_value()).any() for _, leaf in moved)
+    first = next(row for row in lines(tmp_path / "first") if "reward" in row)
+    assert first["kl_ref"] == pytest.approx(0, abs=1e-6) and first["grad_norm"] > 0
+    known = dict(nnx.to_flat_state(
+        fresh(preset, make_mesh("data=1"), 0, lora={"rank": 2}).tree))
+    for path, leaf in nnx.to_flat_state(outcome.state.frozen):
+        np.testing.assert_array_equal(leaf.get_value(), known[path].get_value(), str(path))
+    begun = run("second", {}, init=str(tmp_path / "first/checkpoints"), preset="", steps=1)
+    first = next(row for row in lines(tmp_path / "second") if "reward" in row)
+    assert first["kl_ref"] == pytest.approx(0, abs=1e-6)
+    assert len(nnx.to_flat_state(begun.state.params)) == len(moved)
 
 
 def test_vision_stays_and_the_rest_moves(straight: Any) -> None:

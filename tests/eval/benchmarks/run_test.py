@@ -155,7 +155,9 @@ def test_a_subset_asks_its_items_alone(dsr, checkpoint, tmp_path):
     assert result["overall"]["items"] == 2
 
 
-@pytest.mark.parametrize("name", sorted(set(TABLE) - {"dsr_bench"}))
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name in ("dyn_bench", "revsi") else name
+    for name in sorted(set(TABLE) - {"dsr_bench"})])
 def test_every_benchmark_runs_as_its_kit_asks(name, checkpoint, tmp_path, capsys):
     benchmark = TABLE[name]
     root = benchmark.fake(tmp_path / "files")
