@@ -107,5 +107,7 @@ def test_two_processes_read_and_write(tmp_path):
         out, _ = process.communicate()
         assert process.returncode == 0, out
     assert len(files) > 2
-    for file in (tmp_path / "one").iterdir():
-        assert (tmp_path / "two" / file.name).read_bytes() == file.read_bytes(), file.name
+    one, two = ({str(file.relative_to(tmp_path / name)): file.read_bytes()
+                 for file in (tmp_path / name).rglob("*") if file.is_file()}
+                for name in ("one", "two"))
+    assert one == two
