@@ -94,12 +94,12 @@ def test_two_processes_read_and_write(tmp_path):
 
     bundle = bundle_of()
     huggingface.export_hf(bundle, tmp_path / "in")
-    files = huggingface.export_hf(bundle, tmp_path / "one", shard_bytes=40_000)
+    files = huggingface.export_hf(bundle, tmp_path / "one/model", shard_bytes=40_000)
     with socket.socket() as found:
         found.bind(("localhost", 0))
         address = f"localhost:{found.getsockname()[1]}"
     launched = {**environment(2), "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    command = [sys.executable, "-c", PROCESSES, str(tmp_path / "in"), str(tmp_path / "two")]
+    command = [sys.executable, "-c", PROCESSES, str(tmp_path / "in"), str(tmp_path / "two/model")]
     running = [subprocess.Popen(command, env={**launched, "JAX_PROCESS_ID": str(i)}, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
                for i in range(2)]
