@@ -30,8 +30,8 @@ def part(each, used, width, rng):
 
 
 @pytest.mark.parametrize("used, width", [
-    pytest.param(3, 1, marks=pytest.mark.slow), (6, 2),
-    pytest.param(11, 1, marks=pytest.mark.slow), (11, 3)])
+    (6, 2), (11, 3),
+    *(pytest.param(used, 1, marks=pytest.mark.slow) for used in (1, 3, 4, 11))])
 def test_a_few_prompts_at_once_give_what_all_together_give(used, width, monkeypatch):
     rng = np.random.default_rng(used + width)
     each = np.repeat(rng.permutation(PROMPTS)[:used], width)

@@ -21,7 +21,6 @@ from fourd4d.core.errors import InputError
 from fourd4d.losses import PolicySpec
 from fourd4d.parallel import make_mesh
 from fourd4d.pretrained import open as opening
-from fourd4d.pretrained.open import fresh
 from fourd4d.rl.__main__ import train
 from fourd4d.rl.grpo import RLSpec
 from fourd4d.rl.trainer import Setting, copied, own_rows
@@ -44,6 +43,11 @@ def remembered_draws(*args: Any, **kwargs: Any) -> Any:
 
 def lines(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def rewarded(workdir: Path) -> list[dict[str, Any]]:
+    """What was logged of each step."""
+    return [line for line in lines(workdir) if "reward" in line]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +97,7 @@ def test_fewer_slots_than_responses_draw_the_same(straight: Any, data: Path, tmp
     """Four slots on two devices for eight responses: the first step is that of all at once."""
     monkeypatch.setattr("fourd4d.rl.trainer.score", reward_by_length)
     train(tiny(data, tmp_path, steps=1, **{"rl.slots": 4}))
-    (mine, *_), (whole, *_) = ([line for line in lines(folder) if "reward" in line]
+    (mine, *_), (whole, *_) = (rewarded(folder)
                                for folder in (tmp_path, straight[0]))
     for name in ("reward", "response_length", "blocks", "truncated", "equal_groups"):
         assert mine[name] == whole[name], name
@@ -115,19 +119,19 @@ def test_equal_groups_are_replaced_and_runs_go_on_exactly(data: Path, tmp_path: 
     train(tiny(data, tmp_path / "resumed", steps=1, **{"rl.rounds": 3}))
     outcomes.append(train(tiny(data, tmp_path / "resumed", steps=3, **{"rl.rounds": 3})))
     jax.tree.map(np.testing.assert_array_equal, *(outcome.state for outcome in outcomes))
-    rows = [line for line in lines(tmp_path / "straight") if "reward" in line]
+    rows = rewarded(tmp_path / "straight")
     assert all(1 <= row["rounds"] <= 3 for row in rows)
     assert sum(row["replaced_groups"] for row in rows) > 0
     once = tiny(data, tmp_path / "once", steps=1)
     train(once)
-    (alone, *_), with_others = ([line for line in lines(tmp_path / name) if "reward" in line]
+    (alone, *_), with_others = (rewarded(tmp_path / name)
                                 for name in ("once", "straight"))
     assert alone["equal_groups"] > with_others[0]["equal_groups"]
     assert "rounds" not in alone
 
 
 def test_every_step_is_logged(straight: Any) -> None:
-    rows = [line for line in lines(straight[0]) if "reward" in line]
+    rows = rewarded(straight[0])
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     for row in rows:
         assert LOGGED <= row.keys(), sorted(LOGGED - row.keys())
@@ -144,7 +148,7 @@ def test_the_family_with_times_as_text_learns(data: Path, tmp_path: Path, monkey
     changes = {"preset": "tiny3", "steps": 2, "rl.slots": 4, "rl.pack": True, "rl.epochs": 1,
                "rl.minibatches": 1}
     assert train(tiny(data, tmp_path, **changes)).step == 2
-    rows = [line for line in lines(tmp_path) if "reward" in line]
+    rows = rewarded(tmp_path)
     assert len(rows) == 2 and max(row["logp_diff_max"] for row in rows) < 1e-4
     assert any(row["grad_norm"] > 0 for row in rows)
 
@@ -166,15 +170,14 @@ def test_adapters_learn_alone(data: Path, tmp_path: Path, preset: str, monkeypat
     moved = nnx.to_flat_state(outcome.state.params)
     assert {path[-1] for path, _ in moved} == {"lora_a", "lora_b"}
     assert all(np.asarray(leaf.get_value()).any() for _, leaf in moved)
-    first = next(row for row in lines(tmp_path / "first") if "reward" in row)
+    first = rewarded(tmp_path / "first")[0]
     assert first["kl_ref"] == pytest.approx(0, abs=1e-6) and first["grad_norm"] > 0
     known = dict(nnx.to_flat_state(
-        fresh(preset, make_mesh("data=1"), 0, lora={"rank": 2}).tree))
+        opening.fresh(preset, make_mesh("data=1"), 0, lora={"rank": 2}).tree))
     for path, leaf in nnx.to_flat_state(outcome.state.frozen):
         np.testing.assert_array_equal(leaf.get_value(), known[path].get_value(), str(path))
     begun = run("second", {}, init=str(tmp_path / "first/checkpoints"), preset="", steps=1)
-    first = next(row for row in lines(tmp_path / "second") if "reward" in row)
-    assert first["kl_ref"] == pytest.approx(0, abs=1e-6)
+    assert rewarded(tmp_path / "second")[0]["kl_ref"] == pytest.approx(0, abs=1e-6)
     assert len(nnx.to_flat_state(begun.state.params)) == len(moved)
 
 
