@@ -1,11 +1,18 @@
 """The test process itself: programs that no test needs any more are let go."""
 
 import gc
+import os
 
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import memory_maps
+from conftest import has_flag, memory_maps
+
+
+def test_flags_that_this_xla_has_not_are_told_apart():
+    assert has_flag("xla_force_host_platform_device_count")
+    assert not has_flag("xla_cpu_use_fusion") and not has_flag("xla_no_such_flag")
+    assert "xla_force_host_platform_device_count=8" in os.environ["XLA_FLAGS"]
 
 
 @pytest.mark.slow

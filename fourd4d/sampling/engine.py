@@ -49,6 +49,7 @@ from fourd4d.sampling.spec import SamplingSpec
 # A recorded token and what it was, in one number: one scatter instead of three.
 _ENDED, _SAMPLED, _IMAGINED, _RECORDED = 1 << 27, 1 << 28, 1 << 29, 1 << 30
 _TOKEN = _ENDED - 1
+_FILLING = 1024  # Tokens that a device reads at once in little more time than fewer.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _laid_out(state: EngineState) -> EngineState:
 
 @pytree
 class Read:
-    """One prompt of each shard that was read, for ``admit`` to hold. D shards.
+    """Prompts that were read, for ``admit`` to hold: P, those of a shard side by side.
 
     Attributes:
       hidden: of their last tokens.
@@ -243,12 +244,12 @@ class Read:
       reader_prefix, reads: the reader's keys and values, and which prompts have one.
     """
 
-    hidden: Float[Array, "shards D"]
+    hidden: Float[Array, "P D"]
     prefix: KVCache
-    start: Int[Array, "shards"]
-    real: Bool[Array, "shards"]
+    start: Int[Array, "P"]
+    real: Bool[Array, "P"]
     reader_prefix: KVCache | None
-    reads: Bool[Array, "shards"] | None
+    reads: Bool[Array, "P"] | None
 
     @property
     def length(self) -> int:
@@ -266,14 +267,14 @@ def _read(model: Any, batch: Batch, features: Any, reader: bool) -> Read:
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "reader"))
 def read(graphdef: Any, states: tuple[Any, ...], batch: Batch, features: Any, reader: bool) -> Read:
-    """Reads prompts, one of each shard, which touches nothing that is held."""
+    """Reads prompts, as many of each shard, which touches nothing that is held."""
     return _read(merged(graphdef, states), batch, features, reader)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "shape", "spec"), donate_argnames="state")
 def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Batch | Read,
           features: Any, where: Admission, shape: EngineShape, spec: SamplingSpec) -> EngineState:
-    """Puts prompts into free lanes and queues responses to them; one prompt of each shard.
+    """Puts prompts into free lanes and queues responses to them; as many of each shard.
 
     Those that were not read are read here.
     """
@@ -285,7 +286,7 @@ def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Bat
     lane = _split(where.lane, shards)
 
     def store(into: Array, rows: Array, axis: int = 0) -> Array:
-        """One row into each shard's lane; no row where the lane is past the end."""
+        """Rows into their shard's lanes; no row where the lane is past the end."""
         if shards == 1:  # In place, where the general way copies all lanes.
             return into.at[(slice(None),) * axis + (where.lane,)].set(
                 rows.astype(into.dtype), mode="drop")
@@ -308,7 +309,7 @@ def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Bat
     if reader_prefix is not None:
         assert reads is not None
         if new.reader_prefix is None:
-            reads = store(reads, jnp.zeros(shards, bool))
+            reads = store(reads, jnp.zeros(len(where.lane), bool))
         else:
             assert new.reads is not None
             reader_prefix = hold(reader_prefix, new.reader_prefix)
@@ -319,22 +320,24 @@ def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Bat
                   store(lanes.start, new.start), store(lanes.left, count),
                   reader_prefix, reads)
     return _laid_out(dataclasses.replace(
-        state, lanes=lanes, tickets=_asked(state.tickets, where, limit, count, shape)))
+        state, lanes=lanes, tickets=_asked(state.tickets, where, limit, shape)))
 
 
-def _asked(tickets: Tickets, where: Admission, limit: Array, count: Array, shape: EngineShape
-           ) -> Tickets:
+def _asked(tickets: Tickets, where: Admission, limit: Array, shape: EngineShape) -> Tickets:
     """The tickets of ``where`` as new, at the end of the queue."""
     shards, r = shape.shards, shape.tickets // shape.shards
+    ticket = where.ticket.reshape(shards, -1)
 
     def write(into: Array, values: Any) -> Array:
         put = jax.vmap(lambda x, i, v: x.at[i].set(v, mode="drop"))
         values = jnp.broadcast_to(jnp.asarray(values), (*where.ticket.shape, *into.shape[1:]))
-        return put(_split(into, shards), where.ticket, values).reshape(into.shape)
+        return put(_split(into, shards), ticket,
+                   values.reshape(*ticket.shape, *into.shape[1:])).reshape(into.shape)
 
-    place = tickets.tail[:, None] + jnp.arange(where.ticket.shape[1])
+    wanted = ticket < r
+    place = tickets.tail[:, None] + jnp.cumsum(wanted, axis=1) - 1
     queue = jax.vmap(lambda q, i, v: q.at[jnp.where(v < r, i % r, r)].set(v, mode="drop"))(
-        _split(tickets.queue, shards), place, where.ticket).reshape(-1)
+        _split(tickets.queue, shards), place, ticket).reshape(-1)
     keys = jax.random.wrap_key_data(write(jax.random.key_data(tickets.keys),
                                           jax.random.key_data(where.keys)))
     return dataclasses.replace(
@@ -343,26 +346,25 @@ def _asked(tickets: Tickets, where: Admission, limit: Array, count: Array, shape
         log_probs=write(tickets.log_probs, 0.0), latents=write(tickets.latents, 0),
         running=write(tickets.running, True),
         draws=jax.tree.map(write, tickets.draws, where.draws), queue=queue,
-        tail=tickets.tail + count)
+        tail=tickets.tail + jnp.sum(wanted, axis=1))
 
 
 @pytree
 class Admission:
-    """Where one prompt of each shard goes. D shards, G responses.
+    """Where P prompts go, those of a shard side by side. G responses to each.
 
     Attributes:
-      lane: within the shard; past the end where this shard admits nothing.
-      ticket: of each response, within the shard; past the end for none. Those asked for come
-        first.
+      lane: within the shard; past the end for a prompt that is not there.
+      ticket: of each response, within the shard; past the end for none.
       keys: of the responses.
       limit: most tokens of each.
       draws: how each draws, where they differ.
     """
 
-    lane: Int[AnyArray, "shards"]
-    ticket: Int[AnyArray, "shards G"]
-    keys: Key[AnyArray, "shards G"]
-    limit: Int[AnyArray, "shards G"]
+    lane: Int[AnyArray, "P"]
+    ticket: Int[AnyArray, "P G"]
+    keys: Key[AnyArray, "P G"]
+    limit: Int[AnyArray, "P G"]
     draws: RowDraws | None
 
 
@@ -496,18 +498,19 @@ def _turn(model: Any, state: EngineState, shape: EngineShape, spec: SamplingSpec
 @functools.partial(jax.jit, static_argnames=("graphdef", "shape", "spec", "intervene"),
                    donate_argnames="state")
 def segment(graphdef: Any, states: tuple[Any, ...], state: EngineState, turns: Int[AnyArray, ""],
-            waiting: Bool[AnyArray, "shards"], shape: EngineShape, spec: SamplingSpec,
+            waiting: Int[AnyArray, "shards"], shape: EngineShape, spec: SamplingSpec,
             intervene: Intervention | None = None, data: Any = None) -> EngineState:
-    """Decodes until nothing is left, ``turns`` are over, or a waiting prompt can have a lane.
+    """Decodes until nothing is left, ``turns`` are over, or waiting prompts can have lanes.
 
     Args:
-      waiting: shards for which the host has prompts.
+      waiting: how many prompts the host has for each shard, and wants lanes for at once.
       data: for ``intervene``; every leaf has a first axis of tickets.
     """
     last = state.turns + turns
 
     def goes_on(s: EngineState) -> Array:
-        room = jnp.any(_split(s.lanes.left == 0, shape.shards), axis=1) & waiting
+        free = jnp.sum(_split(s.lanes.left == 0, shape.shards), axis=1)
+        room = (waiting > 0) & (free >= waiting)
         work = jnp.any(s.slots.live) | jnp.any(s.tickets.head < s.tickets.tail)
         return work & ~jnp.any(room) & (s.turns < last)
 
@@ -542,18 +545,18 @@ def stopped(state: EngineState, chosen: Bool[AnyArray, "R"], shape: EngineShape)
 
 
 class Engine:
-    """Decodes for a caller that brings prompts one by one and takes responses as they end.
+    """Decodes for a caller that brings prompts as they come and takes responses as they end.
 
         engine = Engine(graphdef, states, shape, spec)
         while True:
             while requests and engine.room():
-                tickets = engine.add(prompt, keys)     # One prefill.
+                (tickets,) = engine.add(prompt, keys)     # One prefill.
             engine.run(turns=32, waiting=bool(requests))
             for ticket, rollout in engine.collect():
                 ...
 
-    One compilation serves all of it, for prompts of one shape; another shape of prompt (at most
-    ``shape.length`` tokens) compiles another prefill only.
+    One compilation serves all of it, for prompts of one shape; another length (at most
+    ``shape.length`` tokens) or number of prompts compiles another prefill only.
 
     Args:
       graphdef, states: ``graphdef, *states = nnx.split(model, …)``.
@@ -571,37 +574,42 @@ class Engine:
         self._unused = [list(range(shape.tickets // shape.shards)) for _ in range(shape.shards)]
         self._open: set[int] = set()
 
-    def room(self, shard: int = 0) -> bool:
-        """Whether a lane and enough tickets for a whole group are free."""
-        return bool((self._left[shard] == 0).any()) and (
-            len(self._unused[shard]) >= self.shape.group)
+    def room(self, shard: int = 0) -> int:
+        """Prompts that may be added: each takes a lane, and tickets for a whole group."""
+        return min(int((self._left[shard] == 0).sum()),
+                   len(self._unused[shard]) // self.shape.group)
 
     def read(self, batch: Batch, features: Any = None) -> Read:
         """Reads prompts as ``add`` would; any thread may, while another decodes."""
         return read(*self._model, batch, features, self.state.lanes.reads is not None)
 
-    def add(self, batch: Batch | Read, keys: Key[AnyArray, "shards G"], *,
-            limits: Int[AnyArray, "shards G"] | None = None, draws: RowDraws | None = None,
+    def add(self, batch: Batch | Read, keys: Key[AnyArray, "P G"], *,
+            limits: Int[AnyArray, "P G"] | None = None, draws: RowDraws | None = None,
             data: Any = None, features: Any = None,
             present: Sequence[bool] | np.ndarray | None = None) -> list[list[int]]:
-        """Asks for responses to one prompt of each shard; their tickets, by shard.
+        """Asks for responses to P prompts, as many of each shard; their tickets, by prompt.
 
         Args:
-          batch: as many prompts as shards, a prompt a row; padding on either side. Or what ``read``
-            gave for such a batch.
-          keys: one of each response, at most ``shape.group`` of them.
+          batch: the prompts, one a row, those of a shard side by side; padding on either side. Or
+            what ``read`` gave for such a batch.
+          keys: one of each response, at most ``shape.group`` of a prompt.
           limits: most tokens of each response; ``spec.max_tokens`` by default.
           draws: how each response draws, of an engine whose shape is ``mixed``, and of no other.
-          data: for ``intervene``, these responses' part: every leaf has first axes (shards, G).
+          data: for ``intervene``, these responses' part: every leaf has first axes (P, G).
           features: what ``model.encode`` gave for the prompts, if it ran already.
-          present: shards that really have one; by default all.
+          present: rows that really are prompts; by default all.
 
         Raises:
-          InputError: no room, or too many responses or tokens.
+          InputError: no room, prompts that do not divide over the shards, or too many responses or
+            tokens.
         """
-        shape, responses_each = self.shape, keys.shape[1]
-        present = [True] * shape.shards if present is None else present
-        full = [shard for shard in range(shape.shards) if present[shard] and not self.room(shard)]
+        shape, (prompts, responses_each) = self.shape, keys.shape
+        if prompts % shape.shards:
+            raise InputError("Engine.add", f"{prompts} prompts for {shape.shards} shards",
+                             "Bring as many for each; present tells which are there")
+        there = np.ones(prompts, bool) if present is None else np.asarray(present)
+        full = [shard for shard, own in enumerate(np.split(there, shape.shards))
+                if own.sum() > self.room(shard)]
         if full:
             raise InputError("Engine.add", f"no lane is free in shards {full}",
                              "Run it until room() is true")
@@ -616,34 +624,36 @@ class Engine:
         if limits is None:
             limits = np.full(keys.shape, self.spec.max_tokens)
         limits = np.minimum(np.asarray(limits, np.int32), self.spec.max_tokens)
-        lane = np.full(shape.shards, self._left.shape[1], np.int32)
+        lane = np.full(prompts, self._left.shape[1], np.int32)
         ticket = np.full(keys.shape, shape.tickets // shape.shards, np.int32)
-        for shard in np.flatnonzero(present):
-            lane[shard] = int(np.flatnonzero(self._left[shard] == 0)[0])
-            ticket[shard] = [self._unused[shard].pop(0) for _ in range(responses_each)]
-            self._left[shard, lane[shard]] = responses_each
+        shards = np.arange(prompts) // (prompts // shape.shards)
+        for number in np.flatnonzero(there):
+            shard = shards[number]
+            lane[number] = int(np.flatnonzero(self._left[shard] == 0)[0])
+            ticket[number] = [self._unused[shard].pop(0) for _ in range(responses_each)]
+            self._left[shard, lane[number]] = responses_each
         where = Admission(lane, ticket, keys, limits, draws)
         if data is not None:
             self._data = _written(self._data, data, ticket, shape)
         self.state = admit(*self._model, self.state, batch, features, where, shape, self.spec)
         each = shape.tickets // shape.shards
-        names = [[shard * each + int(t) for t in ticket[shard] if t < each]
-                 for shard in range(shape.shards)]
+        names = [[int(shards[number]) * each + int(t) for t in ticket[number] if t < each]
+                 for number in range(prompts)]
         self._open.update(name for row in names for name in row)
         return names
 
     def run(self, turns: int | None = None,
-            waiting: bool | Bool[np.ndarray, "shards"] = False) -> bool:
+            waiting: int | Int[np.ndarray, "shards"] = 0) -> bool:
         """Decodes for some turns, or until all is done; whether anything is left to decode.
 
         Args:
           turns: most tokens of a slot; None for no bound.
-          waiting: come back as soon as a lane is free (of one of these shards).
+          waiting: come back as soon as so many lanes are free (of one of the shards).
         """
         shape = self.shape
         most = np.iinfo(np.int32).max // 2 if turns is None else turns
         self.state = segment(*self._model, self.state, np.int32(most),
-                             np.broadcast_to(np.asarray(waiting), shape.shards), shape, self.spec,
+                             np.broadcast_to(np.int32(waiting), shape.shards), shape, self.spec,
                              self._intervene, self._data)
         self._left = to_host(self.state.lanes.left).reshape(self._left.shape).astype(np.int64)
         return bool(self._left.any())
@@ -680,22 +690,24 @@ class Engine:
 
 
 @functools.partial(jax.jit, static_argnames="shape", donate_argnames="data")
-def _written(data: Any, new: Any, ticket: Int[AnyArray, "shards G"], shape: EngineShape) -> Any:
+def _written(data: Any, new: Any, ticket: Int[AnyArray, "P G"], shape: EngineShape) -> Any:
     """``data`` with its rows of these tickets replaced."""
+    ticket = ticket.reshape(shape.shards, -1)
     put = jax.vmap(lambda x, i, v: x.at[i].set(v.astype(x.dtype), mode="drop"))
     return jax.tree.map(
-        lambda x, v: put(_split(x, shape.shards), ticket, v).reshape(x.shape), data, new)
+        lambda x, v: put(_split(x, shape.shards), ticket,
+                         v.reshape(*ticket.shape, *x.shape[1:])).reshape(x.shape), data, new)
 
 
-@functools.partial(jax.jit, static_argnames="shards")
-def picked(tree: Any, index: Int[AnyArray, "shards"], shards: int) -> Any:
-    """Row ``index`` of every shard's rows of a batch or its features."""
+@jax.jit
+def picked(tree: Any, index: Int[AnyArray, "shards P"]) -> Any:
+    """Rows ``index`` of every shard's rows of a batch or its features."""
 
     def pick(path: Any, x: Any) -> Array:
         x = jnp.asarray(x)
         axis = batch_axes(path, x.ndim).index("batch")
-        rows = dealt(jnp.moveaxis(x, axis, 0), index[:, None])
-        return jnp.moveaxis(rows.reshape(shards, *rows.shape[2:]), 0, axis)
+        rows = dealt(jnp.moveaxis(x, axis, 0), index)
+        return jnp.moveaxis(rows.reshape(index.size, *rows.shape[2:]), 0, axis)
 
     return jax.tree.map_with_path(pick, tree)
 
@@ -712,6 +724,15 @@ def shape_for(batch: Batch, group: int, *, slots: int, lanes: int = 0, shards: i
     return EngineShape(slots=slots, lanes=lanes, group=group, tickets=rows,
                        length=batch.tokens.shape[1], reader=batch.reader is not None,
                        shards=shards)
+
+
+def read_at_once(shape: EngineShape) -> int:
+    """Prompts of a shard that ``rollout`` reads at once.
+
+    A quarter of the lanes, so that the others keep the slots busy until they are free, and no more
+    than have together the tokens that fill a device.
+    """
+    return max(min(shape.lanes // shape.shards // 4, _FILLING // shape.length), 1)
 
 
 def rollout(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec: SamplingSpec,
@@ -737,20 +758,23 @@ def rollout(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec
     keys = np.asarray(jax.random.key_data(row_keys(rng, rows))).reshape(shards, own, group, -1)
     most = np.full(rows, spec.max_tokens) if limits is None else np.asarray(limits)
     most = most.reshape(shards, own, group)
-    everyone = range(shards)
+    places = np.arange(read_at_once(shape))
     following = np.zeros(shards, np.int32)
     while True:
         while True:
-            present = np.array([following[d] < own and engine.room(d) for d in everyone])
-            if not present.any():
+            wanted = np.minimum(own - following, len(places))
+            taken = np.minimum(wanted, [engine.room(shard) for shard in range(shards)])
+            if not ((wanted > 0) & (taken == wanted)).any():
                 break
-            at = np.minimum(following, own - 1)
-            one, seen = picked((batch, features), at, shards)
-            mine = np.arange(shards), at
-            engine.add(one, jax.random.wrap_key_data(jnp.asarray(keys[mine])),
-                       limits=most[mine], features=seen, present=present)
-            following += present
-        left = engine.run(waiting=following < own)
+            at = np.minimum(following[:, None] + places, own - 1)
+            some, seen = picked((batch, features), at)
+            mine = np.arange(shards)[:, None], at
+            engine.add(some, jax.random.wrap_key_data(
+                jnp.asarray(keys[mine].reshape(-1, *keys.shape[2:]))),
+                limits=most[mine].reshape(-1, group), features=seen,
+                present=(places < taken[:, None]).reshape(-1))
+            following += taken
+        left = engine.run(waiting=wanted)
         if on_segment is not None:
             on_segment(engine)
         if not left and (following == own).all():

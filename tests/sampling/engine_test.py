@@ -24,7 +24,7 @@ from fourd4d.sampling import (
     rollout,
     row_keys,
 )
-from fourd4d.sampling.engine import segment
+from fourd4d.sampling.engine import read_at_once, segment, shape_for
 from fourd4d.sampling.interventions import FROZEN, NATURAL, TABLE, RowProbe, by_row, freeze, swap
 
 RNG = jax.random.key(6)
@@ -123,6 +123,22 @@ def test_on_four_devices(devices: Any) -> None:
                       shards=4)
     assert len(got.tokens.sharding.device_set) == 4 and not got.tokens.is_fully_replicated
     check_same(to_host(got), want)
+
+
+def test_a_few_prompts_of_each_shard_are_read_at_once() -> None:
+    batch = prompts(18, reader="blind")
+    want = generate(*MODEL, batch, RNG, SPEC, 2)
+    assert read_at_once(shape_for(batch, 2, slots=6, lanes=16, shards=2)) == 2
+    check_same(rollout(*MODEL, batch, RNG, SPEC, 2, slots=6, lanes=16, shards=2), want)
+
+
+@pytest.mark.parametrize(("length", "lanes", "shards", "count"), [
+    (160, 16, 1, 4), (400, 16, 1, 2), (400, 16, 4, 1), (9000, 16, 1, 1), (160, 3, 1, 1)])
+def test_no_more_is_read_at_once_than_fills_a_device(length: int, lanes: int, shards: int,
+                                                     count: int) -> None:
+    shape = EngineShape(slots=8, lanes=lanes - lanes % shards, group=2, tickets=64, length=length,
+                        shards=shards)
+    assert read_at_once(shape) == count
 
 
 def test_limits_end_a_response_alone() -> None:
@@ -266,6 +282,8 @@ def test_what_has_no_room_is_refused() -> None:
         engine.add(one, row_keys(RNG, 5).reshape(1, 5))
     with pytest.raises(InputError, match="16 tokens"):
         engine.add(prompts(1, length=16), keys)
+    with pytest.raises(InputError, match="no lane is free"):
+        engine.add(batch, row_keys(RNG, 8).reshape(2, 4))
     engine.add(one, keys)
     assert not engine.room()
     with pytest.raises(InputError, match="no lane is free"):
@@ -273,6 +291,12 @@ def test_what_has_no_room_is_refused() -> None:
     engine.run()
     assert not engine.room(), "finished tickets are not handed out before they are collected"
     assert len(engine.collect()) == 4 and engine.room()
+
+
+def test_prompts_divide_over_the_shards() -> None:
+    engine = Engine(*MODEL, shape_of(prompts(1), slots=2, lanes=2, tickets=8, shards=2), SPEC)
+    with pytest.raises(InputError, match="3 prompts for 2 shards"):
+        engine.add(prompts(3), row_keys(RNG, 12).reshape(3, 4))
 
 
 @pytest.mark.parametrize("changes", [

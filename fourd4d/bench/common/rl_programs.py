@@ -143,22 +143,24 @@ def _engine(graphdef: Any, asked: tuple[Any, ...], shape: BatchShape, mesh: Mesh
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
                          made.out_info, places)
 
-    def one(tree: Any) -> Any:
+    together = engine.read_at_once(sizes)
+
+    def some(tree: Any) -> Any:
         return placed(jax.eval_shape(
-            lambda tree: engine.picked(tree, jnp.zeros(shards, jnp.int32), shards), tree), mesh)
+            lambda tree: engine.picked(tree, jnp.zeros((shards, together), jnp.int32)), tree), mesh)
 
     def admission() -> engine.Admission:
-        each = jnp.zeros((shards, spec.group), jnp.int32)
-        return engine.Admission(jnp.zeros(shards, jnp.int32), each,
-                                jax.vmap(jax.vmap(jax.random.key))(each), each, None)
+        each = jnp.zeros((shards * together, spec.group), jnp.int32)
+        return engine.Admission(each[:, 0], each, jax.vmap(jax.vmap(jax.random.key))(each), each,
+                                None)
 
     where = jax.eval_shape(admission)
-    waiting = jax.ShapeDtypeStruct((shards,), jnp.bool_)
+    waiting = jax.ShapeDtypeStruct((shards,), jnp.int32)
     held += local_bytes((prompts, features))
     return [
         RLProgram("prefill", lambda: engine.admit.lower(
-            graphdef, states, state, one(prompts), one(features), where, sizes, sampling), held,
-            0.0, -(-shape.rows // shards)),
+            graphdef, states, state, some(prompts), some(features), where, sizes, sampling), held,
+            0.0, -(-shape.rows // (shards * together))),
         RLProgram("decode", lambda: engine.segment.lower(
             graphdef, states, state, jax.ShapeDtypeStruct((), jnp.int32), waiting, sizes,
             sampling), held, count)]
