@@ -15,7 +15,6 @@ import pytest
 DEVICES = 8
 
 
-
 def set_flag(flag: str, value: object) -> None:
     """Sets XLA's flag, unless the caller has."""
     flags = os.environ.get("XLA_FLAGS", "")
