@@ -46,6 +46,12 @@ def bundle_of(config=CONFIG, seed=0):
     return ModelBundle(config, Processor(words, config.protocol()), graphdef, tree)
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Every file, also those of folders in it, by its path from there."""
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*") if path.is_file()}
+
+
 def save_as_a_trainer(root: Path, preset: str = "tiny") -> Path:
     """A random tiny model as a trainer leaves it; gives ``root`` back."""
     mesh = make_mesh("data=1")

@@ -28,8 +28,8 @@ def config_for(name, checkpoint, root, out, **changes):
     config = eval_heldout.get_config()
     config.checkpoint, config.root, config.out = str(checkpoint), str(root), str(out)
     config.benchmark, config.mesh, config.page_items = name, "data=1", 4
-    # One shape for whatever a fake asks.
-    config.eval.update(max_tokens=12, rows=4, temperature=1.0, length_step=1024, slot_step=32)
+    # A few shapes for whatever fakes ask.
+    config.eval.update(max_tokens=12, rows=4, temperature=1.0, length_step=256, slot_step=16)
     config.update(changes)
     return config
 
