@@ -1,4 +1,4 @@
-"""The test process itself: programs that no test needs any more are let go."""
+"""The test process itself: XLA's flags; programs that no test needs any more are let go."""
 
 import gc
 import os

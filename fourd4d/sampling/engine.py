@@ -183,6 +183,15 @@ def _each(function: Callable[..., Any], shards: int, *trees: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(function)(*parts))
 
 
+def _stored(into: Array, index: Array, rows: Array, shards: int) -> Array:
+    """``rows`` at their ``index`` of every shard's part, which come one shard after the other; an
+    index past the end is of no row."""
+    index = index.reshape(shards, -1)
+    put = jax.vmap(lambda x, i, row: x.at[i].set(row.astype(x.dtype), mode="drop"))
+    return put(_split(into, shards), index, rows.reshape(*index.shape, *into.shape[1:])).reshape(
+        into.shape)
+
+
 @functools.partial(jax.jit, static_argnames=("graphdef", "shape", "spec"))
 def empty(graphdef: Any, states: tuple[Any, ...], shape: EngineShape, spec: SamplingSpec
           ) -> EngineState:
@@ -283,17 +292,14 @@ def admit(graphdef: Any, states: tuple[Any, ...], state: EngineState, batch: Bat
         new = batch
     else:
         new = _read(merged(graphdef, states), batch, features, lanes.reads is not None)
-    lane = _split(where.lane, shards)
 
     def store(into: Array, rows: Array, axis: int = 0) -> Array:
         """Rows into their shard's lanes; no row where the lane is past the end."""
         if shards == 1:  # In place, where the general way copies all lanes.
             return into.at[(slice(None),) * axis + (where.lane,)].set(
                 rows.astype(into.dtype), mode="drop")
-        moved = jnp.moveaxis(into, axis, 0)
-        put = jax.vmap(lambda x, i, row: x.at[i].set(row.astype(x.dtype), mode="drop"))
-        stored = put(_split(moved, shards), lane, _split(jnp.moveaxis(rows, axis, 0), shards))
-        return jnp.moveaxis(stored.reshape(moved.shape), 0, axis)
+        into, rows = (jnp.moveaxis(x, axis, 0) for x in (into, rows))
+        return jnp.moveaxis(_stored(into, where.lane, rows, shards), 0, axis)
 
     def hold(into: SlotCache, own: KVCache) -> SlotCache:
         spare = shape.length - own.keys.shape[2]
@@ -329,10 +335,8 @@ def _asked(tickets: Tickets, where: Admission, limit: Array, shape: EngineShape)
     ticket = where.ticket.reshape(shards, -1)
 
     def write(into: Array, values: Any) -> Array:
-        put = jax.vmap(lambda x, i, v: x.at[i].set(v, mode="drop"))
         values = jnp.broadcast_to(jnp.asarray(values), (*where.ticket.shape, *into.shape[1:]))
-        return put(_split(into, shards), ticket,
-                   values.reshape(*ticket.shape, *into.shape[1:])).reshape(into.shape)
+        return _stored(into, ticket, values, shards)
 
     wanted = ticket < r
     place = tickets.tail[:, None] + jnp.cumsum(wanted, axis=1) - 1
@@ -611,8 +615,8 @@ class Engine:
         full = [shard for shard, own in enumerate(np.split(there, shape.shards))
                 if own.sum() > self.room(shard)]
         if full:
-            raise InputError("Engine.add", f"no lane is free in shards {full}",
-                             "Run it until room() is true")
+            raise InputError("Engine.add", f"no lane is free for all prompts of shards {full}",
+                             "Run it until room() tells of as many")
         length = batch.length if isinstance(batch, Read) else batch.tokens.shape[1]
         if responses_each > shape.group or length > shape.length:
             raise InputError("Engine.add", f"{responses_each} responses to {length} "
@@ -692,11 +696,7 @@ class Engine:
 @functools.partial(jax.jit, static_argnames="shape", donate_argnames="data")
 def _written(data: Any, new: Any, ticket: Int[AnyArray, "P G"], shape: EngineShape) -> Any:
     """``data`` with its rows of these tickets replaced."""
-    ticket = ticket.reshape(shape.shards, -1)
-    put = jax.vmap(lambda x, i, v: x.at[i].set(v.astype(x.dtype), mode="drop"))
-    return jax.tree.map(
-        lambda x, v: put(_split(x, shape.shards), ticket,
-                         v.reshape(*ticket.shape, *x.shape[1:])).reshape(x.shape), data, new)
+    return jax.tree.map(lambda x, v: _stored(x, ticket, v, shape.shards), data, new)
 
 
 @jax.jit

@@ -46,9 +46,9 @@ def bundle_of(config=CONFIG, seed=0):
     return ModelBundle(config, Processor(words, config.protocol()), graphdef, tree)
 
 
-def files_in(folder: Path) -> dict[str, bytes]:
-    """Every file, also those of folders in it, by its path from there."""
-    return {str(path.relative_to(folder)): path.read_bytes()
+def files_in(folder: Path, below: str = "") -> dict[str, bytes]:
+    """Every file, also those of folders in it, by its path from there, set behind ``below``."""
+    return {f"{below}{path.relative_to(folder)}": path.read_bytes()
             for path in folder.rglob("*") if path.is_file()}
 
 

@@ -5,7 +5,7 @@ import time
 import types
 
 import pytest
-from helpers.bundles import bundle_of
+from helpers.bundles import bundle_of, files_in
 from helpers.hub import TOKEN, running
 
 import fourd4d
@@ -50,11 +50,6 @@ def exported(tmp_path_factory):
     return directory
 
 
-def files_of(directory, below=""):
-    return {f"{below}{file.relative_to(directory)}": file.read_bytes()
-            for file in directory.rglob("*") if file.is_file()}
-
-
 @pytest.mark.parametrize("text, address", [
     ("hf://a/b", Address("a/b")), ("hf://a/b/", Address("a/b")),
     ("hf://a/b.c-1/dift/checkpoints", Address("a/b.c-1", None, "dift/checkpoints")),
@@ -72,7 +67,7 @@ def test_what_is_no_address(text):
 
 
 def test_a_folder_of_a_repository_opens_and_no_other_is_fetched(hub, exported):
-    hub.repos["someone/four"] = files_of(exported, "dift/checkpoints/") | {
+    hub.repos["someone/four"] = files_in(exported, "dift/checkpoints/") | {
         "4drl/config.json": b"{}", "dift/checkpoints/optimizer.pt": b"x" * 99,
         "NOTES.md": b"words"}
     thinker = fourd4d.load("hf://someone/four/dift/checkpoints")
@@ -130,7 +125,7 @@ def test_push_uploads_the_target_and_tells_no_token(hub, exported, tmp_path, mon
     assert convert.main([*words, "--push", "me/four/tiny"]) == 0
     printed = capsys.readouterr()
     assert "pushed to hf://me/four as" in printed.out and hub.private == {"me/four"}
-    assert hub.repos["me/four"] == files_of(tmp_path / "out", "tiny/")
+    assert hub.repos["me/four"] == files_in(tmp_path / "out", "tiny/")
     assert TOKEN not in printed.out + printed.err + caplog.text
     thinker = fourd4d.load("hf://me/four/tiny")
     assert kind_of("hf://me/four/tiny") == "trained"
