@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parents[1] / "fourd4d"
 MOST = 8
 # A compiled program's inputs: jit names its static ones by place.
 JITTED = {"fourd4d/sampling/loop.py: step", "fourd4d/sampling/loop.py: generate",
-          "fourd4d/sampling/engine.py: segment", "fourd4d/eval/probes/forced.py: forced"}
+          "fourd4d/sampling/refill.py: segment", "fourd4d/eval/probes/forced.py: forced"}
 
 
 def by_place(tree: ast.AST, where: str = "", method: bool = False) -> dict[str, int]:

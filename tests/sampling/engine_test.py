@@ -24,8 +24,9 @@ from fourd4d.sampling import (
     rollout,
     row_keys,
 )
-from fourd4d.sampling.engine import read_at_once, segment, shape_for
+from fourd4d.sampling.engine import read_at_once, shape_for
 from fourd4d.sampling.interventions import FROZEN, NATURAL, TABLE, RowProbe, by_row, freeze, swap
+from fourd4d.sampling.refill import segment
 
 RNG = jax.random.key(6)
 GRAPHDEF, STATE = nnx.split(thinker())
@@ -308,9 +309,9 @@ def test_bad_shape_names_its_field(changes: dict[str, Any]) -> None:
 
 def test_spec_of_protocol_keeps_codes_apart() -> None:
     """Token ids share an integer with four flags."""
-    from fourd4d.sampling import engine
+    from fourd4d.sampling import refill
 
     assert isinstance(SPEC, SamplingSpec) and PROTOCOL.latent_size
-    flags = engine._ENDED, engine._SAMPLED, engine._IMAGINED, engine._RECORDED
+    flags = refill._ENDED, refill._SAMPLED, refill._IMAGINED, refill._RECORDED
     assert len({flag.bit_length() for flag in flags}) == 4 and max(flags) < 2**31
-    assert all(flag > engine._TOKEN for flag in flags) and engine._TOKEN > 2**24
+    assert all(flag > refill.TOKEN for flag in flags) and refill.TOKEN > 2**24

@@ -23,7 +23,7 @@ from fourd4d.parallel.hosts import batch_shardings
 from fourd4d.rl.grpo import RLSpec, gather, update
 from fourd4d.rl.setup import trains_vision
 from fourd4d.rl.trainer import encode
-from fourd4d.sampling import SamplingSpec, engine, generate
+from fourd4d.sampling import SamplingSpec, engine, generate, refill
 from fourd4d.train import OptimizerSpec, TrainState, abstract_state, make_optimizer
 from fourd4d.train.state import shapes
 
@@ -135,7 +135,7 @@ def _engine(graphdef: Any, asked: tuple[Any, ...], shape: BatchShape, mesh: Mesh
     shards = row_split(mesh)
     sizes = engine.shape_for(prompts, spec.group, slots=spec.slots, shards=shards)
     # Its arrays lie where the compiler puts them.
-    made = engine.empty.lower(graphdef, states, sizes, sampling)
+    made = refill.empty.lower(graphdef, states, sizes, sampling)
     try:
         places = made.compile().output_shardings
     except jax.errors.JaxRuntimeError:  # Empty caches do not fit: who compiles this part is told.
@@ -147,21 +147,21 @@ def _engine(graphdef: Any, asked: tuple[Any, ...], shape: BatchShape, mesh: Mesh
 
     def some(tree: Any) -> Any:
         return placed(jax.eval_shape(
-            lambda tree: engine.picked(tree, jnp.zeros((shards, together), jnp.int32)), tree), mesh)
+            lambda tree: refill.picked(tree, jnp.zeros((shards, together), jnp.int32)), tree), mesh)
 
-    def admission() -> engine.Admission:
+    def admission() -> refill.Admission:
         each = jnp.zeros((shards * together, spec.group), jnp.int32)
-        return engine.Admission(each[:, 0], each, jax.vmap(jax.vmap(jax.random.key))(each), each,
+        return refill.Admission(each[:, 0], each, jax.vmap(jax.vmap(jax.random.key))(each), each,
                                 None)
 
     where = jax.eval_shape(admission)
     waiting = jax.ShapeDtypeStruct((shards,), jnp.int32)
     held += local_bytes((prompts, features))
     return [
-        RLProgram("prefill", lambda: engine.admit.lower(
+        RLProgram("prefill", lambda: refill.admit.lower(
             graphdef, states, state, some(prompts), some(features), where, sizes, sampling), held,
             0.0, -(-shape.rows // (shards * together))),
-        RLProgram("decode", lambda: engine.segment.lower(
+        RLProgram("decode", lambda: refill.segment.lower(
             graphdef, states, state, jax.ShapeDtypeStruct((), jnp.int32), waiting, sizes,
             sampling), held, count)]
 
