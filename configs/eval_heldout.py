@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict(dict(
         max_tokens=512, max_latents=64, temperature=0.0, top_p=1.0, imagery=True, seed=0,
-        assumed_fps=0.0, rows=16, length_step=64, slot_step=4, lookahead=8, workers=2,
-        batch_tokens=131_072, max_length=32_768, cache_bytes=1 << 30,
+        assumed_fps=0.0, rows=16, slots=0, length_step=64, slot_step=4, lookahead=8,
+        workers=2, batch_tokens=131_072, max_length=32_768, cache_bytes=1 << 30,
     ))
     return config

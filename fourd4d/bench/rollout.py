@@ -8,8 +8,8 @@ prompts of one length, without early ends. ``speedup_vs_torch`` needs the ``[par
     python -m fourd4d.bench rollout --lengths tail
     python -m fourd4d.bench rollout --lengths tail --layers 4 --width 256 --length 322 --tokens 128
 
-With lengths drawn so that their mean is a quarter of the budget, imagery on: the engine, which
-refills slots, beside the static loop, which decodes as many rows at a time until the longest has
+With lengths drawn so that their mean is a quarter of the budget, imagery on: engines, which
+refill slots, beside the static loop, which decodes as many rows at a time until the longest has
 ended, and beside ``transformers.generate``, which does the same without frames and imagery. By
 default 64 prompts of 8 responses, as in a step of 4DRL, in 32 slots. All of them read the prompts,
 which costs the same: the less a prompt's responses say, the less there is to win.
@@ -40,7 +40,7 @@ from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
 from fourd4d.models import ModelConfig, Thinker
 from fourd4d.models.families import family
-from fourd4d.sampling import generate, rollout, row_keys
+from fourd4d.sampling import Engine, generate, rollout, row_keys
 
 _PROMPTS: Final = {"full": 16, "tail": 64}
 
@@ -55,6 +55,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         help="responses decoded at once with tail lengths")
     parser.add_argument("--lanes", type=int, default=0,
                         help="prompts held at once with tail lengths; 0: by the engine")
+    parser.add_argument("--streams", type=int, default=0,
+                        help="engines side by side with tail lengths; 0: by the machine")
     parser.add_argument("--beside", default="",
                         help="another preset that is timed too, on full lengths")
     parser.add_argument("--torch", action=argparse.BooleanOptionalAction, default=True,
@@ -126,12 +128,15 @@ def tail(args: argparse.Namespace) -> Result:
                          made.spec, args.group, limit=np.int32(limit))
                 for batch, (first, last), limit in zip(batches, parts, longest, strict=True)]
 
-    turns: list[int] = []
+    engines: dict[Engine, int] = {}
 
     def refilled() -> Rollout:
         return rollout(graphdef, (state,), made.prompts, keys, made.spec, args.group,
-                       slots=args.decode_slots, lanes=args.lanes, limits=lengths,
-                       on_segment=lambda engine: turns.append(engine.state.turns))
+                       slots=args.decode_slots, lanes=args.lanes, streams=args.streams,
+                       limits=lengths)
+
+    def counted(engine: Engine) -> None:
+        engines[engine] = int(engine.state.turns)
 
     # In turn, so that what else the machine does meets both.
     times, busy = tiny_rollout.alternating([refilled, static], args.repeats)
@@ -141,14 +146,18 @@ def tail(args: argparse.Namespace) -> Result:
     wrong += int(np.sum(said != got.mask))
     known = np.concatenate([part.log_probs for part in want])
     tokens = int(lengths.sum())
+    rollout(graphdef, (state,), made.prompts, keys, made.spec, args.group,
+            slots=args.decode_slots, lanes=args.lanes, streams=args.streams, limits=lengths,
+            on_segment=counted)
+    decoded = sum(turns * engine.shape.slots for engine, turns in engines.items())
     metrics = {
         "speedup_vs_static": times[1] / times[0],
         "processor_speedup_vs_static": busy[1] / busy[0], "token_mismatches": wrong,
         "max_abs_logp_diff": float(np.abs(np.where(said, got.log_probs - known, 0.0)).max()),
         "tokens_per_second": tokens / times[0], "static_tokens_per_second": tokens / times[1],
         "seconds": times[0], "static_seconds": times[1],
-        "turns": int(turns[-1]), "static_turns": sum(longest),
-        "busy_share": tokens / (int(turns[-1]) * args.decode_slots),
+        "streams": len(engines), "turns": decoded / args.decode_slots,
+        "static_turns": sum(longest), "busy_share": tokens / decoded,
         "latents_share": float((got.latent_index >= 0).sum() / tokens),
         "mean_length": tokens / rows}
     if args.torch and all(map(importlib.util.find_spec, ("transformers", "torch"))):

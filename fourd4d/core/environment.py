@@ -12,6 +12,13 @@ import jax
 _PACKAGES = ("fourd4d", "jax", "jaxlib", "libtpu", "flax", "numpy", "torch", "transformers")
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Not on macOS and Windows.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
     """``versions`` of the packages that are installed, and the ``machine``; JSON values."""
     versions = {}

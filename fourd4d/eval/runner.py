@@ -49,7 +49,7 @@ from fourd4d.parallel.memory import Room, is_out_of_memory
 from fourd4d.processing.answers import lenient_answer, parse_answer
 from fourd4d.processing.latent_spans import marked
 from fourd4d.rewards import score
-from fourd4d.sampling import Intervention, SamplingSpec, generate, read_head, texts
+from fourd4d.sampling import Intervention, SamplingSpec, generate, read_head, rollout, texts
 
 
 class AskedBatch:
@@ -108,8 +108,8 @@ def run(
         return
     store = store or VisionStore(spec.cache_bytes)
     answering = _Answering(subject, spec, intervene, data, observe, maps, keep, store)
-    each = prompts_a_head(items, spec, answering.split, lambda item: prepare(
-        source, item, subject, spec, store))
+    each = 1 if spec.slots else prompts_a_head(
+        items, spec, answering.split, lambda item: prepare(source, item, subject, spec, store))
     prepared = ahead(lambda item: prepare(source, item, subject, spec, store, each), todo, spec)
     for group in batches(prepared, spec):
         first = group[0][0]
@@ -237,12 +237,17 @@ class _Answering:
             seeds[rows] = [item_seed(name, self._spec.seed) for name in names]
             data = None if self._data is None else jax.tree.map(
                 lambda x: _spread(x, rows, shape.batch.rows), self._data(names))
-            args = (*model, batch, jax.vmap(jax.random.key)(seeds), self._sampling, 1,
-                    self._intervene, data, fed, None, head)
-            self._room.check((generate, shape), generate, *args)
-            rollout = jax.device_get(generate(*args))
+            args = *model, batch, jax.vmap(jax.random.key)(seeds), self._sampling
+            if self._spec.slots and head is None:
+                found = rollout(*args, slots=self._spec.slots, shards=self.split, features=fed,
+                                intervene=self._intervene, data=data)
+            else:
+                args = (*args, 1, self._intervene, data, fed, None, head)
+                self._room.check((generate, shape), generate, *args)
+                found = generate(*args)
+            found = jax.device_get(found)
         order = np.concatenate([rows, np.setdiff1d(np.arange(shape.batch.rows), rows)])
-        return features, jax.tree.map(lambda x: x[order], rollout)
+        return features, jax.tree.map(lambda x: x[order], found)
 
     def _features(self, items: Sequence[Prepared], shape: Shape) -> list[np.ndarray]:
         """What the model's encoder makes of each item's frames, those of others not asked anew.

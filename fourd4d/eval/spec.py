@@ -15,7 +15,7 @@ from fourd4d.parallel import DEFAULT_RULES
 from fourd4d.processing.processor import Processor
 from fourd4d.sampling import SamplingSpec
 
-_HOW_ONLY = ("rows", "length_step", "slot_step", "lookahead", "workers", "batch_tokens",
+_HOW_ONLY = ("rows", "slots", "length_step", "slot_step", "lookahead", "workers", "batch_tokens",
              "max_length", "cache_bytes")
 
 
@@ -28,6 +28,9 @@ class EvalSpec:
       seed: of the per-item seeds, which matter when ``temperature`` is above 0.
       assumed_fps: frames a second of frame lists without timestamps; 0 makes those items fail.
       rows: most prompts decoded together, on all devices of this host.
+      slots: of these so many at once, each making room for the next as it ends
+        (``sampling.rollout``); then what prompts begin with is read for each. 0: all, until the
+        longest has ended.
       batch_tokens: most tokens of a batch's prompts, padding included. Prompts too long for it are
         decoded fewer at a time (rows are halved), in the end one by one. That is a matter of their
         own size: answers do not depend on the company.
@@ -49,6 +52,7 @@ class EvalSpec:
     seed: int = 0
     assumed_fps: float = 0.0
     rows: int = 16
+    slots: int = 0
     length_step: int = 64
     slot_step: int = 4
     lookahead: int = 8
@@ -59,7 +63,7 @@ class EvalSpec:
 
     def __post_init__(self) -> None:
         for name in _HOW_ONLY:
-            least = int(name != "cache_bytes")
+            least = int(name not in ("cache_bytes", "slots"))
             if getattr(self, name) < least:
                 raise InputError(f"EvalSpec.{name}", f"bad value {getattr(self, name)}",
                                  f"Use {least} or more")

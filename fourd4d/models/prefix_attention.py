@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from fourd4d.core.struct import pytree
 from fourd4d.models.attention import visible
-from fourd4d.parallel import local_shape, platform
+from fourd4d.parallel import local_shape, one_cpu, platform
 
 # Scores kept at once on a CPU when a gradient may be wanted, and elsewhere: what a TPU's vector
 # memory holds several of, what a GPU has room for.
@@ -76,7 +75,7 @@ def attend_parts(q_BTNH: Float[Array, "B T N H"], k_BTKH: Float[Array, "B T K H"
     if any(isinstance(part, SlotPart) for part in past):
         raise ValueError(f"a SlotPart answers one query a row, not {t}")
     rows = min(part.keys.shape[0] for part in (*past, own))
-    if _one_cpu():
+    if one_cpu():
         keys = t + sum(part.keys.shape[1] for part in past)
         if q_BTNH.shape[0] * q_BTNH.shape[2] * t * keys > _SCORES and rows > 1:
             return _by_rows(q_BTNH, segments_BT, own, past, rows)
@@ -188,7 +187,7 @@ def _slots(q_BTNH: Array, segments_BT: Array, part: SlotPart
 
     X lists the rows that look into the part's row.
     """
-    if part.rows is not None and part.rows.shape[0] == 1 and _one_cpu():
+    if part.rows is not None and part.rows.shape[0] == 1 and one_cpu():
         return _by_prompts(q_BTNH, segments_BT, part)
     b, _, n, h = q_BTNH.shape
     keys_RKHS, values_RKSH = (jax.lax.dynamic_index_in_dim(x, part.layer, keepdims=False).astype(
@@ -320,12 +319,6 @@ def _counts(width: int) -> list[int]:
 def _bracket(x: Int[Array, "R"], sizes: Sequence[int]) -> Int[Array, "R"]:
     """Which of the ascending sizes is the first that holds x."""
     return jnp.sum(x[:, None] > jnp.asarray(sizes[:-1], jnp.int32), axis=1)
-
-
-def _one_cpu() -> bool:
-    """Whether this is for a CPU and on one device."""
-    return platform() == "cpu" and math.prod(
-        jax.sharding.get_abstract_mesh().axis_sizes) <= 1
 
 
 def dealt(x: Array, index: Int[Array, "D X"]) -> Array:

@@ -13,7 +13,9 @@ from fourd4d.parallel.rules import (
     DEFAULT_RULES,
     Rules,
     constrain,
+    in_this_context,
     local_shape,
+    one_cpu,
     partition,
     platform,
     row_split,
@@ -23,6 +25,6 @@ from fourd4d.parallel.sharding import abstract_for, born_sharded, shardings_for
 
 __all__ = [
     "DEFAULT_RULES", "Rules", "abstract_for", "batch_axes", "born_sharded", "constrain",
-    "ending_together", "host_to_global", "is_main", "local_shape", "make_mesh", "partition",
-    "platform", "row_split", "shardings_for", "start", "to_host", "use",
+    "ending_together", "host_to_global", "in_this_context", "is_main", "local_shape", "make_mesh",
+    "one_cpu", "partition", "platform", "row_split", "shardings_for", "start", "to_host", "use",
 ]

@@ -6,8 +6,8 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import AxisType, Mesh, PartitionSpec
@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from fourd4d.core.errors import InputError
 
 MeshAxes = tuple[str, ...]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,21 @@ def use(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[Mesh]:
         _platform.reset(tokens[1])
 
 
+def in_this_context() -> Callable[[Callable[[], T]], T]:
+    """Returns what calls a function under this thread's mesh and rules in any other, several at
+    once if need be. New threads have neither."""
+    context, mesh = contextvars.copy_context(), jax.sharding.get_mesh()
+
+    def call(function: Callable[[], T]) -> T:
+        def inside() -> T:
+            with contextlib.nullcontext() if mesh.empty else jax.set_mesh(mesh):
+                return function()
+
+        return context.copy().run(inside)
+
+    return call
+
+
 def row_split(mesh: Mesh) -> int:
     """Devices over which ``mesh`` splits the rows of a batch, by the default rules."""
     return math.prod(mesh.shape[axis] for axis in DEFAULT_RULES.mesh_axes("batch", True))
@@ -135,6 +151,12 @@ def row_split(mesh: Mesh) -> int:
 def platform() -> str:
     """``tpu``, ``gpu`` or ``cpu``: of the current mesh, which may be another machine's."""
     return _platform.get() or jax.default_backend()
+
+
+def one_cpu() -> bool:
+    """Whether what runs here is for a CPU, and for one device."""
+    return platform() == "cpu" and math.prod(
+        jax.sharding.get_abstract_mesh().axis_sizes) <= 1
 
 
 def _split_sizes() -> dict[str, int]:

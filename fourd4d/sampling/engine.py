@@ -8,7 +8,9 @@ key and the number of its token, and attention sums over the same keys in anothe
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -17,10 +19,11 @@ import numpy as np
 from jaxtyping import Int, Key
 
 from fourd4d.core.batch import Batch
+from fourd4d.core.environment import cores
 from fourd4d.core.errors import InputError
 from fourd4d.core.rollout import Rollout
 from fourd4d.core.struct import AnyArray
-from fourd4d.parallel import to_host
+from fourd4d.parallel import in_this_context, one_cpu, to_host
 from fourd4d.sampling.distribution import RowDraws
 from fourd4d.sampling.held import Held
 from fourd4d.sampling.loop import Intervention, row_keys
@@ -41,6 +44,8 @@ from fourd4d.sampling.refill import (
 from fourd4d.sampling.spec import SamplingSpec
 
 _FILLING = 1024  # Tokens that a device reads at once in little more time than fewer.
+_SMALL = 32 << 20  # Bytes of a model whose turns leave cores of a CPU idle: at 18 MB two streams on
+# two cores were a sixth faster than one, at 90 MB a twentieth slower.
 
 
 class Engine:
@@ -188,14 +193,17 @@ class Engine:
                 for ticket in done]
 
 
-def shape_for(batch: Batch, group: int, *, slots: int, lanes: int = 0, shards: int = 1
-              ) -> EngineShape:
-    """What ``rollout`` decodes a batch's responses in; the arguments are its own."""
-    prompts = batch.tokens.shape[0]
+def shape_for(batch: Batch, group: int, *, slots: int, lanes: int = 0, shards: int = 1,
+              streams: int = 1) -> EngineShape:
+    """What ``rollout`` decodes a batch's responses in, each of its streams; the arguments are its
+    own."""
+    prompts = -(-batch.tokens.shape[0] // streams)
     rows = prompts * group
-    slots = min(slots, rows)
+    slots = min(-(-slots // streams), rows)
     width = min(group, slots // shards)
-    lanes = min(lanes or 4 * -(-slots // width), prompts)
+    # Of groups that are not yet answered in full each keeps a lane.
+    spare = 4 * -(-slots // width) if group > 1 else slots + -(-slots // 4)
+    lanes = min(-(-lanes // streams) or spare, prompts)
     lanes = -(-lanes // shards) * shards
     return EngineShape(slots=slots, lanes=lanes, group=group, tickets=rows,
                        length=batch.tokens.shape[1], reader=batch.reader is not None,
@@ -211,47 +219,126 @@ def read_at_once(shape: EngineShape) -> int:
     return max(min(shape.lanes // shape.shards // 4, _FILLING // shape.length), 1)
 
 
+def streams_for(states: tuple[Any, ...], prompts: int, group: int, slots: int) -> int:
+    """Engines that ``rollout`` runs side by side: as many as a CPU has cores for, else one.
+
+    A turn of a small model is many small operations one after the other, which one core does as
+    fast as several. A large one's products fill all cores, and every stream reads all weights.
+    """
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(states))
+    if not one_cpu() or weights > _SMALL:
+        return 1
+    return max(min(cores(), slots // group, prompts), 1)
+
+
 def rollout(graphdef: Any, states: tuple[Any, ...], batch: Batch, rng: Any, spec: SamplingSpec,
-            group: int = 1, *, slots: int, lanes: int = 0, shards: int = 1, features: Any = None,
-            limits: Int[AnyArray, "R"] | None = None, intervene: Intervention | None = None,
-            data: Any = None, on_segment: Callable[[Engine], None] | None = None) -> Rollout:
+            group: int = 1, *, slots: int, lanes: int = 0, shards: int = 1, streams: int = 0,
+            features: Any = None, limits: Int[AnyArray, "R"] | None = None,
+            intervene: Intervention | None = None, data: Any = None,
+            on_segment: Callable[[Engine], None] | None = None) -> Rollout:
     """``loop.generate`` with no more than ``slots`` rows at once, none of which waits for others.
 
     Args:
-      slots: responses decoded at once, over all shards.
-      lanes: prompts held at once; 0 for four times as many as fill the slots.
+      slots: responses decoded at once, over all shards and streams.
+      lanes: prompts held at once; 0 for four times as many as fill the slots, or of prompts with
+        one response each for a quarter more.
       shards: devices that the prompts' rows are split over.
+      streams: engines that decode a part of the prompts each, side by side in threads; 0 for
+        ``streams_for``. One where there are shards.
       limits: most tokens of each response.
       data: for ``intervene``; every leaf has a first axis of responses.
-      on_segment: called after every segment, to show progress.
+      on_segment: called after every segment of an engine, in its thread, to show progress.
     """
     prompts = batch.tokens.shape[0]
-    own, rows = prompts // shards, prompts * group
-    shape = shape_for(batch, group, slots=slots, lanes=lanes, shards=shards)
-    engine = Engine(graphdef, states, shape, spec, intervene=intervene, data=data)
+    streams = 1 if shards > 1 else streams or streams_for(states, prompts, group, slots)
+    shape = shape_for(batch, group, slots=slots, lanes=lanes, shards=shards, streams=streams)
     # Handed to the devices once, not at every prompt; keys are cut here, which takes no program.
     batch, features = jax.tree.map(jnp.asarray, (batch, features))
-    keys = np.asarray(jax.random.key_data(row_keys(rng, rows))).reshape(shards, own, group, -1)
-    most = np.full(rows, spec.max_tokens) if limits is None else np.asarray(limits)
-    most = most.reshape(shards, own, group)
-    places = np.arange(read_at_once(shape))
-    following = np.zeros(shards, np.int32)
-    while True:
+    keys = np.asarray(jax.random.key_data(row_keys(rng, prompts * group)))
+    most = np.full(prompts * group, spec.max_tokens) if limits is None else np.asarray(limits)
+    asked = _Asked(batch, features, keys.reshape(prompts, group, -1), most.reshape(prompts, group))
+    each = shape.tickets // group
+
+    def stream(first: int) -> _Stream:
+        rows = np.minimum(np.arange(first * group, first * group + shape.tickets),
+                          prompts * group - 1)
+        own = data if streams == 1 else jax.tree.map(lambda x: jnp.asarray(x)[rows], data)
+        engine = Engine(graphdef, states, shape, spec, intervene=intervene, data=own)
+        return _Stream(engine, asked, first, min(first + each, prompts), on_segment)
+
+    if streams == 1:
+        return stream(0).responses()
+    parts = [stream(first) for first in range(0, prompts, each)]
+    parts[0].begin()  # Compiled once, before all need it.
+    with ThreadPoolExecutor(len(parts), thread_name_prefix="stream") as pool:
+        call = in_this_context()
+        found = [pool.submit(call, part.responses) for part in parts]
+    return _joined([one.result() for one in found], [(part.last - part.first) * group
+                                                     for part in parts])
+
+
+def _joined(rollouts: Sequence[Rollout], rows: Sequence[int]) -> Rollout:
+    """The first rows of each, one after the other."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(
+        [part[:count] for part, count in zip(parts, rows, strict=True)]), *rollouts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """Prompts, and of each of their responses the key's data and the most tokens."""
+
+    batch: Batch
+    features: Any
+    keys: np.ndarray
+    limits: np.ndarray
+
+
+class _Stream:
+    """An engine, and the prompts ``first`` … ``last - 1`` that it answers, a shard's side by side."""
+
+    def __init__(self, engine: Engine, asked: _Asked, first: int, last: int,
+                 on_segment: Callable[[Engine], None] | None):
+        self.first, self.last = first, last
+        self._engine, self._asked, self._on_segment = engine, asked, on_segment
+        self._each = (last - first) // engine.shape.shards
+        self._following = np.zeros(engine.shape.shards, np.int32)
+        self._places = np.arange(read_at_once(engine.shape))
+
+    @property
+    def _wanted(self) -> np.ndarray:
+        """Prompts of each shard to be read next."""
+        return np.minimum(self._each - self._following, len(self._places))
+
+    def _add(self) -> bool:
+        """Reads the next prompts, if there are lanes for them; whether there were."""
+        engine, asked, wanted = self._engine, self._asked, self._wanted
+        shards = engine.shape.shards
+        taken = np.minimum(wanted, [engine.room(shard) for shard in range(shards)])
+        if not ((wanted > 0) & (taken == wanted)).any():
+            return False
+        own = np.minimum(self._following[:, None] + self._places, self._each - 1)
+        at = self.first + np.arange(shards)[:, None] * self._each + own
+        # Numbered within the shard.
+        some, seen = picked((asked.batch, asked.features), at if shards == 1 else own)
+        engine.add(some, jax.random.wrap_key_data(jnp.asarray(asked.keys[at.reshape(-1)])),
+                   limits=asked.limits[at.reshape(-1)], features=seen,
+                   present=(self._places < taken[:, None]).reshape(-1))
+        self._following += taken
+        return True
+
+    def begin(self) -> None:
+        """Reads what comes first, and decodes nothing: all is compiled then."""
+        self._add()
+        self._engine.run(turns=0)
+
+    def responses(self) -> Rollout:
+        """Decodes all; the rows of the tickets, which follow the prompts."""
+        engine = self._engine
         while True:
-            wanted = np.minimum(own - following, len(places))
-            taken = np.minimum(wanted, [engine.room(shard) for shard in range(shards)])
-            if not ((wanted > 0) & (taken == wanted)).any():
-                break
-            at = np.minimum(following[:, None] + places, own - 1)
-            some, seen = picked((batch, features), at)
-            mine = np.arange(shards)[:, None], at
-            engine.add(some, jax.random.wrap_key_data(
-                jnp.asarray(keys[mine].reshape(-1, *keys.shape[2:]))),
-                limits=most[mine].reshape(-1, group), features=seen,
-                present=(places < taken[:, None]).reshape(-1))
-            following += taken
-        left = engine.run(waiting=wanted)
-        if on_segment is not None:
-            on_segment(engine)
-        if not left and (following == own).all():
-            return responses(engine.state.tickets)
+            while self._add():
+                pass
+            left = engine.run(waiting=self._wanted)
+            if self._on_segment is not None:
+                self._on_segment(engine)
+            if not left and (self._following == self._each).all():
+                return responses(engine.state.tickets)

@@ -95,6 +95,17 @@ def test_ten_questions_a_video_are_answered_as_one_by_one(subject, source, monke
     assert len({tuple(tokens) for tokens, _ in together.values()}) == len(together)
 
 
+def test_slots_that_make_room_for_the_next_change_no_answer(subject, source, monkeypatch):
+    whole, records = answers(subject, source)
+    calls = counted(monkeypatch, "rollout", "read_head", "generate")
+    refilled, same = answers(subject, source, dataclasses.replace(SPEC, slots=5))
+    assert calls["rollout"] > 0 and not calls["read_head"] + calls["generate"]
+    assert same == records
+    for key, (tokens, latents) in refilled.items():
+        np.testing.assert_array_equal(tokens, whole[key][0])
+        np.testing.assert_array_equal(latents, whole[key][1])
+
+
 def test_a_guilty_question_fails_alone_among_those_of_its_video(subject, source, monkeypatch):
     whole = answers(subject, source)[1]
     real, guilty = runner.collate, "q6"

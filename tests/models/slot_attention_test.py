@@ -40,9 +40,9 @@ def test_a_few_prompts_at_once_give_what_all_together_give(used, width, monkeypa
     q, k, v = (jnp.asarray(rng.normal(size=(len(each), 1, n, HEAD)), jnp.float32)
                for n in (HEADS, KV, KV))
     held = part(each, used, width, rng)
-    monkeypatch.setattr(prefix_attention, "_one_cpu", lambda: True)
+    monkeypatch.setattr(prefix_attention, "one_cpu", lambda: True)
     got = attend_parts(q, k, v, live, [held])
-    monkeypatch.setattr(prefix_attention, "_one_cpu", lambda: False)
+    monkeypatch.setattr(prefix_attention, "one_cpu", lambda: False)
     want = attend_parts(q, k, v, live, [held])
     np.testing.assert_allclose(got[each >= 0], want[each >= 0], atol=2e-6)
 

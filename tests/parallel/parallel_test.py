@@ -1,6 +1,8 @@
 """Meshes, rules and shardings on eight fake CPU devices."""
 
 import contextlib
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from unittest import mock
 
@@ -20,6 +22,7 @@ from fourd4d.parallel import (
     born_sharded,
     constrain,
     host_to_global,
+    in_this_context,
     is_main,
     make_mesh,
     partition,
@@ -179,6 +182,20 @@ def test_platform_is_the_meshs():
         with use(other):
             assert platform() == "tpu"
     assert platform() == "cpu"
+
+
+def test_other_threads_take_over_mesh_and_rules(mesh):
+    rules = dataclasses.replace(DEFAULT_RULES, activations={"embed": ("tensor",)})
+
+    def seen():
+        return jax.sharding.get_mesh(), partition((4, 8), "batch", "embed"), platform()
+
+    with ThreadPoolExecutor(2) as pool:
+        with use(mesh, rules):
+            call, here = in_this_context(), seen()
+        assert [pool.submit(call, seen).result() for _ in range(3)] == [here] * 3
+        assert here[1] == P(("data", "fsdp"), "tensor")
+        assert pool.submit(in_this_context(), seen).result() == seen() != here
 
 
 def test_misfits_name_the_parameter(devices):

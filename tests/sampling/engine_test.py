@@ -20,6 +20,7 @@ from fourd4d.sampling import (
     EngineShape,
     RowDraws,
     SamplingSpec,
+    engine,
     generate,
     rollout,
     row_keys,
@@ -140,6 +141,47 @@ def test_no_more_is_read_at_once_than_fills_a_device(length: int, lanes: int, sh
     shape = EngineShape(slots=8, lanes=lanes - lanes % shards, group=2, tickets=64, length=length,
                         shards=shards)
     assert read_at_once(shape) == count
+
+
+@pytest.mark.parametrize(("streams", "engines"), [(2, 2), (4, 3), (9, 6)])
+def test_streams_side_by_side(streams: int, engines: int, devices: Any) -> None:
+    """Each answers a part of the prompts, with what belongs to them, on the mesh of the caller."""
+    batch, natural = padded(reader="blind"), generate(*MODEL, padded(), RNG, SPEC, 4)
+    other, limits = jnp.asarray(natural.latents)[::-1] + 0.1, 3 + np.arange(24) % 9
+    want = generate(*MODEL, batch, RNG, SPEC, 4, swap, other)
+    seen: set[int] = set()
+
+    def look(engine: Engine) -> None:
+        assert jax.sharding.get_mesh() == mesh
+        seen.add(id(engine))
+
+    with use(mesh := make_mesh("single", devices[:1])):
+        got = to_host(rollout(*MODEL, batch, RNG, SPEC, 4, slots=10, streams=streams,
+                              limits=limits, intervene=swap, data=other, on_segment=look))
+    assert len(seen) == engines
+    kept = np.asarray(want.mask) & (np.arange(SPEC.max_tokens) < limits[:, None])
+    np.testing.assert_array_equal(got.mask, kept)
+    np.testing.assert_array_equal(got.tokens, np.where(kept, want.tokens, 0))
+    np.testing.assert_allclose(got.log_probs, np.where(kept, want.log_probs, 0), atol=1e-4)
+
+
+def test_what_fails_in_a_stream_is_raised() -> None:
+    def fail(engine: Engine) -> None:
+        raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"):
+        rollout(*MODEL, prompts(), RNG, SPEC, 4, slots=10, streams=2, on_segment=fail)
+
+
+def test_as_many_streams_as_there_are_cores(monkeypatch: pytest.MonkeyPatch, devices: Any) -> None:
+    monkeypatch.setattr(engine, "cores", lambda: 3)
+    small, large = np.zeros(10, np.float32), np.broadcast_to(np.float32(0), (1 << 24,))
+    assert engine.streams_for((small,), prompts=8, group=4, slots=32) == 3
+    assert engine.streams_for((small,), prompts=8, group=4, slots=8) == 2  # Each has a group.
+    assert engine.streams_for((small,), prompts=1, group=4, slots=32) == 1
+    assert engine.streams_for((small, large), prompts=8, group=4, slots=32) == 1
+    with use(make_mesh("data=4", devices[:4])):
+        assert engine.streams_for((small,), prompts=8, group=4, slots=32) == 1
 
 
 def test_limits_end_a_response_alone() -> None:
