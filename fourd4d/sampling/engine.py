@@ -294,7 +294,7 @@ class _Asked:
 
 
 class _Stream:
-    """An engine, and the prompts ``first`` … ``last - 1`` that it answers, a shard's side by side."""
+    """An engine, and the prompts ``first`` … ``last - 1`` that it answers, by shard."""
 
     def __init__(self, engine: Engine, asked: _Asked, first: int, last: int,
                  on_segment: Callable[[Engine], None] | None):
