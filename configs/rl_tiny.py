@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.reading = ConfigDict(dict(workers=0, threads=1, buffer=2))
     config.rl.accumulate = 1
     config.rl.old = "sampled"
+    config.rl.slots = 64
     config.sampling.max_tokens = 176
     config.sampling.max_latents = 32
     config.optimizer.learning_rate = 3e-5

@@ -24,7 +24,8 @@ def tiny(data: Path, workdir: Path, **changes: Any) -> Any:
     config.lock()
     config.update_from_flattened_dict({
         "workdir": str(workdir), "init": "", "preset": "tiny", "mesh": "data=2",
-        "data.path": str(data), "prompts": 4, "rl.group": 2, "rl.minibatches": 2, "rl.epochs": 2,
+        "data.path": str(data), "prompts": 4, "rl.group": 2, "rl.slots": 0, "rl.minibatches": 2,
+        "rl.epochs": 2,
         "sampling.max_tokens": 12, "sampling.max_latents": 4, "steps": 4, "save_every": 2,
         "show_every": 1, "optimizer.learning_rate": 1e-3, "optimizer.warmup_steps": 0,
         "policy.mask_truncated": False, **changes,
