@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 LAYERS = {
     "core": 0,
-    "parallel": 1, "processing": 1, "losses": 1, "pages": 1,
-    "models": 2, "data": 2, "rewards": 2, "checkpoint": 2, "synth": 2,
+    "parallel": 1, "processing": 1, "pages": 1,
+    "losses": 2, "models": 2, "data": 2, "rewards": 2, "checkpoint": 2, "synth": 2,
     "sampling": 3,
     "train": 4,
     "config": 5, "pretrained": 5,

@@ -1,4 +1,4 @@
-"""Does a training step fit a TPU, and how long must it take? Compiled for it, without one.
+"""Does a training step fit a TPU or a GPU, and how long must it take? Compiled without one.
 
     python -m fourd4d.bench fit --preset 7b --topology v5p:2x2x2 --json fit.json
     python -m fourd4d.bench fit --config=configs/rl_7b.py --topology v5e:8x8 \\
@@ -19,9 +19,10 @@ other work on the machine stretches ``compile_processor_seconds`` least.
 compiles every shipped config of a trainer for every machine of the documentation's table, each in
 a process of its own, and goes on where it stopped; ``--cells`` names some of them.
 
-Needs ``libtpu`` (``pip install "fourd4d[tpu]"``), whose compiler knows every topology. For GPUs
-nothing can be compiled without one: ``--topology gpu:8`` counts what each of 8 GPUs of 80 GB
-holds of the training state, no activations and no caches.
+Needs ``libtpu`` (``pip install "fourd4d[tpu]"``), whose compiler knows every topology; for a node
+of H100s, ``--topology h100:8``, JAX's CUDA plugin (``pip install "fourd4d[cuda]"``), but no GPU.
+``--topology gpu:8`` needs neither, and counts what each of 8 GPUs of 80 GB holds of the training
+state alone, without activations and caches.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +46,7 @@ from fourd4d.bench.common import fit_table, flops, roofline
 from fourd4d.bench.common.accelerators import CHIPS, Chip
 from fourd4d.bench.common.result import Result
 from fourd4d.bench.common.rl_programs import local_bytes, rl_programs
+from fourd4d.bench.common.topologies import compiled_for, devices_of
 from fourd4d.config.build import frozen
 from fourd4d.config.flags import define, only_given, read_flags
 from fourd4d.core.batch import Batch, BatchShape
@@ -71,43 +72,8 @@ _OVERFLOWS = tuple(map(re.compile, (
     r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm",
     r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)")))
 _TIME_TOKENS: Final = 8  # ``<123.5 seconds>``: a token a digit.
-# What it says, or JAX for it, where another process has it open.
-_TAKEN = re.compile(r"lockfile|already in use by process", re.IGNORECASE)
 _GPU_BYTES: Final = 80 * 10**9
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def devices_of(topology: str) -> list[Any]:
-    """Devices of a topology such as ``v5e:4x4`` or ``v5p:2x2x2``, for compilation only.
-
-    Shapes of one chip, such as ``v5e:1x1``, are known too; a chip of v4 is one device (megacore), a
-    chip of tpu7x is two.
-
-    Raises:
-      InputError: an unknown name, or no ``libtpu``.
-    """
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    from jax.experimental import topologies
-
-    if topology.partition(":")[0] not in CHIPS:
-        raise InputError("topology", f"unknown chip in {topology!r}",
-                         f"Name it as CHIP:AxB[xC], with a chip of {sorted(CHIPS)}")
-    chip, _, sizes = topology.partition(":")
-    options: dict[str, Any] = {"chip_config_name": "megacore"} if chip == "v4" else {}
-    if sizes and set(sizes.split("x")) == {"1"}:  # By default a host has several chips.
-        options["chips_per_host_bounds"] = (1, 1, 1)
-    try:
-        return list(topologies.get_topology_desc(
-            platform="tpu", topology_name=topology, **options).devices)
-    except Exception as error:
-        told = str(error)
-        first = (told.splitlines() or [type(error).__name__])[0]
-        if _TAKEN.search(told):
-            raise InputError("topology", f"another process on this machine uses libtpu ({first})",
-                             "Wait until it ends; libtpu lets one process in at a time") from error
-        raise InputError("topology", f"{topology!r} cannot be described ({first})",
-                         'Install libtpu (pip install "fourd4d[tpu]") and check the shape'
-                         ) from error
 
 
 def step_of(
@@ -134,7 +100,7 @@ def compile_step(config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape,
     """A compiled DIFT step, from shapes alone; see ``step_of``."""
     step, state, batch = step_of(config, protocol, shape, mesh, rules=rules, **options)
     with use(mesh, rules):
-        return jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+        return compiled_for(mesh, jax.jit(step, donate_argnums=0).lower(state, batch))
 
 
 def operations(config: ModelConfig, protocol: ProtocolSpec, shape: BatchShape, mesh: Mesh,
@@ -245,8 +211,8 @@ def step_arguments(parser: argparse.ArgumentParser, preset: str, mesh: str, rows
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     step_arguments(parser, preset="3b", mesh="pod", rows=8)
-    parser.add_argument("--topology", default="v5p:2x2x1", help="CHIP:AxB[xC], or gpu:N with "
-                        "--config")
+    parser.add_argument("--topology", default="v5p:2x2x1", help="CHIP:AxB[xC], h100:N, or gpu:N "
+                        "with --config")
     parser.add_argument("--replicable", nargs="*", default=("kv_heads",),
                         help="logical axes replicated where they do not divide")
     parser.add_argument("--config", default="",
@@ -373,7 +339,7 @@ def measure_rl(config: Any, model: ModelConfig, protocol: ProtocolSpec, shape: B
         for part in found.parts:
             say(f"compiling {part.name}", stderr=True)
             compiled, refused, taken = compiled_or_refused(
-                lambda part=part: part.lower().compile())
+                lambda part=part: compiled_for(mesh, part.lower()))
             used = refused["hbm_used_bytes"] if refused is not None else used_bytes(compiled)
             metrics[f"{part.name}_bytes"] = used + part.beside
             metrics[f"{part.name}_fits"] = int(used + part.beside <= chip.hbm_bytes)

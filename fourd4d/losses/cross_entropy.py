@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fourd4d.core.metrics import Mean
+from fourd4d.parallel import axes_that_split
 
 _SMALL = 2**24  # Logits; below this, 64 MB in float32, one pass without recomputation is fastest.
-_CHUNK = 128
+_CHUNK, _TOKENS = 128, 512  # Positions of a row, and tokens of a device: each reads the whole head.
 _OUT = -1e30  # Finite, so that 0 * _OUT is 0 in the entropy.
 
 
@@ -29,6 +31,7 @@ def token_log_probs_and_entropy(
     """Log-probability of each target and entropy of its distribution, in nats, float32.
 
     Logits are made ``chunk`` positions of every row at a time and made again in the backward pass;
+    where a mesh splits rows, the head is gathered once for all of them.
     products run in ``hidden``'s dtype and accumulate in float32, the head's gradient too. The
     target's logit is picked by comparison, not by gather, so the vocabulary may lie on several
     devices.
@@ -38,7 +41,8 @@ def token_log_probs_and_entropy(
       head: columns are tokens; for tied embeddings pass the transposed table.
       targets: ids below V; where a result is not wanted any id will do.
       temperature: divides the logits.
-      chunk: positions per step; by default 128, or all of them when the logits are small.
+      chunk: positions per step; by default 128, more where a device has few rows, or all of them
+        when the logits are small.
       valid_vocab: columns from here on are padding and get no probability.
       allowed: columns that may get probability; the others are left out of the softmax.
       blocked: one more column to leave out at each position, or -1.
@@ -64,7 +68,27 @@ def token_log_probs_and_entropy(
 
     if chunk is None and rows * length * vocab <= _SMALL:
         return score(hidden, targets, blocked, head)
-    size = min(chunk or _CHUNK, length)
+    axes = axes_that_split("batch", rows)
+
+    def chunks(h_BLD: Any, y_BL: Any, b_BL: Any, w_DV: Any) -> tuple[Any, Any]:
+        if axes:  # Each device adds up its own gradient of the head, and all sum it up once.
+            w_DV = jax.lax.pcast(w_DV, axes, to="varying")
+        size = chunk or max(_CHUNK, _TOKENS // h_BLD.shape[0])
+        return _scanned(score, h_BLD, y_BL, b_BL, w_DV, min(size, length))
+
+    # Chunks add up the head's gradient in this dtype.
+    args = hidden, targets, blocked, head.astype(jnp.promote_types(head.dtype, jnp.float32))
+    if not axes:
+        return chunks(*args)
+    rows_of = PartitionSpec(axes)
+    return jax.shard_map(chunks, in_specs=(rows_of, rows_of, rows_of, PartitionSpec()),
+                         out_specs=rows_of, axis_names=set(axes))(*args)
+
+
+def _scanned(score: Any, hidden: Any, targets: Any, blocked: Any, head: Any, size: int
+             ) -> tuple[Any, Any]:
+    """``score`` of ``size`` positions at a time."""
+    rows, length, _ = hidden.shape
     steps = -(-length // size)
     pad = steps * size - length
 
@@ -73,10 +97,8 @@ def token_log_probs_and_entropy(
         return jnp.moveaxis(x.reshape(rows, steps, size, *x.shape[2:]), 1, 0)
 
     xs = split(hidden), split(targets), None if blocked is None else split(blocked)
-    # Chunks add up the head's gradient in this dtype.
-    w_DV = head.astype(jnp.promote_types(head.dtype, jnp.float32))
     body = jax.checkpoint(score, prevent_cse=False)
-    _, out = jax.lax.scan(lambda _, xs: (None, body(*xs, w_DV)), None, xs)
+    _, out = jax.lax.scan(lambda _, xs: (None, body(*xs, head)), None, xs)
     log_probs, entropy = (
         jnp.moveaxis(x, 0, 1).reshape(rows, steps * size)[:, :length] for x in out)
     return log_probs, entropy

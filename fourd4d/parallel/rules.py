@@ -171,6 +171,13 @@ def partition(shape: Sequence[int], *axes: str | None, where: object = "array") 
     return _rules.get().spec(axes, shape, _split_sizes(), where, activation=True)
 
 
+def axes_that_split(name: str, size: int) -> MeshAxes:
+    """Mesh axes that split an activation's logical axis here; none where they do not divide it."""
+    sizes = _split_sizes()
+    axes = tuple(a for a in _rules.get().mesh_axes(name, activation=True) if sizes.get(a, 1) > 1)
+    return axes if size % math.prod(sizes[a] for a in axes) == 0 else ()
+
+
 def local_shape(shape: Sequence[int], *axes: str | None) -> tuple[int, ...]:
     """Shape of what a device holds of an activation under the current mesh and rules."""
     sizes, spec = _split_sizes(), partition(shape, *axes)

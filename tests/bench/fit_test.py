@@ -231,6 +231,10 @@ def test_axes_may_share_a_dimension_of_the_torus():
         assert any(len({device.coords[axis] for device in line}) == 1 for axis in (0, 1))
 
 
+def cuda_plugin():
+    return any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin")))
+
+
 MESHES = [("fsdp=2,tensor=2", "auto"), ("fsdp=2,context=2", "auto"), ("fsdp=2,tensor=2", "xla")]
 # With ``context`` a device has half of the queries.
 LONG = BatchShape(rows=2, length=1280, slots=4, windows=4, overlays=1)
@@ -265,6 +269,23 @@ def test_nor_has_the_compiled_program(small, mesh, attention):
     assert (not dense and kernels > 0) if attention == "auto" else (dense and not kernels)
 
 
+@pytest.mark.skipif(not cuda_plugin(), reason="needs JAX's CUDA plugin")
+def test_a_node_of_gpus_that_is_not_here_is_compiled_for(small):
+    mesh = make_mesh("fsdp=2,tensor=2", fit.devices_of("h100:4"))
+    found = fit.measure(small, preset_protocol("tiny"), LONG, mesh,
+                        accelerators.CHIPS["h100"],
+                        rules=DEFAULT_RULES.replicating("kv_heads"))
+    assert found["fits"] == 1 and found["all_gather_bytes_sent"] > 0 < found["compute_seconds"]
+
+
+def test_gpus_need_a_number_and_the_plugin():
+    with pytest.raises(InputError, match="h100:2x2 names no number of GPUs"):
+        fit.devices_of("h100:2x2")
+    if not cuda_plugin():
+        with pytest.raises(InputError, match="no GPU is needed"):
+            fit.devices_of("h100:8")
+
+
 def test_the_state_on_gpus_is_counted_from_shapes(tmp_path):
     args = ["fit", "--config=configs/rl_7b.py", "--topology", "gpu:8", "--json",
             str(tmp_path / "fit.json")]
@@ -295,9 +316,9 @@ def test_a_table_goes_on_where_it_stopped(tmp_path, monkeypatch):
     rows = fit_table.fill(str(path), wanted)
     assert [row.get("error") for row in rows] == [None, "Out of luck"]
     assert "--config.mesh=fsdp=16,tensor=4" in compiled[0] and "v5e:8x8" in compiled[0]
-    rows = fit_table.fill(str(path), [*wanted, "dift_7b@8-GPUs"])
-    assert len(compiled) == 4 and "gpu:8" in compiled[-1]
-    assert [row["cell"] for row in rows] == [*wanted, "dift_7b@8-GPUs"]
+    rows = fit_table.fill(str(path), [*wanted, "dift_7b@8-H100"])
+    assert len(compiled) == 4 and "h100:8" in compiled[-1]
+    assert [row["cell"] for row in rows] == [*wanted, "dift_7b@8-H100"]
     assert "fsdp=16,tensor=4: 10.0 of 16.0 GB, 1.25 s" in fit_table.markdown(rows)
     with pytest.raises(InputError, match="unknown cells"):
         fit_table.fill(str(path), ["rl_8b@v5e-64"])

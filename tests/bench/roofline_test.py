@@ -117,6 +117,22 @@ def test_groups_of_devices(groups, size):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.parametrize(("name", "products"), [("fmhaScaleBiasSoftmax", 2),
+                                                ("fmhaScaleBiasSoftmaxBackward", 5)])
+def test_cudnns_attention_counts_its_products(name, products):
+    """Two rows of 7 queries by 5 keys, 4 heads of 16 over 2 heads of keys."""
+    text = f"""HloModule jit_f, is_scheduled=true
+
+ENTRY %main (q: bf16[2,7,4,16], k: bf16[2,5,2,16]) -> bf16[2,4,7,16] {{
+  %q = bf16[2,7,4,16]{{3,2,1,0}} parameter(0)
+  %k = bf16[2,5,2,16]{{3,2,1,0}} parameter(1)
+  %fmha.1 = (bf16[2,4,7,16]{{3,1,2,0}}, u8[0]{{0}}) custom-call(%q, %k, %k), custom_call_target="__cudnn${name}", metadata={{op_name="Backward"}}
+  ROOT %out = bf16[2,4,7,16]{{3,1,2,0}} get-tuple-element(%fmha.1), index=0
+}}
+"""  # noqa: E501
+    assert roofline.cost(text).flops == 2 * products * 2 * 4 * 7 * 5 * 16
+
+
 def test_kernels_of_a_tpu_count_their_products():
     from fourd4d.bench.fit import devices_of
 

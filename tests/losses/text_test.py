@@ -1,12 +1,17 @@
 """Chunked log-probabilities against the plain formula, in value and in gradient."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from fourd4d.bench.common import roofline
 from fourd4d.losses import text_loss, token_log_probs_and_entropy
-from fourd4d.parallel import make_mesh
+from fourd4d.parallel import make_mesh, use
 
 B, L, D, V = 4, 11, 6, 24
 
@@ -94,11 +99,9 @@ def test_text_loss_shifts_weighs_and_respects_segments(arrays):
 
 
 @pytest.mark.parametrize("chunk", [None, 4])
-def test_sharded_equals_unsharded(devices, arrays, chunk):
-    """Rows over data and fsdp, vocabulary over tensor."""
-    from jax.sharding import NamedSharding
-    from jax.sharding import PartitionSpec as P
-
+@pytest.mark.parametrize("inside", [False, True])
+def test_sharded_equals_unsharded(devices, arrays, chunk, inside):
+    """Rows over data and fsdp, vocabulary over tensor; inside a mesh's context or not."""
     hidden, head, tokens = arrays
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, devices)
     weights = jnp.ones((B, L))
@@ -111,6 +114,33 @@ def test_sharded_equals_unsharded(devices, arrays, chunk):
     rows = NamedSharding(mesh, P(("data", "fsdp")))
     columns = NamedSharding(mesh, P(None, "tensor"))
     placed = jax.device_put((hidden, head, tokens % 20), (rows, columns, rows))
-    value_s, grads_s = step(*placed)
+    with use(mesh) if inside else contextlib.nullcontext():
+        value_s, grads_s = step(*placed)
     np.testing.assert_allclose(value_s, value, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads_s, grads)
+
+
+def test_the_head_is_exchanged_once_for_all_chunks(devices):
+    """Its parts are gathered before the first chunk, and its gradients added up after the last."""
+    mesh, vocab = make_mesh({"fsdp": 4, "tensor": 2}, devices), 96
+    hidden, head = jnp.ones((4, 65, 8), jnp.bfloat16), jnp.ones((8, vocab))
+
+    def step(hidden, head):
+        return jax.value_and_grad(lambda w: token_log_probs_and_entropy(
+            hidden, w, jnp.zeros((4, 65), jnp.int32), chunk=5)[0].sum())(head)
+
+    rows, parts = NamedSharding(mesh, P("fsdp")), NamedSharding(mesh, P("fsdp", "tensor"))
+    with use(mesh):
+        text = jax.jit(step, out_shardings=(NamedSharding(mesh, P()), parts)).lower(
+            *jax.device_put((hidden, head), (rows, parts))).compile().as_text()
+    sent = sum(roofline.cost(text).sent_bytes.values())
+    assert 0 < sent < 6 * 4 * head.size  # 13 chunks.
+
+
+def test_rows_that_a_mesh_does_not_divide_are_scored_all_the_same(devices, arrays):
+    hidden, head, tokens = arrays
+    want = token_log_probs_and_entropy(hidden[:3], head, tokens[:3] % 20, chunk=4)
+    with use(make_mesh("data=4", devices[:4])):
+        got = jax.jit(lambda *args: token_log_probs_and_entropy(*args, chunk=4))(
+            hidden[:3], head, tokens[:3] % 20)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)

@@ -32,6 +32,7 @@ CHIPS: Final[Mapping[str, Chip]] = {
     "v5e": Chip(int(15.75 * GIB), 197e12, 819e9, 200e9),
     "v5p": Chip(int(95.74 * GIB), 459e12, 2765e9, 600e9),
     "v6e": Chip(int(31.25 * GIB), 918e12, 1640e9, 400e9),
+    "h100": Chip(80 * 10**9, 989e12, 3350e9, 450e9),  # Sent by NVLink.
     # Its topology lists the two cores of a chip.
     "tpu7x": Chip(int(94.75 * GIB), 2307e12 / 2, 7380e9 / 2, 600e9 / 2),
 }

@@ -19,7 +19,7 @@ MACHINES: Final[Mapping[str, str]] = {
     "v5e-16": "v5e:4x4", "v5e-64": "v5e:8x8", "v6e-16": "v6e:4x4",
     # These are named by cores, two to a chip.
     "v5p-32": "v5p:2x2x4", "v5p-128": "v5p:4x4x4",
-    "8 GPUs": "gpu:8"}
+    "8 H100": "h100:8"}
 TRAINERS: Final = ("rl", "dift")
 SIZES: Final = ("3b", "7b", "32b", "72b")
 
@@ -133,10 +133,7 @@ def _text(row: Mapping[str, Any] | None) -> str:
     if row is None or "error" in row:
         return "not compiled"
     metrics = row["metrics"]
-    held = metrics.get("hbm_used_bytes", metrics.get("state_bytes")) / 1e9
-    held = f"{held:.1f} of {metrics['hbm_limit_bytes'] / 1e9:.1f} GB"
-    if "state_bytes" in metrics:
-        return f"{row['mesh']}: state " + (held if metrics["state_fits"] else f"**{held}**")
+    held = f"{metrics['hbm_used_bytes'] / 1e9:.1f} of {metrics['hbm_limit_bytes'] / 1e9:.1f} GB"
     if not metrics["fits"]:
         return f"{row['mesh']}: **{held}**"
     return f"{row['mesh']}: {held}, {metrics['roofline_seconds']:.3g} s"

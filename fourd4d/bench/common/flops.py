@@ -60,11 +60,8 @@ def _count(jaxpr: Any, turns: int) -> float:
             elif name == "cond":
                 total += max(parts, default=0.0)
             elif name == "shard_map":
-                total += sum(parts) * _shards(params["mesh"])
+                total += sum(parts) * math.prod(
+                    params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
             else:
                 total += sum(parts)
     return total
-
-
-def _shards(mesh: Any) -> int:
-    return math.prod(mesh.shape.values())

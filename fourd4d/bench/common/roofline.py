@@ -31,6 +31,7 @@ _FREE: Final = frozenset((
     "after-all", "iota", "opt-barrier", "domain", "add-dependency"))
 # Products of queries by keys by width in a kernel: of the forward pass, and of each half of the
 # backward pass, which computes the scores again.
+_FORWARD, _BACKWARD = 2, 5  # Those of cuDNN's, all halves in one, with scores and their masks.
 _KERNELS: Final = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 
 
@@ -354,6 +355,11 @@ class _Reader:
         return 0.0
 
     def _kernel(self, x: Instruction, within: str) -> float:
+        if "__cudnn$fmha" in x.rest:
+            (*rows, queries, heads, width), (*_, keys, _, _) = [
+                shapes(self._type(within, o))[0][1] for o in x.operands[:2]]
+            products = _BACKWARD if "Backward" in x.rest.partition("metadata=")[0] else _FORWARD
+            return 2.0 * products * math.prod(rows) * heads * queries * keys * width
         found = next((n for name, n in _KERNELS.items() if name in x.name + x.rest), None)
         if found is None or "tpu_custom_call" not in x.rest:
             return 0.0
