@@ -255,16 +255,21 @@ def test_attention_on_a_mesh_has_no_scores_of_queries_by_keys(
     assert (not dense and kernels > 2) if attention == "auto" else (dense and not kernels)
 
 
+def dense_in(model, topology, mesh):
+    """(shapes of queries by keys in the program compiled for a machine, its text)."""
+    text = fit.compile_step(
+        model, preset_protocol("tiny"), LONG, make_mesh(mesh, fit.devices_of(topology)),
+        DEFAULT_RULES.replicating("kv_heads")).as_text()
+    found = {sizes for computation in roofline.parse(text)[0].values() for line in computation
+             for _, sizes, _ in roofline.shapes(line.result)}
+    return [sizes for sizes in found if sizes.count(1280) > 1 or {640, 1280} <= set(sizes)], text
+
+
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 @pytest.mark.parametrize(("mesh", "attention"), MESHES)
 def test_nor_has_the_compiled_program(small, mesh, attention):
     model = dataclasses.replace(small, dtype="bfloat16", attention=attention)
-    text = fit.compile_step(
-        model, preset_protocol("tiny"), LONG, make_mesh(mesh, fit.devices_of("v5e:2x2")),
-        DEFAULT_RULES.replicating("kv_heads")).as_text()
-    found = {sizes for computation in roofline.parse(text)[0].values() for line in computation
-             for _, sizes, _ in roofline.shapes(line.result)}
-    dense = [sizes for sizes in found if sizes.count(1280) > 1 or {640, 1280} <= set(sizes)]
+    dense, text = dense_in(model, "v5e:2x2", mesh)
     kernels = text.count("splash_mha")
     assert (not dense and kernels > 0) if attention == "auto" else (dense and not kernels)
 
@@ -273,9 +278,16 @@ def test_nor_has_the_compiled_program(small, mesh, attention):
 def test_a_node_of_gpus_that_is_not_here_is_compiled_for(small):
     mesh = make_mesh("fsdp=2,tensor=2", fit.devices_of("h100:4"))
     found = fit.measure(small, preset_protocol("tiny"), LONG, mesh,
-                        accelerators.CHIPS["h100"],
-                        rules=DEFAULT_RULES.replicating("kv_heads"))
+                        accelerators.CHIPS["h100"], rules=DEFAULT_RULES.replicating("kv_heads"))
     assert found["fits"] == 1 and found["all_gather_bytes_sent"] > 0 < found["compute_seconds"]
+
+
+@pytest.mark.skipif(not cuda_plugin(), reason="needs JAX's CUDA plugin")
+@pytest.mark.parametrize("attention", ["flash", "xla"])
+def test_nor_has_the_program_compiled_for_gpus(small, attention):
+    model = dataclasses.replace(small, dtype="bfloat16", attention=attention)
+    dense, text = dense_in(model, "h100:4", "fsdp=2,tensor=2")
+    assert (not dense and "triton" in text) if attention == "flash" else dense
 
 
 def test_gpus_need_a_number_and_the_plugin():
