@@ -4,8 +4,8 @@
     python -m fourd4d.rl --config=configs/rl_3b.py --dry_run --topology=v5p:2x2x2
 
 Reads the data and the checkpoint's description, not its weights; compiles the run's own programs
-from shapes; writes nothing. With ``--topology`` they are compiled for a TPU that is not here, which
-needs ``libtpu``.
+from shapes; writes nothing. With ``--topology`` they are compiled for a machine that is not here: a
+TPU, which needs ``libtpu``, or a node of GPUs such as ``h100:8``, which needs JAX's CUDA plugin.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rich.table import Table
 from fourd4d.bench import fit
 from fourd4d.bench.common.accelerators import CHIPS, PEAKS
 from fourd4d.bench.common.rl_programs import local_bytes, rl_programs, sizes
+from fourd4d.bench.common.topologies import compiled_for, devices_of
 from fourd4d.core.batch import Batch, BatchShape
 from fourd4d.core.terminal import plain_console
 from fourd4d.models import ModelConfig
@@ -59,9 +60,11 @@ class Device:
 
 
 def mesh_and_device(spec: str, topology: str = "") -> tuple[Mesh, Device]:
-    """The run's mesh over the devices here, or over those of a TPU topology."""
+    """The run's mesh over the devices here, or over those of a topology."""
     if topology:
-        mesh, chip = make_mesh(spec, fit.devices_of(topology)), CHIPS[topology.partition(":")[0]]
+        # What it keeps of programs for absent devices it cannot read back.
+        jax.config.update("jax_enable_compilation_cache", False)
+        mesh, chip = make_mesh(spec, devices_of(topology)), CHIPS[topology.partition(":")[0]]
         return mesh, Device(topology, chip.hbm_bytes, fit.UTILISATION * chip.peak_flops,
                             f"{fit.UTILISATION:.0%} of the chip's bfloat16 peak")
     mesh = make_mesh(spec)
@@ -151,8 +154,8 @@ def rl_plan(config: Any, model: ModelConfig, processor: Processor, shape: BatchS
     with use(mesh):
         found = rl_programs(model, processor.protocol, whole, mesh, spec=spec,
                             trainable=config.trainable, **fixed)
-        programs = [_compiled(part.name, lambda part=part: part.lower().compile(), part.beside)
-                    for part in found.parts]
+        programs = [_compiled(part.name, lambda part=part: compiled_for(mesh, part.lower()),
+                              part.beside) for part in found.parts]
     notes = ["every response is taken to use its whole budget of tokens",
              "memory is each program's with what else a device holds meanwhile"]
     if spec.pack:

@@ -23,7 +23,7 @@ _NOTHING: Final = Help()
 _PLAIN: Final = (InputError, NonFiniteError)  # Told in a line.
 DRY_RUN: Final = ("tell parameters, memory, operations, time and the first batch; train and write "
                   "nothing")
-TOPOLOGY: Final = "of --dry_run: a TPU that need not be here, as v5p:2x2x2"
+TOPOLOGY: Final = "of --dry_run: a machine that need not be here, as v5p:2x2x2 or h100:8"
 
 
 def launch(run: Callable[[Any], Any], default: str | None = None,
