@@ -153,9 +153,10 @@ class _Answering:
         self._room = Room(jax.local_devices()[:1] if subject.mesh is None
                           else list(subject.mesh.devices.flat))
         self.split = subject.row_split
-        if spec.rows % self.split:
-            raise InputError("EvalSpec.rows", f"{spec.rows} do not divide over {self.split} "
-                             "devices", "Use a multiple")
+        for field in ("rows", "slots"):
+            if getattr(spec, field) % self.split:
+                raise InputError(f"EvalSpec.{field}", f"{getattr(spec, field)} do not divide over "
+                                 f"{self.split} devices", "Use a multiple")
 
     def __call__(self, lanes: Sequence[Sequence[Prepared]]) -> list[Record]:
         shape = lanes[0][0].shape

@@ -116,7 +116,6 @@ def test_groups_of_devices(groups, size):
     assert roofline.group_size(groups) == size
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 @pytest.mark.parametrize(("name", "products"), [("fmhaScaleBiasSoftmax", 2),
                                                 ("fmhaScaleBiasSoftmaxBackward", 5)])
 def test_cudnns_attention_counts_its_products(name, products):
@@ -133,6 +132,7 @@ ENTRY %main (q: bf16[2,7,4,16], k: bf16[2,5,2,16]) -> bf16[2,4,7,16] {{
     assert roofline.cost(text).flops == 2 * products * 2 * 4 * 7 * 5 * 16
 
 
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 def test_kernels_of_a_tpu_count_their_products():
     from fourd4d.bench.fit import devices_of
 
