@@ -76,7 +76,9 @@ class Rules:
                         f"{axis!r}", "Change one of them in the rules")
                 taken[axis] = str(name)
             split = math.prod(sizes[a] for a in mine)
-            if size % split:
+            if activation and size == 1:  # A token of a decoding step: nothing to split.
+                mine = ()
+            elif size % split:
                 if name not in self.replicable:
                     raise InputError(
                         where, f"axis {name!r} has size {size}, which {split} devices of mesh axes "

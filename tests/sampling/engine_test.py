@@ -127,6 +127,15 @@ def test_on_four_devices(devices: Any) -> None:
     check_same(to_host(got), want)
 
 
+def test_a_mesh_that_splits_prompts_along_their_length(devices: Any) -> None:
+    """A decoding step has one token, which is on all of those devices."""
+    batch = prompts(4)
+    want = generate(*MODEL, batch, RNG, SPEC, 2)
+    with use(mesh := make_mesh("fsdp=2,context=2", devices[:4])):
+        got = generate(*MODEL, host_to_global(batch, mesh), RNG, SPEC, 2)
+    check_same(to_host(got), want)
+
+
 def test_a_few_prompts_of_each_shard_are_read_at_once() -> None:
     batch = prompts(18, reader="blind")
     want = generate(*MODEL, batch, RNG, SPEC, 2)
