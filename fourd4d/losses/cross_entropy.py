@@ -50,10 +50,8 @@ def token_log_probs_and_entropy(
     rows, length, _ = hidden.shape
     vocab = head.shape[1]
 
-    def score(h_BCD: Any, y_BC: Any, b_BC: Any, w_DV: Any) -> tuple[Any, Any]:
-        w_DV = w_DV.astype(h_BCD.dtype)
-        z_BCV = jnp.einsum("bcd,dv->bcv", h_BCD, w_DV, preferred_element_type=jnp.float32)
-        z_BCV = z_BCV / temperature
+    def score(h_BCD: Any, y_BC: Any, b_BC: Any, w_DV: Any, wide_DV: Any) -> tuple[Any, Any]:
+        z_BCV = _logits(h_BCD, w_DV, wide_DV) / temperature
         ids = jax.lax.broadcasted_iota(jnp.int32, z_BCV.shape, 2)
         if valid_vocab is not None and valid_vocab < vocab:
             z_BCV = jnp.where(ids < valid_vocab, z_BCV, _OUT)
@@ -67,25 +65,49 @@ def token_log_probs_and_entropy(
         return picked_BC - lse_BC, lse_BC - jnp.sum(p_BCV * z_BCV, axis=-1)
 
     if chunk is None and rows * length * vocab <= _SMALL:
-        return score(hidden, targets, blocked, head)
+        return score(hidden, targets, blocked, head.astype(hidden.dtype), head)
     axes = axes_that_split("batch", rows)
 
-    def chunks(h_BLD: Any, y_BL: Any, b_BL: Any, w_DV: Any) -> tuple[Any, Any]:
+    def chunks(h_BLD: Any, y_BL: Any, b_BL: Any, *heads: Any) -> tuple[Any, Any]:
         if axes:  # Each device adds up its own gradient of the head, and all sum it up once.
-            w_DV = jax.lax.pcast(w_DV, axes, to="varying")
+            heads = tuple(jax.lax.pcast(w_DV, axes, to="varying") for w_DV in heads)
         size = chunk or max(_CHUNK, _TOKENS // h_BLD.shape[0])
-        return _scanned(score, h_BLD, y_BL, b_BL, w_DV, min(size, length))
+        return _scanned(score, h_BLD, y_BL, b_BL, heads, min(size, length))
 
-    # Chunks add up the head's gradient in this dtype.
-    args = hidden, targets, blocked, head.astype(jnp.promote_types(head.dtype, jnp.float32))
+    # Chunks add up the head's gradient in the dtype of the last.
+    args = (hidden, targets, blocked, jax.lax.stop_gradient(head.astype(hidden.dtype)),
+            head.astype(jnp.promote_types(head.dtype, jnp.float32)))
     if not axes:
         return chunks(*args)
     rows_of = PartitionSpec(axes)
-    return jax.shard_map(chunks, in_specs=(rows_of, rows_of, rows_of, PartitionSpec()),
+    whole = PartitionSpec()
+    return jax.shard_map(chunks, in_specs=(rows_of, rows_of, rows_of, whole, whole),
                          out_specs=rows_of, axis_names=set(axes))(*args)
 
 
-def _scanned(score: Any, hidden: Any, targets: Any, blocked: Any, head: Any, size: int
+@jax.custom_vjp
+def _logits(h_BCD: Any, w_DV: Any, wide_DV: Any) -> Any:
+    """float32; the gradient of ``w`` is handed to ``wide``, the same in a wider dtype, which is not
+    looked at: so no device need hold it."""
+    return jnp.einsum("bcd,dv->bcv", h_BCD, w_DV, preferred_element_type=jnp.float32)
+
+
+def _logits_forward(h_BCD: Any, w_DV: Any, wide_DV: Any) -> tuple[Any, Any]:
+    return _logits(h_BCD, w_DV, wide_DV), (h_BCD, w_DV, jnp.zeros((), wide_DV.dtype))
+
+
+def _logits_backward(kept: Any, g_BCV: Any) -> tuple[Any, Any, Any]:
+    h_BCD, w_DV, like = kept
+    _, back = jax.vjp(lambda h, w: jnp.einsum(
+        "bcd,dv->bcv", h, w, preferred_element_type=jnp.float32), h_BCD, w_DV)
+    g_BCD, g_DV = back(g_BCV)
+    return g_BCD, None, g_DV.astype(like.dtype)
+
+
+_logits.defvjp(_logits_forward, _logits_backward)
+
+
+def _scanned(score: Any, hidden: Any, targets: Any, blocked: Any, heads: Any, size: int
              ) -> tuple[Any, Any]:
     """``score`` of ``size`` positions at a time."""
     rows, length, _ = hidden.shape
@@ -98,7 +120,7 @@ def _scanned(score: Any, hidden: Any, targets: Any, blocked: Any, head: Any, siz
 
     xs = split(hidden), split(targets), None if blocked is None else split(blocked)
     body = jax.checkpoint(score, prevent_cse=False)
-    _, out = jax.lax.scan(lambda _, xs: (None, body(*xs, head)), None, xs)
+    _, out = jax.lax.scan(lambda _, xs: (None, body(*xs, *heads)), None, xs)
     log_probs, entropy = (
         jnp.moveaxis(x, 0, 1).reshape(rows, steps * size)[:, :length] for x in out)
     return log_probs, entropy
