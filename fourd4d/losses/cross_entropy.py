@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fourd4d.core.metrics import Mean
-from fourd4d.parallel import axes_that_split
+from fourd4d.parallel import axes_that_split, platform
 
 _SMALL = 2**24  # Logits; below this, 64 MB in float32, one pass without recomputation is fastest.
 _CHUNK, _TOKENS = 128, 512  # Positions of a row, and tokens of a device: each reads the whole head.
@@ -31,7 +31,7 @@ def token_log_probs_and_entropy(
     """Log-probability of each target and entropy of its distribution, in nats, float32.
 
     Logits are made ``chunk`` positions of every row at a time and made again in the backward pass;
-    where a mesh splits rows, the head is gathered once for all of them.
+    where a mesh of GPUs splits rows, the head is gathered once for all of them.
     products run in ``hidden``'s dtype and accumulate in float32, the head's gradient too. The
     target's logit is picked by comparison, not by gather, so the vocabulary may lie on several
     devices.
@@ -66,7 +66,8 @@ def token_log_probs_and_entropy(
 
     if chunk is None and rows * length * vocab <= _SMALL:
         return score(hidden, targets, blocked, head.astype(hidden.dtype), head)
-    axes = axes_that_split("batch", rows)
+    # TPUs of 16 GB have no room for the gradient of a whole head: there every chunk is exchanged.
+    axes = () if platform() == "tpu" else axes_that_split("batch", rows)
 
     def chunks(h_BLD: Any, y_BL: Any, b_BL: Any, *heads: Any) -> tuple[Any, Any]:
         if axes:  # Each device adds up its own gradient of the head, and all sum it up once.
