@@ -90,6 +90,10 @@ def token_log_probs_and_entropy(
 def _logits(h_BCD: Any, w_DV: Any, wide_DV: Any) -> Any:
     """float32; the gradient of ``w`` is handed to ``wide``, the same in a wider dtype, which is not
     looked at: so no device need hold it."""
+    return _product(h_BCD, w_DV)
+
+
+def _product(h_BCD: Any, w_DV: Any) -> Any:
     return jnp.einsum("bcd,dv->bcv", h_BCD, w_DV, preferred_element_type=jnp.float32)
 
 
@@ -99,9 +103,8 @@ def _logits_forward(h_BCD: Any, w_DV: Any, wide_DV: Any) -> tuple[Any, Any]:
 
 def _logits_backward(kept: Any, g_BCV: Any) -> tuple[Any, Any, Any]:
     h_BCD, w_DV, like = kept
-    _, back = jax.vjp(lambda h, w: jnp.einsum(
-        "bcd,dv->bcv", h, w, preferred_element_type=jnp.float32), h_BCD, w_DV)
-    g_BCD, g_DV = back(g_BCV)
+    (g_BCD,) = jax.linear_transpose(lambda h: _product(h, w_DV), h_BCD)(g_BCV)
+    (g_DV,) = jax.linear_transpose(lambda w: _product(h_BCD, w), w_DV)(g_BCV)
     return g_BCD, None, g_DV.astype(like.dtype)
 
 
