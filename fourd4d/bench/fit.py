@@ -46,7 +46,7 @@ from fourd4d.bench.common import fit_table, flops, roofline
 from fourd4d.bench.common.accelerators import CHIPS, Chip
 from fourd4d.bench.common.result import Result
 from fourd4d.bench.common.rl_programs import local_bytes, rl_programs
-from fourd4d.bench.common.topologies import compiled_for, devices_of
+from fourd4d.bench.common.topologies import compiled_for, devices_of, gpu_count
 from fourd4d.config.build import frozen
 from fourd4d.config.flags import define, only_given, read_flags
 from fourd4d.core.batch import Batch, BatchShape
@@ -296,12 +296,10 @@ def state_on_gpus(config: Any, model: ModelConfig, topology: str) -> dict[str, f
     """Bytes of the training state on each of N GPUs of 80 GB (``gpu:N``): weights, moments,
     gradients, and of 4DRL the reference. From shapes; nothing is compiled.
     """
-    number = topology.partition(":")[2]
-    if not number.isdigit() or int(number) < 1:
-        raise InputError("topology", f"{topology!r} names no number of GPUs", "Write gpu:8")
+    number = gpu_count(topology)
     with contextlib.suppress(RuntimeError):  # JAX has its devices already.
-        jax.config.update("jax_num_cpu_devices", int(number))
-    stands_for = jax.devices("cpu")[:int(number)]
+        jax.config.update("jax_num_cpu_devices", number)
+    stands_for = jax.devices("cpu")[:number]
     mesh = make_mesh(config.mesh, stands_for)
     optimizer = frozen(OptimizerSpec, config.optimizer, "optimizer", total_steps=config.steps)
     with use(mesh):

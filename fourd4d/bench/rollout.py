@@ -130,25 +130,22 @@ def tail(args: argparse.Namespace) -> Result:
 
     engines: dict[Engine, int] = {}
 
-    def refilled() -> Rollout:
+    def refilled(on_segment: Callable[[Engine], None] | None = None) -> Rollout:
         return rollout(graphdef, (state,), made.prompts, keys, made.spec, args.group,
                        slots=args.decode_slots, lanes=args.lanes, streams=args.streams,
-                       limits=lengths)
+                       limits=lengths, on_segment=on_segment)
 
     def counted(engine: Engine) -> None:
         engines[engine] = int(engine.state.turns)
 
     # In turn, so that what else the machine does meets both.
     times, busy = tiny_rollout.alternating([refilled, static], args.repeats)
-    got, want = jax.device_get(refilled()), [jax.device_get(part) for part in static()]
+    got, want = jax.device_get(refilled(counted)), [jax.device_get(part) for part in static()]
     said = np.arange(args.tokens) < lengths[:, None]
     wrong = int(np.sum(said & (got.tokens != np.concatenate([part.tokens for part in want]))))
     wrong += int(np.sum(said != got.mask))
     known = np.concatenate([part.log_probs for part in want])
     tokens = int(lengths.sum())
-    rollout(graphdef, (state,), made.prompts, keys, made.spec, args.group,
-            slots=args.decode_slots, lanes=args.lanes, streams=args.streams, limits=lengths,
-            on_segment=counted)
     decoded = sum(turns * engine.shape.slots for engine, turns in engines.items())
     metrics = {
         "speedup_vs_static": times[1] / times[0],

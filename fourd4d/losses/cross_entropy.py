@@ -13,7 +13,8 @@ from fourd4d.core.metrics import Mean
 from fourd4d.parallel import axes_that_split, platform
 
 _SMALL = 2**24  # Logits; below this, 64 MB in float32, one pass without recomputation is fastest.
-_CHUNK, _TOKENS = 128, 512  # Positions of a row, and tokens of a device: each reads the whole head.
+_CHUNK = 128
+_TOKENS = 512  # Of a device's own rows at a time, at least: each time it reads the whole head.
 _OUT = -1e30  # Finite, so that 0 * _OUT is 0 in the entropy.
 
 
@@ -31,8 +32,8 @@ def token_log_probs_and_entropy(
     """Log-probability of each target and entropy of its distribution, in nats, float32.
 
     Logits are made ``chunk`` positions of every row at a time and made again in the backward pass;
-    where a mesh of GPUs splits rows, the head is gathered once for all of them.
-    products run in ``hidden``'s dtype and accumulate in float32, the head's gradient too. The
+    products run in ``hidden``'s dtype and accumulate in float32, the head's gradient too. Where a
+    mesh splits rows, except on TPUs, the head is gathered once for all chunks. The
     target's logit is picked by comparison, not by gather, so the vocabulary may lie on several
     devices.
 
@@ -41,8 +42,8 @@ def token_log_probs_and_entropy(
       head: columns are tokens; for tied embeddings pass the transposed table.
       targets: ids below V; where a result is not wanted any id will do.
       temperature: divides the logits.
-      chunk: positions per step; by default 128, more where a device has few rows, or all of them
-        when the logits are small.
+      chunk: positions per step; by default 128, more where ``hidden``, or a device's part of it,
+        has less than four rows, or all of them when the logits are small.
       valid_vocab: columns from here on are padding and get no probability.
       allowed: columns that may get probability; the others are left out of the softmax.
       blocked: one more column to leave out at each position, or -1.
@@ -64,8 +65,9 @@ def token_log_probs_and_entropy(
         p_BCV = jnp.exp(z_BCV - lse_BC[..., None])
         return picked_BC - lse_BC, lse_BC - jnp.sum(p_BCV * z_BCV, axis=-1)
 
+    narrow = jax.lax.stop_gradient(head.astype(hidden.dtype))  # See ``_logits``.
     if chunk is None and rows * length * vocab <= _SMALL:
-        return score(hidden, targets, blocked, head.astype(hidden.dtype), head)
+        return score(hidden, targets, blocked, narrow, head)
     # TPUs of 16 GB have no room for the gradient of a whole head: there every chunk is exchanged.
     axes = () if platform() == "tpu" else axes_that_split("batch", rows)
 
@@ -75,15 +77,13 @@ def token_log_probs_and_entropy(
         size = chunk or max(_CHUNK, _TOKENS // h_BLD.shape[0])
         return _scanned(score, h_BLD, y_BL, b_BL, heads, min(size, length))
 
-    # Chunks add up the head's gradient in the dtype of the last.
-    args = (hidden, targets, blocked, jax.lax.stop_gradient(head.astype(hidden.dtype)),
-            head.astype(jnp.promote_types(head.dtype, jnp.float32)))
-    if not axes:
-        return chunks(*args)
-    rows_of = PartitionSpec(axes)
-    whole = PartitionSpec()
-    return jax.shard_map(chunks, in_specs=(rows_of, rows_of, rows_of, whole, whole),
-                         out_specs=rows_of, axis_names=set(axes))(*args)
+    # Chunks add up the head's gradient in this dtype.
+    wide = head.astype(jnp.promote_types(head.dtype, jnp.float32))
+    if axes:
+        split, whole = PartitionSpec(axes), PartitionSpec()
+        chunks = jax.shard_map(chunks, in_specs=(split, split, split, whole, whole),
+                               out_specs=split, axis_names=set(axes))
+    return chunks(hidden, targets, blocked, narrow, wide)
 
 
 @jax.custom_vjp

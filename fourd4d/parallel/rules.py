@@ -43,6 +43,11 @@ class Rules:
                              f"Known: {sorted(self.table)}")
         return self.activations.get(name, self.table[name]) if activation else self.table[name]
 
+    def split_axes(self, name: str | None, sizes: Mapping[str, int], activation: bool = False
+                   ) -> MeshAxes:
+        """Those of ``mesh_axes`` that have more than one device."""
+        return tuple(a for a in self.mesh_axes(name, activation) if sizes.get(a, 1) > 1)
+
     def replicating(self, *names: str) -> Rules:
         """The same rules with ``names`` replicated where they do not divide."""
         for name in names:
@@ -68,7 +73,7 @@ class Rules:
         taken: dict[str, str] = {}
         parts: list[Any] = []
         for name, size in zip(axes, shape, strict=True):
-            mine = tuple(a for a in self.mesh_axes(name, activation) if sizes.get(a, 1) > 1)
+            mine = self.split_axes(name, sizes, activation)
             for axis in mine:
                 if axis in taken:
                     raise InputError(
@@ -176,7 +181,7 @@ def partition(shape: Sequence[int], *axes: str | None, where: object = "array") 
 def axes_that_split(name: str, size: int) -> MeshAxes:
     """Mesh axes that split an activation's logical axis here; none where they do not divide it."""
     sizes = _split_sizes()
-    axes = tuple(a for a in _rules.get().mesh_axes(name, activation=True) if sizes.get(a, 1) > 1)
+    axes = _rules.get().split_axes(name, sizes, activation=True)
     return axes if size % math.prod(sizes[a] for a in axes) == 0 else ()
 
 

@@ -316,10 +316,10 @@ class _Stream:
         taken = np.minimum(wanted, [engine.room(shard) for shard in range(shards)])
         if not ((wanted > 0) & (taken == wanted)).any():
             return False
-        own = np.minimum(self._following[:, None] + self._places, self._each - 1)
-        at = self.first + np.arange(shards)[:, None] * self._each + own
-        # Numbered within the shard.
-        some, seen = picked((asked.batch, asked.features), at if shards == 1 else own)
+        # Within the shard; where there are several, the first prompt is 0.
+        own = self.first + np.minimum(self._following[:, None] + self._places, self._each - 1)
+        at = np.arange(shards)[:, None] * self._each + own
+        some, seen = picked((asked.batch, asked.features), own)
         engine.add(some, jax.random.wrap_key_data(jnp.asarray(asked.keys[at.reshape(-1)])),
                    limits=asked.limits[at.reshape(-1)], features=seen,
                    present=(self._places < taken[:, None]).reshape(-1))

@@ -30,9 +30,9 @@ _FREE: Final = frozenset((
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "partition-id", "replica-id",
     "after-all", "iota", "opt-barrier", "domain", "add-dependency"))
 # Products of queries by keys by width in a kernel: of the forward pass, and of each half of the
-# backward pass, which computes the scores again.
-_FORWARD, _BACKWARD = 2, 5  # Those of cuDNN's, all halves in one, with scores and their masks.
+# backward pass, which computes the scores again; of cuDNN's, whose backward pass is one.
 _KERNELS: Final = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
+_FORWARD, _BACKWARD = 2, 5
 
 
 @dataclasses.dataclass(frozen=True)

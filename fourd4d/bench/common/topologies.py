@@ -59,7 +59,7 @@ def devices_of(topology: str) -> list[Any]:
                          f"Name it as CHIP:AxB[xC], with a chip of {sorted(CHIPS)}")
     chip, _, sizes = topology.partition(":")
     if chip in _GPUS:
-        return _gpus(chip, sizes)
+        return _gpus(chip, gpu_count(topology))
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     options: dict[str, Any] = {"chip_config_name": "megacore"} if chip == "v4" else {}
     if sizes and set(sizes.split("x")) == {"1"}:  # By default a host has several chips.
@@ -78,10 +78,15 @@ def devices_of(topology: str) -> list[Any]:
                          ) from error
 
 
-def _gpus(chip: str, number: str) -> list[Any]:
+def gpu_count(topology: str) -> int:
+    """The number in ``h100:8`` or ``gpu:8``. Raises InputError where there is none."""
+    kind, _, number = topology.partition(":")
     if not number.isdigit() or int(number) < 1:
-        raise InputError("topology", f"{chip}:{number} names no number of GPUs",
-                         f"Write {chip}:8 for a node of eight")
+        raise InputError("topology", f"{topology} names no number of GPUs", f"Write {kind}:8")
+    return int(number)
+
+
+def _gpus(chip: str, number: int) -> list[Any]:
     try:
         return list(topologies.get_topology_desc(
             platform="cuda", topology=f"1x{number}x1", target_config=_GPUS[chip]).devices)
