@@ -23,6 +23,8 @@ class Margins:
       straight: least net displacement over the length of the way, for a direction.
       interval: seconds; least time between two readings of a speed. Within a step, who walks speeds
         up and slows down.
+      nearer: how many times as far as the nearest thing the second has to be.
+      quarter: least distance from the frame's middle lines, as a fraction of it.
     """
 
     angle: float = 10.0
@@ -34,3 +36,5 @@ class Margins:
     pace: float = 1.7
     straight: float = 0.8
     interval: float = 0.7
+    nearer: float = 1.3
+    quarter: float = 0.06

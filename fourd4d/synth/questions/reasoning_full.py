@@ -50,7 +50,8 @@ def reasoning(clip: Clip, question: Question, rng: np.random.Generator, number: 
     opening = asked.openings_full[number % len(asked.openings_full)].format(
         name=name, start=start, end=end)
     if not asked.names_object:
-        opening = f"The box at {start} holds the {name}. {opening}"
+        told = asked.introductions["full"].format(name=name, start=start)
+        opening = f"{told} {opening}"
     places = readout.places(clip, question, PERCENT)
     images = " ".join(
         voice.pick(_SEEN_LATER if n else _SEEN).format(

@@ -53,7 +53,7 @@ def reasoning(clip: Clip, question: Question, rng: np.random.Generator, number: 
     found = asked.findings_short(clip, question)
     opening = asked.openings_short[rng.integers(len(asked.openings_short))]
     if not asked.names_object:
-        opening = "The box holds the {name}."
+        opening = asked.introductions["short"]
     opening = opening.format(name=question.track.name)
     where = positions(clip, question.track, question.frames, images=True)
     return reasoned(f"{opening} {where} {found} {conclusion(question)} {choice(question)}",

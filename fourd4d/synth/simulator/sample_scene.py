@@ -20,6 +20,7 @@ from fourd4d.synth.simulator.spec import SceneSpec
 DIRECTIONS: Final = ("Right", "Right-Down", "Down", "Left-Down", "Left", "Left-Up", "Up",
                      "Right-Up", "Toward", "Away", "Stationary")
 DISTANCES: Final = ("closer", "farther", "same", "closer-farther", "farther-closer")
+QUARTERS: Final = ("Top left", "Top right", "Bottom left", "Bottom right")
 SPEEDS: Final = ("up", "down", "constant", "up-down", "down-up")
 THEN: Final = "; "
 _TRIES: Final = 4000
@@ -61,7 +62,7 @@ def wanted_pool(kind: str) -> tuple[str, ...]:
     """Return what ``sample_scene`` may be asked for, by question type."""
     if kind == "camera":
         return MOVES
-    return {"distance": DISTANCES, "speed": SPEEDS}.get(kind, DIRECTIONS)
+    return {"distance": DISTANCES, "speed": SPEEDS, "destination": QUARTERS}.get(kind, DIRECTIONS)
 
 
 def profile(name: str, tau: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
@@ -84,6 +85,8 @@ def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: s
     for _ in range(_TRIES):
         if kind == "camera":
             plan = _camera_plan(rng, spec, wanted)
+        elif kind == "destination":
+            plan = _destination_plan(rng, spec, wanted)
         else:
             plan = _object_plan(rng, spec, kind, wanted)
         if plan is None:
@@ -91,7 +94,12 @@ def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: s
         moving = kind != "camera" or rng.random() < 0.5
         if spec.shake:
             plan = dataclasses.replace(plan, poses=_shaken(rng, plan.poses, spec))
-        if spec.things > 3:
+        if kind == "destination":
+            found = _company(rng, spec, plan)
+            if found is None:
+                continue
+            others = found
+        elif spec.things > 3:
             if not _visible(plan, [], spec, moving, kind):
                 continue
             others = _crowd(rng, spec, plan, moving, kind)
@@ -217,6 +225,57 @@ def _object_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want: str
     return _Plan(poses, path, radius, landmark, own, ((move,),))
 
 
+def _destination_plan(rng: np.random.Generator, spec: SceneSpec, want: str) -> _Plan | None:
+    """A main object that starts next to the landmark and ends in a wanted quarter."""
+    height, stand_z = rng.uniform(1.8, 3.0), rng.uniform(4.5, 7.5)
+    own = rng.uniform(0.14, 0.22) / 2 * stand_z / spec.focal
+    landmark = np.array([rng.uniform(-0.42, 0.42) * stand_z / spec.focal, -own, stand_z])
+    poses = _still(height, spec.frames)
+    mark = project(to_camera(poses[:1], landmark[None]), spec.focal, spec.width / spec.height)[0]
+    way, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.34)
+    start = mark + far * np.array([np.cos(way) * spec.height / spec.width, np.sin(way)])
+    if not (0.1 < start.min() and start.max() < 0.9):
+        return None
+    moved = _to_quarter(rng, spec, start, want, height)
+    return moved and _Plan(poses, moved[0], moved[1], landmark, own)
+
+
+def _to_quarter(rng: np.random.Generator, spec: SceneSpec, start: Float[np.ndarray, "2"],
+                want: str, height: float) -> _Other | None:
+    """Return a straight path above ground that ends in a quarter of the frame, and a radius."""
+    up, left = want.startswith("Top"), want.endswith("left")
+    end = np.array([low + rng.uniform(0, 0.3) for low in (0.1 if left else 0.6, 0.1 if up else 0.6)])
+    z = rng.uniform(3.2, 5.5)
+    radius = rng.uniform(0.14, 0.22) / 2 * z / spec.focal
+    points = start + _times(spec)[:, None] * (end - start)
+    path = np.stack([_lift(u, v, z, spec) for u, v in points]) - np.array([0, height, 0])
+    return None if (path[:, 1] + radius > 0).any() else (path, radius)
+
+
+def _company(rng: np.random.Generator, spec: SceneSpec, plan: _Plan) -> list[_Other] | None:
+    """As many others as there are things, moving ones first; None where there is no room.
+
+    The moving ones go from anywhere to any quarter, so motion does not tell the main object.
+    """
+    if not _visible(plan, [], spec, True, "destination"):
+        return None
+    out: list[_Other] = []
+    height = -float(plan.poses[0, 1, 3])
+    for number in range(spec.things - 2):
+        want = QUARTERS[rng.integers(len(QUARTERS))]  # Kept while tried: no quarter is rarer.
+        for _ in range(20):
+            if number < spec.movers - 1:
+                one = _to_quarter(rng, spec, rng.uniform(0.1, 0.9, 2), want, height)
+            else:
+                one = _standing(rng, spec)
+            if one is not None and _visible(plan, [*out, one], spec, True, "destination"):
+                out.append(one)
+                break
+        else:
+            return None
+    return out
+
+
 def _straight(rng: np.random.Generator, spec: SceneSpec, way: float, length: float, z: float,
               share: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T 3"] | None:
     """Return a straight path at depth z, or None; ``length`` in frame heights, +y is down."""
@@ -264,13 +323,17 @@ def _crowd(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, moving: bool,
     return out
 
 
+def _standing(rng: np.random.Generator, spec: SceneSpec) -> _Other:
+    z = rng.uniform(4.5, 8.5)
+    radius = rng.uniform(0.12, 0.20) / 2 * z / spec.focal
+    place = np.array([rng.uniform(-0.45, 0.45) * z / spec.focal, -radius, z])
+    return np.broadcast_to(place, (spec.frames, 3)), radius
+
+
 def _bystanders(rng: np.random.Generator, spec: SceneSpec) -> list[_Other]:
     out = []
     for _ in range(int(rng.integers(0, spec.things - 1)) if spec.things > 2 else 0):
-        z = rng.uniform(4.5, 8.5)
-        radius = rng.uniform(0.12, 0.20) / 2 * z / spec.focal
-        place = np.array([rng.uniform(-0.45, 0.45) * z / spec.focal, -radius, z])
-        out.append((np.broadcast_to(place, (spec.frames, 3)), radius))
+        out.append(_standing(rng, spec))
     for i in range(len(out)):
         if spec.movers < 2 or rng.random() > (spec.movers - 1) / (spec.things - 2):
             continue

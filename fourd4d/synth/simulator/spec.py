@@ -6,7 +6,7 @@ import dataclasses
 
 from fourd4d.core.errors import InputError
 
-KINDS = ("camera", "direction", "distance", "speed", "box_direction")
+KINDS = ("camera", "direction", "distance", "speed", "box_direction", "destination")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class SceneSpec:
     focal: float = 0.866
     fine: int = 2
     things: int = 3
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = KINDS[:5]
     weights: tuple[float, ...] = (0.25, 0.40, 0.15, 0.10, 0.10)
     moving_camera: float = 0.15
     combos: float = 0.0

@@ -22,11 +22,11 @@ from fourd4d.synth.questions import (
 from fourd4d.synth.questions.ask import QuestionSpec, ask
 from fourd4d.synth.questions.margins import Ambiguous, Margins
 from fourd4d.synth.questions.question import Subject
-from fourd4d.synth.questions.types import QUESTION_TYPES, camera, direction, distance, speed
+from fourd4d.synth.questions.types import camera, direction, distance, speed
 from fourd4d.synth.simulator.clips import simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
 
-TYPES = tuple(QUESTION_TYPES)
+TYPES = SceneSpec().kinds  # Those of the default scenes.
 
 SPEC = QuestionSpec(style="short")
 TRUTH = {"Toward": "Toward the camera", "Away": "Away from the camera", "closer": "Getting closer",

@@ -15,13 +15,13 @@ from fourd4d.synth.questions import reasoning_full
 from fourd4d.synth.questions.ask import QuestionSpec, ask
 from fourd4d.synth.questions.margins import Ambiguous
 from fourd4d.synth.questions.readout import Place
-from fourd4d.synth.questions.types import QUESTION_TYPES, direction
+from fourd4d.synth.questions.types import direction
 from fourd4d.synth.simulator.clips import outline, simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
 from fourd4d.synth.tools import report
 from fourd4d.synth.video.discover import find_videos, name_of
 
-TYPES = tuple(QUESTION_TYPES)
+TYPES = SceneSpec().kinds  # Those of the default scenes.
 
 SPEC = QuestionSpec(style="full")
 

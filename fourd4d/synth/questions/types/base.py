@@ -62,7 +62,9 @@ class QuestionType(abc.ABC):
       openings_short, openings_full: first sentences of the reasoning, by style; ``{name}``, and in
         the full style ``{start}`` and ``{end}``.
       lead: what stands before the answer in a short conclusion.
-      names_object: whether a question names its object; otherwise the reasoning does.
+      names_object: whether a question names its object.
+      introductions: first sentence of the reasoning where it does not, by style; in the full style,
+        an opening comes after it.
     """
 
     name: ClassVar[str]
@@ -73,6 +75,7 @@ class QuestionType(abc.ABC):
     openings_full: ClassVar[tuple[str, ...]] = OBJECT_OPENINGS_FULL
     lead: ClassVar[str] = ""
     names_object: ClassVar[bool] = True
+    introductions: ClassVar[Mapping[str, str]] = {}
 
     @abc.abstractmethod
     def subjects(self, clip: Clip) -> Iterator[Subject]:
@@ -123,9 +126,9 @@ class ObjectQuestionType(QuestionType):
     def pool(self, spec: AskSpec) -> Pool:
         """Return the answers that may be asked for."""
 
-    def facts(self, clip: Clip, track: Track, frame: int, style: str) -> Mapping[str, str]:
+    def facts(self, clip: Clip, track: Track, frame: int, spec: AskSpec) -> Mapping[str, str]:
         """Return what the wordings hold besides name and times. Raises Ambiguous."""
-        del clip, track, frame, style
+        del clip, track, frame, spec
         return {}
 
     def windows(self, first: int, last: int, spec: AskSpec) -> Iterator[tuple[int, int]]:
@@ -170,7 +173,7 @@ class ObjectQuestionType(QuestionType):
         pool = self.pool(spec)
         if answer not in pool.answers:
             raise Ambiguous(f"{self.name}: varies")
-        facts = self.facts(clip, track, first, spec.style)
+        facts = self.facts(clip, track, first, spec)
         text = self.word(rng, spec.style, name=track.name, start=clip.timestamps[first],
                          end=clip.timestamps[last], **facts)
         options = pool.options(answer, rng)
