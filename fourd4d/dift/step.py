@@ -41,6 +41,9 @@ class DiftSpec:
       self_feed_passes: forward passes in which latents are replaced by the model's own before the
         losses are taken. 0 is teacher forcing; as many passes as a row has latents feeds exactly
         what decoding would feed, and fewer approach it from the first latent on.
+      self_feed_from: what the first of these passes is fed. ``targets``: with few passes, all but
+        the first latents are then imagined from true ones before them, which also tell what is to
+        be imagined. ``mean``, the mean target: nothing is told, as in decoding.
       self_feed_gradient: let the losses move what the model fed itself in these passes.
       reader_share: share of examples in which the reader speaks, where they have one; in the
         others the imaginer says everything. Drawn for each example and step.
@@ -60,6 +63,7 @@ class DiftSpec:
     nce_centred: bool = True
     nce_whole: bool = True
     self_feed_passes: int = 0
+    self_feed_from: str = "targets"
     self_feed_gradient: bool = False
     reader_share: float = 1.0
     reader_gradient: bool = True
@@ -76,6 +80,9 @@ class DiftSpec:
             if getattr(self, field) < 0:
                 raise InputError(f"DiftSpec.{field}", f"bad value {getattr(self, field)}",
                                  "Use 0 or more")
+        if self.self_feed_from not in ("targets", "mean"):
+            raise InputError("DiftSpec.self_feed_from", f"unknown value {self.self_feed_from!r}",
+                             "Use 'targets' or 'mean'")
         if self.nce_temperature <= 0:
             raise InputError("DiftSpec.nce_temperature", f"bad value {self.nce_temperature}",
                              "Use a number above 0")
@@ -172,6 +179,9 @@ def loss(
     targets_BQD: Any = None
     if count:
         targets_BQD = jax.lax.stop_gradient(model.pool(features, batch.overlays))
+        if bank is None or rows is None:
+            bank = imagery.Bank.of(targets_BQD, batch.overlays.present(), size)
+            rows = jnp.arange(len(batch.tokens))
 
     def hidden_for(model: Thinker, latents: Any) -> Float[Array, "B L D"]:
         embeds = model.embed(
@@ -186,6 +196,10 @@ def loss(
             # Weights that carry no gradient: stopped at its end only, each pass would cost double.
             graphdef, weights = nnx.split(model)
             feeding = nnx.merge(graphdef, jax.lax.stop_gradient(weights))
+        if spec.self_feed_from == "mean":
+            assert bank is not None
+            latents = jnp.broadcast_to(jnp.tile(bank.mean(), (images, 1)), targets_BQD.shape
+                                       ).astype(targets_BQD.dtype)
         for _ in range(spec.self_feed_passes):
             latents, _ = imagined_latents(
                 feeding, hidden_for(feeding, latents), batch.latent_index, count)
@@ -214,9 +228,7 @@ def loss(
         "norm_ratio": imagery.norm_ratio(own_BQD, targets_BQD, present_BQ),
     }
 
-    if bank is None or rows is None:
-        bank = imagery.Bank.of(targets_BQD, batch.overlays.present(), size)
-        rows = jnp.arange(len(batch.tokens))
+    assert bank is not None and rows is not None
     own_NRD = own_BQD.reshape(-1, size, own_BQD.shape[-1])
     told_apart = dict(
         own=(rows[:, None] * images + jnp.arange(images)).reshape(-1), bank=bank,

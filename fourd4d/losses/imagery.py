@@ -87,6 +87,11 @@ class Bank:
         return Bank(wide.reshape(-1, latent_size, wide.shape[-1]),
                     jnp.asarray(present, jnp.float32).reshape(-1))
 
+    def mean(self) -> Float[Array, "R D"]:
+        """Return the mean of the targets at each place of an image."""
+        total = jnp.einsum("N,NRD->RD", self.present, self.targets, precision="highest")
+        return total / jnp.maximum(jnp.sum(self.present), 1.0)
+
     def direction(self) -> Float[Array, "R D"]:
         """Return the mean of the targets' directions at each place of an image.
 

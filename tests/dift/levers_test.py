@@ -249,9 +249,26 @@ def test_gradient_flows_through_what_is_self_fed_if_wanted(split: Any) -> None:
     assert gap > 1e-4
 
 
+@pytest.mark.parametrize("fed, told", [("targets", True), ("mean", False)])
+def test_from_the_mean_nothing_tells_what_is_to_be_imagined(
+        split: Any, monkeypatch: pytest.MonkeyPatch, fed: str, told: bool) -> None:
+    """Two rows exchange their targets: what is fed, and so what is said, must not change."""
+    graphdef, tree = split
+    batch, pool = batch_of(EXAMPLES[1:4:2]), Thinker.pool
+    spec = dift.DiftSpec(self_feed_passes=1, self_feed_from=fed)
+
+    def text_loss() -> float:
+        _, metrics = dift.loss(nnx.merge(graphdef, tree), batch, dift.step_totals(batch), spec)
+        return float(metrics["text_loss"].value())
+
+    own = text_loss()
+    monkeypatch.setattr(Thinker, "pool", lambda *args: jnp.flip(pool(*args), 0))
+    assert (abs(text_loss() - own) > 1e-6) == told
+
+
 @pytest.mark.parametrize("field", [
-    {"read_targets": 1.5}, {"reader_share": -0.1}, {"nce_temperature": 0.0},
-    {"read_targets_steps": -1}, {"self_feed_passes": -1},
+    {"self_feed_from": "nothing"}, {"read_targets": 1.5}, {"reader_share": -0.1},
+    {"nce_temperature": 0.0}, {"read_targets_steps": -1}, {"self_feed_passes": -1},
 ])
 def test_bad_values_are_named(field: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"DiftSpec.{next(iter(field))}"):

@@ -76,9 +76,8 @@ class Encoder:
             self._files[path] = jpeg(self._clip.frames[number], self._quality)
         return path
 
-    def overlay(self, question: Question, number: int) -> tuple[str, str]:
-        """Return the paths of an overlay and of the mask behind it."""
-        track = question.track
+    def overlay(self, track: Track, number: int) -> tuple[str, str]:
+        """Return the paths of an overlay of frame ``number`` and of the mask behind it."""
         folder = f"{ROOT}/{self._clip.video_id}/masked_{track.role}_overlays"
         name = f"frame_{number:04d}{_suffix(self._clip, track)}"
         path, mask = f"{folder}/{name}.jpg", f"{folder}/{name}_mask.png"
@@ -102,7 +101,7 @@ def question_sample(clip: Clip, question: Question, response: str, encoder: Enco
     ``more`` is added to its provenance.
     """
     span = range(len(clip.frames))
-    pairs = [encoder.overlay(question, i) for i in question.frames] if response else []
+    pairs = [encoder.overlay(track, i) for track, i in question.overlays] if response else []
     provenance: dict[str, Any] = {**clip.provenance, **question.provenance, **(more or {})}
     provenance["object"] = question.track.source
     name = question_type(question.type).sample_name(clip, question, _suffix(clip, question.track))

@@ -24,6 +24,8 @@ class Margins:
       interval: seconds; least time between two readings of a speed. Within a step, who walks speeds
         up and slows down.
       nearer: how many times as far as the nearest thing the second has to be.
+      there, elsewhere: frame heights. What is nearer to a place than the one is there, what is
+        farther than the other is not.
       quarter: least distance from the frame's middle lines, as a fraction of it.
     """
 
@@ -36,5 +38,7 @@ class Margins:
     pace: float = 1.7
     straight: float = 0.8
     interval: float = 0.7
-    nearer: float = 1.3
+    nearer: float = 1.4
+    there: float = 0.06
+    elsewhere: float = 0.2
     quarter: float = 0.06

@@ -76,7 +76,7 @@ def work(clip: Clip, question: Question) -> Task:
 
     Raises Ambiguous.
     """
-    where = reasoning_short.positions(clip, question.track, question.frames, images=False)
+    where = reasoning_short.positions(clip, question.overlays, images=False)
     notes = f"Notes: The {question.track.name}. {where}"
     return Task(f"work_{question.type}", _prompt(f"{notes} {question.text}", question),
                 f"{_stated(clip, question)} {reasoning_short.choice(question)}")
@@ -90,7 +90,7 @@ def _observed(clip: Clip, question: Question) -> tuple[str, str]:
     """Return what is seen of the object, and the conclusion."""
     asked = question_type(question.type)
     found = asked.findings_short(clip, question)
-    where = reasoning_short.positions(clip, question.track, question.frames, images=False)
+    where = reasoning_short.positions(clip, question.overlays, images=False)
     opening = "" if asked.names_object else f"The {question.track.name}. "
     return f"{opening}{where} {found}", reasoning_short.conclusion(question)
 
@@ -138,7 +138,7 @@ def place(clip: Clip, rng: np.random.Generator, times: int = 3) -> Task:
     said = ", ".join(f"{clip.timestamps[i]:.1f}s" for i in frames)
     prompt = f"Where is the {track.name} at {said}?"
     return Task("describe_place", prompt,
-                reasoning_short.positions(clip, track, frames, images=False))
+                reasoning_short.positions(clip, [(track, i) for i in frames], images=False))
 
 
 def listing(clip: Clip, rng: np.random.Generator) -> Task:

@@ -19,10 +19,11 @@ class Question:
       type: name of its question type.
       options: A, B, C, D.
       answer: the right letter.
-      track: the object shown in the overlays.
+      track: the object that it is about, shown in the overlays.
       landmark: the object that stands for the static scene, where there is one.
-      frames: frame numbers of the overlays, rising.
+      frames: frame numbers of the overlays.
       provenance: where the answer comes from (JSON values).
+      shown: the object in each overlay, where it is not ``track`` in all of them.
     """
 
     type: str
@@ -33,6 +34,13 @@ class Question:
     landmark: Track | None
     frames: tuple[int, ...]
     provenance: Mapping[str, Any]
+    shown: tuple[Track, ...] = ()
+
+    @property
+    def overlays(self) -> tuple[tuple[Track, int], ...]:
+        """Object and frame number of each overlay."""
+        shown = self.shown or (self.track,) * len(self.frames)
+        return tuple(zip(shown, self.frames, strict=True))
 
     @property
     def answer_text(self) -> str:

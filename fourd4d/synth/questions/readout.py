@@ -54,8 +54,8 @@ def place(clip: Clip, track: Track, frame: int, scale: Scale) -> Place:
 
 
 def places(clip: Clip, question: Question, scale: Scale) -> tuple[Place, ...]:
-    """Return the place of the question's object at each overlay."""
-    return tuple(place(clip, question.track, i, scale) for i in question.frames)
+    """Return the place of what each overlay shows."""
+    return tuple(place(clip, track, i, scale) for track, i in question.overlays)
 
 
 def fixed_places(clip: Clip, question: Question, scale: Scale) -> tuple[Place, ...]:

@@ -5,6 +5,8 @@ What is found in the positions, and which answer they lead to, is for the questi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fourd4d.core.sample import IMAGE_MARK, LETTERS, reasoned
@@ -15,12 +17,16 @@ from fourd4d.synth.questions.readout import SHORT
 from fourd4d.synth.questions.types import question_type
 
 
-def positions(clip: Clip, track: Track, frames: tuple[int, ...], images: bool) -> str:
-    """Return '0.0s <output_image> at 2,7 size 4. …', a sentence a frame; marks if ``images``."""
+def positions(clip: Clip, shown: Sequence[tuple[Track, int]], images: bool) -> str:
+    """Return '0.0s <output_image> at 2,7 size 4. …', a sentence an overlay; marks if ``images``.
+
+    Args:
+      shown: object and frame number of each.
+    """
     mark = f" {IMAGE_MARK}" if images else ""
     return " ".join(
         f"{clip.timestamps[i]:.1f}s{mark} at {p.x},{p.y} size {p.size}."
-        for i in frames for p in [readout.place(clip, track, i, SHORT)]
+        for track, i in shown for p in [readout.place(clip, track, i, SHORT)]
     )
 
 
@@ -55,6 +61,6 @@ def reasoning(clip: Clip, question: Question, rng: np.random.Generator, number: 
     if not asked.names_object:
         opening = asked.introductions["short"]
     opening = opening.format(name=question.track.name)
-    where = positions(clip, question.track, question.frames, images=True)
+    where = positions(clip, question.overlays, images=True)
     return reasoned(f"{opening} {where} {found} {conclusion(question)} {choice(question)}",
                     f"{question.answer}. {question.answer_text}")

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from fourd4d.core.errors import InputError
 from fourd4d.synth.clip import MOVES
@@ -56,13 +56,15 @@ class _Plan:
 
 
 _Other = tuple[Float[np.ndarray, "T 3"], float]  # path and radius, metres
+_Box = tuple[Float[np.ndarray, "T 2"], Float[np.ndarray, "T"]]  # centre and half size on screen
 
 
 def wanted_pool(kind: str) -> tuple[str, ...]:
     """Return what ``sample_scene`` may be asked for, by question type."""
     if kind == "camera":
         return MOVES
-    return {"distance": DISTANCES, "speed": SPEEDS, "destination": QUARTERS}.get(kind, DIRECTIONS)
+    return {"distance": DISTANCES, "speed": SPEEDS, "destination": QUARTERS,
+            "vacated": QUARTERS}.get(kind, DIRECTIONS)
 
 
 def profile(name: str, tau: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
@@ -85,8 +87,8 @@ def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: s
     for _ in range(_TRIES):
         if kind == "camera":
             plan = _camera_plan(rng, spec, wanted)
-        elif kind == "destination":
-            plan = _destination_plan(rng, spec, wanted)
+        elif kind in ("destination", "vacated"):
+            plan = _destination_plan(rng, spec, kind, wanted)
         else:
             plan = _object_plan(rng, spec, kind, wanted)
         if plan is None:
@@ -94,8 +96,8 @@ def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: s
         moving = kind != "camera" or rng.random() < 0.5
         if spec.shake:
             plan = dataclasses.replace(plan, poses=_shaken(rng, plan.poses, spec))
-        if kind == "destination":
-            found = _company(rng, spec, plan)
+        if kind in ("destination", "vacated"):
+            found = _company(rng, spec, plan, kind)
             if found is None:
                 continue
             others = found
@@ -225,8 +227,9 @@ def _object_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want: str
     return _Plan(poses, path, radius, landmark, own, ((move,),))
 
 
-def _destination_plan(rng: np.random.Generator, spec: SceneSpec, want: str) -> _Plan | None:
-    """A main object that starts next to the landmark and ends in a wanted quarter."""
+def _destination_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want: str
+                      ) -> _Plan | None:
+    """A main object that ends in a wanted quarter; a ``destination`` starts by the landmark."""
     height, stand_z = rng.uniform(1.8, 3.0), rng.uniform(4.5, 7.5)
     own = rng.uniform(0.14, 0.22) / 2 * stand_z / spec.focal
     landmark = np.array([rng.uniform(-0.42, 0.42) * stand_z / spec.focal, -own, stand_z])
@@ -234,17 +237,23 @@ def _destination_plan(rng: np.random.Generator, spec: SceneSpec, want: str) -> _
     mark = project(to_camera(poses[:1], landmark[None]), spec.focal, spec.width / spec.height)[0]
     way, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.34)
     start = mark + far * np.array([np.cos(way) * spec.height / spec.width, np.sin(way)])
+    if kind == "vacated":
+        start = rng.uniform(0.12, 0.88, 2)
     if not (0.1 < start.min() and start.max() < 0.9):
         return None
-    moved = _to_quarter(rng, spec, start, want, height)
+    moved = _flight(rng, spec, start, _within(rng, want), height)
     return moved and _Plan(poses, moved[0], moved[1], landmark, own)
 
 
-def _to_quarter(rng: np.random.Generator, spec: SceneSpec, start: Float[np.ndarray, "2"],
-                want: str, height: float) -> _Other | None:
-    """Return a straight path above ground that ends in a quarter of the frame, and a radius."""
-    up, left = want.startswith("Top"), want.endswith("left")
-    end = np.array([low + rng.uniform(0, 0.3) for low in (0.1 if left else 0.6, 0.1 if up else 0.6)])
+def _within(rng: np.random.Generator, quarter: str) -> Float[np.ndarray, "2"]:
+    """Draw a point of a quarter of the frame, fractions of width and height."""
+    up, left = quarter.startswith("Top"), quarter.endswith("left")
+    return np.array([0.1 if left else 0.6, 0.1 if up else 0.6]) + rng.uniform(0, 0.3, 2)
+
+
+def _flight(rng: np.random.Generator, spec: SceneSpec, start: Float[np.ndarray, "2"],
+            end: Float[np.ndarray, "2"], height: float) -> _Other | None:
+    """Return a straight path between points of the frame, and a radius; None below ground."""
     z = rng.uniform(3.2, 5.5)
     radius = rng.uniform(0.14, 0.22) / 2 * z / spec.focal
     points = start + _times(spec)[:, None] * (end - start)
@@ -252,24 +261,37 @@ def _to_quarter(rng: np.random.Generator, spec: SceneSpec, start: Float[np.ndarr
     return None if (path[:, 1] + radius > 0).any() else (path, radius)
 
 
-def _company(rng: np.random.Generator, spec: SceneSpec, plan: _Plan) -> list[_Other] | None:
+def _company(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, kind: str
+             ) -> list[_Other] | None:
     """As many others as there are things, moving ones first; None where there is no room.
 
-    The moving ones go from anywhere to any quarter, so motion does not tell the main object.
+    The moving ones go from anywhere to any quarter, so motion does not tell the main object. Of a
+    ``vacated`` place, the first of them goes where the main object starts.
     """
-    if not _visible(plan, [], spec, True, "destination"):
+    if not _visible(plan, [], spec, True, kind):
         return None
     out: list[_Other] = []
+    boxes = [_seen(np.broadcast_to(plan.landmark, plan.path.shape), plan.landmark_radius,
+                   plan.poses, spec), _seen(plan.path, plan.radius, plan.poses, spec)]
     height = -float(plan.poses[0, 1, 3])
+    vacated = project(to_camera(plan.poses[:1], plan.path[:1]), spec.focal,
+                      spec.width / spec.height)[0]
     for number in range(spec.things - 2):
         want = QUARTERS[rng.integers(len(QUARTERS))]  # Kept while tried: no quarter is rarer.
-        for _ in range(20):
+        for _ in range(40):
             if number < spec.movers - 1:
-                one = _to_quarter(rng, spec, rng.uniform(0.1, 0.9, 2), want, height)
+                end = _within(rng, want)
+                if kind == "vacated" and not out:
+                    end = vacated + rng.uniform(-0.03, 0.03, 2)
+                one = _flight(rng, spec, rng.uniform(0.1, 0.9, 2), end, height)
             else:
                 one = _standing(rng, spec)
-            if one is not None and _visible(plan, [*out, one], spec, True, "destination"):
+            if one is None:
+                continue
+            box = _seen(*one, plan.poses, spec)
+            if not any(_meet(box, other).any() for other in boxes):
                 out.append(one)
+                boxes.append(box)
                 break
         else:
             return None
@@ -362,11 +384,16 @@ def _shaken(rng: np.random.Generator, poses: Float[np.ndarray, "T 4 4"],
 
 
 def _seen(path: Float[np.ndarray, "T 3"], radius: float, poses: Float[np.ndarray, "T 4 4"],
-          spec: SceneSpec) -> tuple[Float[np.ndarray, "T 2"], Float[np.ndarray, "T"]]:
+          spec: SceneSpec) -> _Box:
     """Return centre and half size on screen, fractions of the frame height (square pixels)."""
     local = to_camera(poses, path)
     centre = project(local, spec.focal, spec.width / spec.height)
     return centre, spec.focal * radius / np.maximum(local[:, 2], 1e-3)
+
+
+def _meet(one: _Box, other: _Box) -> Bool[np.ndarray, "T"]:
+    """Return in which frames two things touch on screen, or almost."""
+    return np.abs(one[0] - other[0]).max(1) < 1.3 * (one[1] + other[1])
 
 
 def _visible(plan: _Plan, others: list[_Other], spec: SceneSpec, moving: bool, kind: str) -> bool:
@@ -400,7 +427,7 @@ def _visible(plan: _Plan, others: list[_Other], spec: SceneSpec, moving: bool, k
         for b, rb in boxes[i + 1 :]:
             if not np.isfinite(b).all():
                 return False
-            meet = np.abs(a - b).max(1) < 1.3 * (ra + rb)
+            meet = _meet((a, ra), (b, rb))
             if spec.occlusion:
                 # Objects may occlude each other, but not at the ends and not for long.
                 if i < asked and (meet[[0, -1]].any() or meet.mean() > 0.3):

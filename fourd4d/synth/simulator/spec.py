@@ -6,7 +6,8 @@ import dataclasses
 
 from fourd4d.core.errors import InputError
 
-KINDS = ("camera", "direction", "distance", "speed", "box_direction", "destination")
+KINDS = ("camera", "direction", "distance", "speed", "box_direction", "destination",
+         "vacated")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,14 +65,15 @@ def test_the_dataset_reads_back_in_both_layouts(tmp_path, scenes):
         assert one.provenance["source"] == "scenes" and one.provenance["answer_from"]
 
 
-def test_things_of_one_name_are_asked_about_by_their_boxes_alone(scenes):
+def test_things_of_one_name_are_asked_about_by_box_or_relation_alone(scenes):
     clip = next(c for c in scenes if c.dynamic is not None)
     twin = dataclasses.replace(clip.dynamic, boxes=clip.dynamic.boxes + 0.01)
     twins = dataclasses.replace(clip, tracks=(*clip.tracks, twin))
     told = [(name, subject.track) for name, subject in build.subjects(twins, TYPES)
             if subject.track]
-    assert {kind for kind, track in told if track.name == twin.name} == {"box_direction"}
-    assert sum(track is twin for _, track in told) == 1
+    assert {kind for kind, track in told if track.name == twin.name} == {
+        "box_direction", "destination", "vacated"}
+    assert sum(track is twin for _, track in told) == 3
     alone = {name for name, subject in build.subjects(clip, TYPES)
              if subject.track is clip.dynamic}
     assert alone == {*TYPES} - {"camera"}

@@ -126,9 +126,14 @@ class ObjectQuestionType(QuestionType):
     def pool(self, spec: AskSpec) -> Pool:
         """Return the answers that may be asked for."""
 
-    def facts(self, clip: Clip, track: Track, frame: int, spec: AskSpec) -> Mapping[str, str]:
-        """Return what the wordings hold besides name and times. Raises Ambiguous."""
-        del clip, track, frame, spec
+    def facts(self, clip: Clip, track: Track, frames: tuple[int, int], spec: AskSpec
+              ) -> Mapping[str, str]:
+        """Return what the wordings hold besides name and times. Raises Ambiguous.
+
+        Args:
+          frames: the first and the last.
+        """
+        del clip, track, frames, spec
         return {}
 
     def windows(self, first: int, last: int, spec: AskSpec) -> Iterator[tuple[int, int]]:
@@ -173,7 +178,7 @@ class ObjectQuestionType(QuestionType):
         pool = self.pool(spec)
         if answer not in pool.answers:
             raise Ambiguous(f"{self.name}: varies")
-        facts = self.facts(clip, track, first, spec)
+        facts = self.facts(clip, track, (first, last), spec)
         text = self.word(rng, spec.style, name=track.name, start=clip.timestamps[first],
                          end=clip.timestamps[last], **facts)
         options = pool.options(answer, rng)
