@@ -76,7 +76,7 @@ def work(clip: Clip, question: Question) -> Task:
 
     Raises Ambiguous.
     """
-    where = reasoning_short.positions(clip, question.overlays, images=False)
+    where = reasoning_short.positions(clip, question.own_overlays, images=False)
     notes = f"Notes: The {question.track.name}. {where}"
     return Task(f"work_{question.type}", _prompt(f"{notes} {question.text}", question),
                 f"{_stated(clip, question)} {reasoning_short.choice(question)}")
@@ -90,7 +90,7 @@ def _observed(clip: Clip, question: Question) -> tuple[str, str]:
     """Return what is seen of the object, and the conclusion."""
     asked = question_type(question.type)
     found = asked.findings_short(clip, question)
-    where = reasoning_short.positions(clip, question.overlays, images=False)
+    where = reasoning_short.positions(clip, question.own_overlays, images=False)
     opening = "" if asked.names_object else f"The {question.track.name}. "
     return f"{opening}{where} {found}", reasoning_short.conclusion(question)
 

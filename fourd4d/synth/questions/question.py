@@ -43,6 +43,11 @@ class Question:
         return tuple(zip(shown, self.frames, strict=True))
 
     @property
+    def own_overlays(self) -> tuple[tuple[Track, int], ...]:
+        """Those that show what the question is about."""
+        return tuple(one for one in self.overlays if one[0] is self.track)
+
+    @property
     def answer_text(self) -> str:
         return self.options[LETTERS.index(self.answer)]
 

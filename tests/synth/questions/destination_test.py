@@ -8,7 +8,7 @@ import pytest
 
 from fourd4d.core.sample import IMAGE_MARK
 from fourd4d.synth.dataset import build
-from fourd4d.synth.questions import readout
+from fourd4d.synth.questions import pretraining_tasks, readout, reasoning_short
 from fourd4d.synth.questions.ask import QuestionSpec, ask
 from fourd4d.synth.questions.margins import Ambiguous, Margins
 from fourd4d.synth.questions.question import Subject
@@ -104,6 +104,24 @@ def test_a_place_taken_is_that_of_the_thing_asked_about(vacated):
                 np.testing.assert_array_equal(mask, masks[name][frame])
             asked += 1
     assert asked >= 12
+
+
+def test_practice_tells_the_way_of_the_thing_alone(vacated):
+    """``work`` and ``tell`` say 'The blue ball.' and then where that is, not where its taker is."""
+    clip = next(result.clip for result in vacated if result.samples)
+    track = next(one for one in clip.tracks if one.role == "dynamic" and _asked(clip, one))
+    question = ask(clip, "vacated", np.random.default_rng(0), SHORT.questions,
+                   Subject(track=track))
+    way = reasoning_short.positions(clip, [(track, 0), (track, 7)], images=False)
+    assert f"Notes: The {track.name}. {way} " in pretraining_tasks.work(clip, question).prompt
+    assert pretraining_tasks.tell(clip, question).response.startswith(f"The {track.name}. {way} ")
+
+
+def _asked(clip, track):
+    try:
+        return place_taken_by(clip, track, 0, 7, Margins()) is not None
+    except Ambiguous:
+        return False
 
 
 def test_nobody_takes_the_place_of_what_stays(vacated):
