@@ -22,7 +22,8 @@ class SceneSpec:
       fine: rays along a pixel's side.
       things: maximum number of objects in a scene: a moving one, a landmark, bystanders.
       kinds, weights: question types that clips are made for, and how often.
-      moving_camera: share of object clips in which the camera pans or tilts.
+      moving_camera: share of object clips in which the camera pans or tilts; in those of
+        ``destination`` and ``vacated`` it stands still.
       combos: share of camera clips with two moves at once.
       spans: maximum number of successive camera moves in a camera clip.
       movers: maximum number of moving objects; all but the first move in any direction.
@@ -67,6 +68,9 @@ class SceneSpec:
         if unknown or len(self.kinds) != len(self.weights) or not sum(self.weights) > 0:
             raise InputError("SceneSpec.kinds", f"{self.kinds} with weights {self.weights}",
                              f"Give one weight a kind, kinds from {KINDS}")
+        if "vacated" in self.kinds and (self.movers < 2 or self.things < 3):
+            raise InputError("SceneSpec.movers", f"{self.movers} of {self.things} things move, and "
+                             "none takes another's place", "Give movers=2, things=3 or more")
         if self.frames < 4 or self.things < 2:
             raise InputError("SceneSpec", f"{self.frames} frames, {self.things} things",
                              "At least 4 frames and 2 things are needed")

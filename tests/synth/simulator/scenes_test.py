@@ -99,6 +99,8 @@ def test_impossible_specs_are_refused():
         SceneSpec(kinds=("camera", "flight"), weights=(1.0, 1.0))
     with pytest.raises(InputError, match="frames"):
         SceneSpec(frames=2)
+    with pytest.raises(InputError, match="movers=2, things=3"):
+        SceneSpec(kinds=("vacated",), weights=(1.0,))
 
 
 def test_frames_drawn_together_and_one_by_one_are_the_same(monkeypatch):
