@@ -89,16 +89,17 @@ class Bank:
 
     def mean(self) -> Float[Array, "R D"]:
         """Return the mean of the targets at each place of an image."""
-        total = jnp.einsum("N,NRD->RD", self.present, self.targets, precision="highest")
-        return total / jnp.maximum(jnp.sum(self.present), 1.0)
+        return self._mean_of(self.targets)
 
     def direction(self) -> Float[Array, "R D"]:
         """Return the mean of the targets' directions at each place of an image.
 
         Its length is the highest mean cosine with the targets that a constant reaches.
         """
-        total = jnp.einsum("N,NRD->RD", self.present, _directions(self.targets),
-                           precision="highest")
+        return self._mean_of(_directions(self.targets))
+
+    def _mean_of(self, vectors: Float[AnyArray, "N R D"]) -> Float[Array, "R D"]:
+        total = jnp.einsum("N,NRD->RD", self.present, vectors, precision="highest")
         return total / jnp.maximum(jnp.sum(self.present), 1.0)
 
     def deviations(self, vectors: Float[Array, "M R D"]) -> Float[Array, "M R D"]:

@@ -19,11 +19,10 @@ class Question:
       type: name of its question type.
       options: A, B, C, D.
       answer: the right letter.
-      track: the object that it is about, shown in the overlays.
+      track: the object that it is about.
       landmark: the object that stands for the static scene, where there is one.
-      frames: frame numbers of the overlays.
+      overlays: object and frame number of each.
       provenance: where the answer comes from (JSON values).
-      shown: the object in each overlay, where it is not ``track`` in all of them.
     """
 
     type: str
@@ -32,15 +31,13 @@ class Question:
     answer: str
     track: Track
     landmark: Track | None
-    frames: tuple[int, ...]
+    overlays: tuple[tuple[Track, int], ...]
     provenance: Mapping[str, Any]
-    shown: tuple[Track, ...] = ()
 
     @property
-    def overlays(self) -> tuple[tuple[Track, int], ...]:
-        """Object and frame number of each overlay."""
-        shown = self.shown or (self.track,) * len(self.frames)
-        return tuple(zip(shown, self.frames, strict=True))
+    def frames(self) -> tuple[int, ...]:
+        """Frame numbers of the overlays."""
+        return tuple(frame for _, frame in self.overlays)
 
     @property
     def own_overlays(self) -> tuple[tuple[Track, int], ...]:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from fourd4d.core.errors import InputError
 from fourd4d.synth.clip import MOVES
 from fourd4d.synth.simulator.scene import COLOURS, SHAPES, Scene, project, rotation, to_camera
-from fourd4d.synth.simulator.spec import SceneSpec
+from fourd4d.synth.simulator.spec import RELATIONS, SceneSpec
 
 DIRECTIONS: Final = ("Right", "Right-Down", "Down", "Left-Down", "Left", "Left-Up", "Up",
                      "Right-Up", "Toward", "Away", "Stationary")
@@ -63,8 +63,9 @@ def wanted_pool(kind: str) -> tuple[str, ...]:
     """Return what ``sample_scene`` may be asked for, by question type."""
     if kind == "camera":
         return MOVES
-    return {"distance": DISTANCES, "speed": SPEEDS, "destination": QUARTERS,
-            "vacated": QUARTERS}.get(kind, DIRECTIONS)
+    if kind in RELATIONS:
+        return QUARTERS
+    return {"distance": DISTANCES, "speed": SPEEDS}.get(kind, DIRECTIONS)
 
 
 def profile(name: str, tau: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
@@ -87,7 +88,7 @@ def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: s
     for _ in range(_TRIES):
         if kind == "camera":
             plan = _camera_plan(rng, spec, wanted)
-        elif kind in ("destination", "vacated"):
+        elif kind in RELATIONS:
             plan = _destination_plan(rng, spec, kind, wanted)
         else:
             plan = _object_plan(rng, spec, kind, wanted)
@@ -96,18 +97,8 @@ def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: s
         moving = kind != "camera" or rng.random() < 0.5
         if spec.shake:
             plan = dataclasses.replace(plan, poses=_shaken(rng, plan.poses, spec))
-        if kind in ("destination", "vacated"):
-            found = _company(rng, spec, plan, kind)
-            if found is None:
-                continue
-            others = found
-        elif spec.things > 3:
-            if not _visible(plan, [], spec, moving, kind):
-                continue
-            others = _crowd(rng, spec, plan, moving, kind)
-        else:
-            others = _bystanders(rng, spec)
-        if not _visible(plan, others, spec, moving, kind):
+        others = _others(rng, spec, plan, moving, kind)
+        if others is None or not _visible(plan, others, spec, moving, kind):
             continue
         return _dress(rng, spec, plan, others, moving, kind, wanted)
     raise InputError("scene drawing", f"no scene shows {kind} {wanted!r} within {_TRIES} tries",
@@ -221,20 +212,17 @@ def _object_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want: str
     path = local @ poses[0, :3, :3].T + poses[0, :3, 3]
     radius = rng.uniform(0.17, 0.26) / 2 * scale_z / spec.focal
     radius *= 1.25 if kind == "distance" or want in ("Toward", "Away") else 1.0
-    stand_z = rng.uniform(4.5, 7.5)
-    own = rng.uniform(0.14, 0.22) / 2 * stand_z / spec.focal
-    landmark = np.array([rng.uniform(-0.42, 0.42) * stand_z / spec.focal, -own, stand_z])
+    landmark, own = _on_ground(rng, spec, 7.5, (0.14, 0.22), 0.42)
     return _Plan(poses, path, radius, landmark, own, ((move,),))
 
 
 def _destination_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want: str
                       ) -> _Plan | None:
     """A main object that ends in a wanted quarter; a ``destination`` starts by the landmark."""
-    height, stand_z = rng.uniform(1.8, 3.0), rng.uniform(4.5, 7.5)
-    own = rng.uniform(0.14, 0.22) / 2 * stand_z / spec.focal
-    landmark = np.array([rng.uniform(-0.42, 0.42) * stand_z / spec.focal, -own, stand_z])
+    height = rng.uniform(1.8, 3.0)
+    landmark, own = _on_ground(rng, spec, 7.5, (0.14, 0.22), 0.42)
     poses = _still(height, spec.frames)
-    mark = project(to_camera(poses[:1], landmark[None]), spec.focal, spec.width / spec.height)[0]
+    mark = _seen(landmark[None], own, poses[:1], spec)[0][0]
     way, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.34)
     start = mark + far * np.array([np.cos(way) * spec.height / spec.width, np.sin(way)])
     if kind == "vacated":
@@ -242,7 +230,7 @@ def _destination_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want
     if not (0.1 < start.min() and start.max() < 0.9):
         return None
     moved = _flight(rng, spec, start, _within(rng, want), height)
-    return moved and _Plan(poses, moved[0], moved[1], landmark, own)
+    return None if moved is None else _Plan(poses, *moved, landmark, own)
 
 
 def _within(rng: np.random.Generator, quarter: str) -> Float[np.ndarray, "2"]:
@@ -256,8 +244,7 @@ def _flight(rng: np.random.Generator, spec: SceneSpec, start: Float[np.ndarray, 
     """Return a straight path between points of the frame, and a radius; None below ground."""
     z = rng.uniform(3.2, 5.5)
     radius = rng.uniform(0.14, 0.22) / 2 * z / spec.focal
-    points = start + _times(spec)[:, None] * (end - start)
-    path = np.stack([_lift(u, v, z, spec) for u, v in points]) - np.array([0, height, 0])
+    path = _along(start, end - start, z, spec, _times(spec)) - np.array([0, height, 0])
     return None if (path[:, 1] + radius > 0).any() else (path, radius)
 
 
@@ -268,14 +255,11 @@ def _company(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, kind: str
     The moving ones go from anywhere to any quarter, so motion does not tell the main object. Of a
     ``vacated`` place, the first of them goes where the main object starts.
     """
-    if not _visible(plan, [], spec, True, kind):
-        return None
     out: list[_Other] = []
     boxes = [_seen(np.broadcast_to(plan.landmark, plan.path.shape), plan.landmark_radius,
                    plan.poses, spec), _seen(plan.path, plan.radius, plan.poses, spec)]
     height = -float(plan.poses[0, 1, 3])
-    vacated = project(to_camera(plan.poses[:1], plan.path[:1]), spec.focal,
-                      spec.width / spec.height)[0]
+    vacated = boxes[1][0][0]
     for number in range(spec.things - 2):
         want = QUARTERS[rng.integers(len(QUARTERS))]  # Kept while tried: no quarter is rarer.
         for _ in range(40):
@@ -307,6 +291,12 @@ def _straight(rng: np.random.Generator, spec: SceneSpec, way: float, length: flo
         return None
     low = np.where(step > 0, 0.10, 0.10 + np.abs(step))
     start = low + rng.uniform(0, 1, 2) * room
+    return _along(start, step, z, spec, share)
+
+
+def _along(start: Float[np.ndarray, "2"], step: Float[np.ndarray, "2"], z: float, spec: SceneSpec,
+           share: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T 3"]:
+    """Return camera-axes points at depth z, seen on a straight line of the frame."""
     points = start + share[:, None] * step
     return np.stack([_lift(u, v, z, spec) for u, v in points])
 
@@ -332,6 +322,18 @@ def _distance_path(rng: np.random.Generator, spec: SceneSpec, want: str, z: floa
     return np.stack(points), 0.8 * z
 
 
+def _others(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, moving: bool, kind: str
+            ) -> list[_Other] | None:
+    """Draw what there is beside the main object and the landmark; None where these do not do."""
+    if kind not in RELATIONS and spec.things <= 3:
+        return _bystanders(rng, spec)
+    if not _visible(plan, [], spec, moving, kind):
+        return None
+    if kind in RELATIONS:
+        return _company(rng, spec, plan, kind)
+    return _crowd(rng, spec, plan, moving, kind)
+
+
 def _crowd(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, moving: bool,
            kind: str) -> list[_Other]:
     """Add bystanders one by one where there is room; up to ten positions are tried for each."""
@@ -346,10 +348,22 @@ def _crowd(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, moving: bool,
 
 
 def _standing(rng: np.random.Generator, spec: SceneSpec) -> _Other:
-    z = rng.uniform(4.5, 8.5)
-    radius = rng.uniform(0.12, 0.20) / 2 * z / spec.focal
-    place = np.array([rng.uniform(-0.45, 0.45) * z / spec.focal, -radius, z])
+    place, radius = _on_ground(rng, spec, 8.5, (0.12, 0.20), 0.45)
     return np.broadcast_to(place, (spec.frames, 3)), radius
+
+
+def _on_ground(rng: np.random.Generator, spec: SceneSpec, far: float, sizes: tuple[float, float],
+               aside: float) -> tuple[Float[np.ndarray, "3"], float]:
+    """Return a place on the ground and the radius of what stands there.
+
+    Args:
+      far: greatest depth, metres.
+      sizes: least and greatest on screen, frame heights.
+      aside: how far left or right of the middle, frame heights.
+    """
+    z = rng.uniform(4.5, far)
+    radius = rng.uniform(*sizes) / 2 * z / spec.focal
+    return np.array([rng.uniform(-aside, aside) * z / spec.focal, -radius, z]), radius
 
 
 def _bystanders(rng: np.random.Generator, spec: SceneSpec) -> list[_Other]:

@@ -6,8 +6,9 @@ import dataclasses
 
 from fourd4d.core.errors import InputError
 
-KINDS = ("camera", "direction", "distance", "speed", "box_direction", "destination",
-         "vacated")
+PLAIN_KINDS = ("camera", "direction", "distance", "speed", "box_direction")
+RELATIONS = ("destination", "vacated")  # Several things move; one is found by another.
+KINDS = (*PLAIN_KINDS, *RELATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class SceneSpec:
     focal: float = 0.866
     fine: int = 2
     things: int = 3
-    kinds: tuple[str, ...] = KINDS[:5]
+    kinds: tuple[str, ...] = PLAIN_KINDS
     weights: tuple[float, ...] = (0.25, 0.40, 0.15, 0.10, 0.10)
     moving_camera: float = 0.15
     combos: float = 0.0

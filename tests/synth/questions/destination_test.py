@@ -43,6 +43,12 @@ def middles(clip, frame):
             for track in clip.tracks}
 
 
+def drawn_masks(one):
+    """The masks of a sample's overlays, as written."""
+    return [cv2.imdecode(np.frombuffer(one.files[path], np.uint8), 0) > 0
+            for path in one.sample.masks]
+
+
 def test_the_thing_asked_about_is_nearest_to_the_one_named(results):
     """By the masks: what the overlay marks is nearest, and by a margin."""
     asked = 0
@@ -68,8 +74,7 @@ def test_the_first_image_shows_what_the_thing_is_found_by(results):
         for one in result.samples:
             sample = one.sample
             reference = next(name for name in masks if name in sample.question)
-            drawn = [cv2.imdecode(np.frombuffer(one.files[path], np.uint8), 0) > 0
-                     for path in sample.masks]
+            drawn = drawn_masks(one)
             assert sample.overlay_timestamps == (0.0, 0.0, 3.5)
             np.testing.assert_array_equal(drawn[0], masks[reference][0])
             name, = (name for name in masks if (masks[name][0] == drawn[1]).all())
@@ -97,8 +102,7 @@ def test_a_place_taken_is_that_of_the_thing_asked_about(vacated):
             assert quarter_of(*map(float, ends[near[0]])) == sample.answer_text
             assert near[0] not in sample.question + sample.response
             assert sample.overlay_timestamps == (3.5, 0.0, 3.5)
-            drawn = [cv2.imdecode(np.frombuffer(one.files[path], np.uint8), 0) > 0
-                     for path in sample.masks]
+            drawn = drawn_masks(one)
             for mask, (name, frame) in zip(
                     drawn, ((taker, 7), (near[0], 0), (near[0], 7)), strict=True):
                 np.testing.assert_array_equal(mask, masks[name][frame])

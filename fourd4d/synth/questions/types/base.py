@@ -62,9 +62,8 @@ class QuestionType(abc.ABC):
       openings_short, openings_full: first sentences of the reasoning, by style; ``{name}``, and in
         the full style ``{start}`` and ``{end}``.
       lead: what stands before the answer in a short conclusion.
-      names_object: whether a question names its object.
-      introductions: first sentence of the reasoning where it does not, by style; in the full style,
-        an opening comes after it.
+      introductions: first sentence of the reasoning where a question does not name its object, by
+        style; in the full style, an opening comes after it. None where it does.
     """
 
     name: ClassVar[str]
@@ -74,8 +73,12 @@ class QuestionType(abc.ABC):
     openings_short: ClassVar[tuple[str, ...]] = OBJECT_OPENINGS_SHORT
     openings_full: ClassVar[tuple[str, ...]] = OBJECT_OPENINGS_FULL
     lead: ClassVar[str] = ""
-    names_object: ClassVar[bool] = True
     introductions: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def names_object(self) -> bool:
+        """Whether a question names its object; otherwise the reasoning introduces it."""
+        return not self.introductions
 
     @abc.abstractmethod
     def subjects(self, clip: Clip) -> Iterator[Subject]:
@@ -126,15 +129,20 @@ class ObjectQuestionType(QuestionType):
     def pool(self, spec: AskSpec) -> Pool:
         """Return the answers that may be asked for."""
 
-    def facts(self, clip: Clip, track: Track, frames: tuple[int, int], spec: AskSpec
-              ) -> Mapping[str, str]:
-        """Return what the wordings hold besides name and times. Raises Ambiguous.
-
-        Args:
-          frames: the first and the last.
-        """
-        del clip, track, frames, spec
+    def facts(self, clip: Clip, track: Track, frame: int, style: str) -> Mapping[str, str]:
+        """Return what the wordings hold besides name and times. Raises Ambiguous."""
+        del clip, track, frame, style
         return {}
+
+    def found_by(self, clip: Clip, track: Track, first: int, last: int, margins: Margins
+                 ) -> tuple[Track, int] | None:
+        """Return the thing that the object is called by and the frame in which it tells; or None.
+
+        Wordings hold its name as ``{reference}``; in few words it is imagined first. Raises
+        Ambiguous where the object cannot be called by one.
+        """
+        del clip, track, first, last, margins
+        return None
 
     def windows(self, first: int, last: int, spec: AskSpec) -> Iterator[tuple[int, int]]:
         """Yield first and last frames to try while the answer is ambiguous: the parts of a span."""
@@ -178,12 +186,17 @@ class ObjectQuestionType(QuestionType):
         pool = self.pool(spec)
         if answer not in pool.answers:
             raise Ambiguous(f"{self.name}: varies")
-        facts = self.facts(clip, track, (first, last), spec)
+        facts = {**self.facts(clip, track, first, spec.style)}
+        shown = [(track, frame) for frame in frames]
+        reference = self.found_by(clip, track, first, last, spec.margins)
+        if reference is not None:
+            facts["reference"] = reference[0].name
+            shown = [reference, *shown] if spec.style == "short" else shown
         text = self.word(rng, spec.style, name=track.name, start=clip.timestamps[first],
                          end=clip.timestamps[last], **facts)
         options = pool.options(answer, rng)
         return Question(self.name, text, options, LETTERS[options.index(answer)], track,
-                        clip.landmark, frames, {"answer_from": source})
+                        clip.landmark, tuple(shown), {"answer_from": source})
 
     def _overlay_frames(self, track: Track, first: int, last: int, count: int
                         ) -> tuple[int, ...]:

@@ -160,7 +160,7 @@ class Camera(QuestionType):
         start, end = clip.timestamps[[frames[0], frames[-1]]]
         text = self.word(rng, spec.style, start=start, end=end)
         return Question(self.name, text, options, LETTERS[options.index(answer)], landmark,
-                        landmark, frames,
+                        landmark, tuple((landmark, frame) for frame in frames),
                         {"answer_from": str(clip.provenance.get("camera", "poses"))})
 
     def _overlay_frames(self, clip: Clip, first: int, last: int, count: int) -> tuple[int, ...]:

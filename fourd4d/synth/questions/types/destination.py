@@ -7,7 +7,6 @@ told by the picture: distances and places on screen.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
@@ -19,7 +18,7 @@ from fourd4d.synth.questions import geometry, readout
 from fourd4d.synth.questions.answer_pools import Pool
 from fourd4d.synth.questions.margins import Ambiguous, Margins
 from fourd4d.synth.questions.question import AskSpec, Question
-from fourd4d.synth.questions.readout import SHORT, Place
+from fourd4d.synth.questions.readout import PERCENT, SHORT, Place, Scale
 from fourd4d.synth.questions.types.base import ObjectQuestionType, Voice
 
 POOL: Final = Pool((("Top left", "Bottom right"), ("Top right", "Bottom left")))
@@ -116,7 +115,6 @@ class Destination(ObjectQuestionType):
         "short": "Find it.",
         "full": "What is nearest to it at {start} is the {name}."}
     lead = "it ends at the "
-    names_object = False
 
     def pool(self, spec: AskSpec) -> Pool:
         return POOL
@@ -131,36 +129,20 @@ class Destination(ObjectQuestionType):
             raise Ambiguous("destination: it goes on")
         return ends.pop(), "boxes"
 
-    def _ask_about(self, clip: Clip, rng: np.random.Generator, spec: AskSpec, track: Track,
-                   first: int, last: int) -> Question:
-        """In few words, what the thing is found by is imagined first."""
-        question = super()._ask_about(clip, rng, spec, track, first, last)
-        if spec.style != "short":
-            return question
-        reference, frame = self.reference(clip, track, first, last, spec.margins)
-        return dataclasses.replace(question, frames=(frame, *question.frames),
-                                   shown=(reference, *[track] * len(question.frames)))
-
-    def facts(self, clip: Clip, track: Track, frames: tuple[int, int], spec: AskSpec
-              ) -> Mapping[str, str]:
-        """Return the name of what it is called by. Raises Ambiguous."""
-        return {"reference": self.reference(clip, track, *frames, spec.margins)[0].name}
-
-    def reference(self, clip: Clip, track: Track, first: int, last: int, margins: Margins
-                  ) -> tuple[Track, int]:
-        """Return what the thing is called by, and the frame that tells. Raises Ambiguous."""
+    def found_by(self, clip: Clip, track: Track, first: int, last: int, margins: Margins
+                 ) -> tuple[Track, int]:
         del last
         return nearest_to(clip, track, first, margins.nearer), first
 
     def findings_short(self, clip: Clip, question: Question) -> str:
         last = readout.places(clip, question, SHORT)[-1]
-        readout.require(_read(last, SHORT.units), question.answer_text, self.name)
+        readout.require(_read(last, SHORT), question.answer_text, self.name)
         return f"Last {last.x},{last.y}."
 
     def findings_full(self, clip: Clip, question: Question, places: tuple[Place, ...],
                       voice: Voice) -> str:
         last = places[-1]
-        readout.require_clear(_read(last, 100) == question.answer_text, self.name)
+        readout.require_clear(_read(last, PERCENT) == question.answer_text, self.name)
         return voice.pick((
             f"In the end it is {last.x}% across and {last.y}% down: {question.answer_text}.",
             f"It has come to ({last.x}%, {last.y}%), which is the {question.answer_text} quarter."))
@@ -183,10 +165,10 @@ class Vacated(Destination):
         "short": "Find it.",
         "full": "In that place at {start} is the {name}."}
 
-    def reference(self, clip: Clip, track: Track, first: int, last: int, margins: Margins
-                  ) -> tuple[Track, int]:
+    def found_by(self, clip: Clip, track: Track, first: int, last: int, margins: Margins
+                 ) -> tuple[Track, int]:
         return place_taken_by(clip, track, first, last, margins), last
 
 
-def _read(place: Place, units: int) -> str:
-    return quarter_of((place.x + 0.5) / units, (place.y + 0.5) / units)
+def _read(place: Place, scale: Scale) -> str:
+    return quarter_of((place.x + 0.5) / scale.units, (place.y + 0.5) / scale.units)
