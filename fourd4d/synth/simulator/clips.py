@@ -233,13 +233,13 @@ def outline(spec: SceneSpec, seed: int, number: int, prefix: str = "outline",
     masks = np.zeros((spec.frames, len(drawn.names), 1, 1), bool)
     clip = label(drawn, blank, masks, spec.fps, f"{prefix}{number:06d}")
     kept = [i for i in range(len(drawn.names)) if scene.half[i, 0] > 0]
-    boxes = {}
-    for i in kept:
+    kept.sort(key=lambda i: i not in drawn.movers)  # As the tracks are; names may be shared.
+    tracks = []
+    for i, track in zip(kept, clip.tracks, strict=True):
         local = to_camera(scene.poses, scene.centers[:, i])
         middle = project(local, scene.focal, aspect)
         reach = scene.focal * scene.half[i].max() / np.maximum(local[:, 2:], 1e-3)
         reach = reach / np.array([aspect, 1.0])
-        boxes[drawn.names[i]] = np.concatenate([middle - reach, middle + reach], 1)
-    tracks = tuple(dataclasses.replace(t, boxes=boxes[t.name].clip(0, 1).astype(np.float32))
-                   for t in clip.tracks)
-    return dataclasses.replace(clip, tracks=tracks)
+        boxes = np.concatenate([middle - reach, middle + reach], 1).clip(0, 1)
+        tracks.append(dataclasses.replace(track, boxes=boxes.astype(np.float32)))
+    return dataclasses.replace(clip, tracks=tuple(tracks))

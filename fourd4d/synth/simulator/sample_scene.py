@@ -24,6 +24,8 @@ QUARTERS: Final = ("Top left", "Top right", "Bottom left", "Bottom right")
 SPEEDS: Final = ("up", "down", "constant", "up-down", "down-up")
 THEN: Final = "; "
 _TRIES: Final = 4000
+_WAYS: Final = 100  # Tried at a time.
+_STEP: Final = 0.16  # Greatest step of a lookalike from frame to frame, frame heights.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,8 @@ def wanted_pool(kind: str) -> tuple[str, ...]:
         return MOVES
     if kind in RELATIONS:
         return QUARTERS
+    if kind == "lookalike":
+        return tuple(f"{start}{THEN}{end}" for start in QUARTERS for end in QUARTERS)
     return {"distance": DISTANCES, "speed": SPEEDS}.get(kind, DIRECTIONS)
 
 
@@ -90,6 +94,8 @@ def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: s
             plan = _camera_plan(rng, spec, wanted)
         elif kind in RELATIONS:
             plan = _destination_plan(rng, spec, kind, wanted)
+        elif kind == "lookalike":
+            plan = _lookalike_plan(rng, spec, wanted)
         else:
             plan = _object_plan(rng, spec, kind, wanted)
         if plan is None:
@@ -97,7 +103,8 @@ def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: s
         moving = kind != "camera" or rng.random() < 0.5
         if spec.shake:
             plan = dataclasses.replace(plan, poses=_shaken(rng, plan.poses, spec))
-        others = _others(rng, spec, plan, moving, kind)
+        others = (_lookalikes(rng, spec, plan, wanted) if kind == "lookalike" else
+                  _others(rng, spec, plan, moving, kind))
         if others is None or not _visible(plan, others, spec, moving, kind):
             continue
         return _dress(rng, spec, plan, others, moving, kind, wanted)
@@ -231,6 +238,80 @@ def _destination_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want
         return None
     moved = _flight(rng, spec, start, _within(rng, want), height)
     return None if moved is None else _Plan(poses, *moved, landmark, own)
+
+
+def _lookalike_plan(rng: np.random.Generator, spec: SceneSpec, want: str) -> _Plan | None:
+    """A main object that goes by a winding way from one wanted quarter to another."""
+    height = rng.uniform(2.4, 3.0)
+    landmark, own = _on_ground(rng, spec, 7.5, (0.12, 0.15), 0.42)
+    z = rng.uniform(3.2, 4.2)
+    radius = rng.uniform(0.13, 0.17) / 2 * z / spec.focal
+    for _ in range(60):
+        path = _winding(rng, spec, want, z, height, radius)
+        if path is not None:
+            return _Plan(_still(height, spec.frames), path, radius, landmark, own)
+    return None
+
+
+def _lookalikes(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, wanted: str
+                ) -> list[_Other] | None:
+    """Things of the main one's size that go from quarters of their own to quarters of their own.
+
+    At each step each is far nearer to its own last place than to another's.
+    """
+    height, z = -float(plan.poses[0, 1, 3]), float(plan.path[0, 2])
+    mark = _seen(np.broadcast_to(plan.landmark, plan.path.shape), plan.landmark_radius, plan.poses,
+                 spec)
+    boxes, out = [_seen(plan.path, plan.radius, plan.poses, spec)], []
+    if _meet(boxes[0], mark).any():
+        return None
+    first, last = wanted.split(THEN)
+    starts = [one for one in QUARTERS if one != first]
+    ends = [one for one in QUARTERS if one != last]
+    ends = [ends[i] for i in rng.permutation(len(ends))]
+    for start, end in list(zip(starts, ends, strict=True))[: spec.movers - 1]:
+        for _ in range(60):
+            path = _winding(rng, spec, start + THEN + end, z, height, plan.radius)
+            if path is None:
+                continue
+            box = _seen(path, plan.radius, plan.poses, spec)
+            if not _meet(box, mark).any() and not any(_mistakable(box, one) for one in boxes):
+                boxes.append(box)
+                out.append((path, plan.radius))
+                break
+        else:
+            return None
+    for _ in range(spec.things - 1 - spec.movers):
+        out.append(_standing(rng, spec))
+    return out
+
+
+def _mistakable(one: _Box, other: _Box) -> bool:
+    """Return whether one of two things could be taken for the other a frame later, or they touch.
+    """
+    apart = min(np.linalg.norm(one[0][1:] - other[0][:-1], axis=1).min(),
+                np.linalg.norm(other[0][1:] - one[0][:-1], axis=1).min())
+    step = max(np.linalg.norm(np.diff(box[0], axis=0), axis=1).max() for box in (one, other))
+    return bool(apart < 1.5 * step or _meet(one, other).any())
+
+
+def _winding(rng: np.random.Generator, spec: SceneSpec, wanted: str, z: float, height: float,
+             radius: float) -> Float[np.ndarray, "T 3"] | None:
+    """Return a way from quarter to quarter at depth z that turns once or twice; None below ground.
+    """
+    first, last = wanted.split(THEN)
+    points = rng.uniform(0.1, 0.9, (_WAYS, 4, 2))
+    points[:, 0], points[:, 3] = _within(rng, first), _within(rng, last)
+    at = _times(spec) * 3
+    leg = np.minimum(at.astype(int), 2)
+    share = (at - leg)[:, None]
+    ways = points[:, leg] * (1 - share) + points[:, leg + 1] * share
+    slow = np.linalg.norm(np.diff(ways, axis=1), axis=2).max(1) <= _STEP
+    if not slow.any():
+        return None
+    flat = ways[slow.argmax()]
+    path = np.stack([_lift(u, v, z, spec) for u, v in flat]) - np.array([0, height, 0])
+    return None if (path[:, 1] + radius > 0).any() else path
 
 
 def _within(rng: np.random.Generator, quarter: str) -> Float[np.ndarray, "2"]:
@@ -454,8 +535,12 @@ def _visible(plan: _Plan, others: list[_Other], spec: SceneSpec, moving: bool, k
 def _dress(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, others: list[_Other],
            moving: bool, kind: str, wanted: str) -> SampledScene:
     things, frames = spec.things, spec.frames
-    colours = rng.permutation(len(COLOURS))[:things]
-    shape = rng.integers(len(SHAPES), size=things)
+    movers = (0, *(i for i, (path, _) in enumerate(others, 2) if np.ptp(path, 0).any()))
+    look = np.arange(things)  # Whose looks each thing has.
+    if kind == "lookalike":
+        look[list(movers)] = 0
+    colours = rng.permutation(len(COLOURS))[:things][look]
+    shape = rng.integers(len(SHAPES), size=things)[look]
     radii = np.zeros(things)
     centers = np.zeros((frames, things, 3))
     if moving:
@@ -477,9 +562,10 @@ def _dress(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, others: list[
     light = np.array([0.5 * np.cos(angle), -0.9, 0.3 * np.sin(angle) - 0.35])
     scene = Scene(
         poses=plan.poses, shape=shape, half=half, centers=centers,
-        yaw=rng.uniform(0, np.pi / 2, things),
+        yaw=rng.uniform(0, np.pi / 2, things)[look],
         colour=np.array([list(COLOURS.values())[c] for c in colours]) ** 2,
-        texture=np.stack([rng.uniform(0.05, 0.2, things), rng.uniform(0.5, 2.0, things)], 1),
+        texture=np.stack([rng.uniform(0.05, 0.2, things), rng.uniform(0.5, 2.0, things)],
+                         1)[look],
         ground=ground**2 * 1.6, far=far**2 * 1.6, sky=sky**2,
         phase=rng.uniform(0, 2 * np.pi, 4), light=light / np.linalg.norm(light),
         focal=spec.focal,
@@ -487,5 +573,4 @@ def _dress(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, others: list[
     if spec.rich:
         scene = dataclasses.replace(scene, detail=rng.uniform(0.4, 1.0) * spec.detail,
                                     fog=rng.uniform(0.0, 1.0) * spec.fog)
-    movers = (0, *(i for i, (path, _) in enumerate(others, 2) if np.ptp(path, 0).any()))
     return SampledScene(scene, tuple(names), moving, kind, wanted, plan.moves, movers)

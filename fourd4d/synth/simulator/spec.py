@@ -8,7 +8,7 @@ from fourd4d.core.errors import InputError
 
 PLAIN_KINDS = ("camera", "direction", "distance", "speed", "box_direction")
 RELATIONS = ("destination", "vacated")  # Several things move; one is found by another.
-KINDS = (*PLAIN_KINDS, *RELATIONS)
+KINDS = (*PLAIN_KINDS, *RELATIONS, "lookalike")  # Of the last, all that moves looks alike.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class SceneSpec:
       things: maximum number of objects in a scene: a moving one, a landmark, bystanders.
       kinds, weights: question types that clips are made for, and how often.
       moving_camera: share of object clips in which the camera pans or tilts; in those of
-        ``destination`` and ``vacated`` it stands still.
+        ``destination``, ``vacated`` and ``lookalike`` it stands still.
       combos: share of camera clips with two moves at once.
       spans: maximum number of successive camera moves in a camera clip.
       movers: maximum number of moving objects; all but the first move in any direction.
@@ -72,6 +72,10 @@ class SceneSpec:
         if "vacated" in self.kinds and (self.movers < 2 or self.things < 3):
             raise InputError("SceneSpec.movers", f"{self.movers} of {self.things} things move, and "
                              "none takes another's place", "Give movers=2, things=3 or more")
+        if "lookalike" in self.kinds and not 2 <= self.movers <= min(4, self.things - 1):
+            raise InputError("SceneSpec.movers", f"{self.movers} of {self.things} things move, and "
+                             "those that look alike start in quarters of their own",
+                             "Give movers=2 to 4, and more things")
         if self.frames < 4 or self.things < 2:
             raise InputError("SceneSpec", f"{self.frames} frames, {self.things} things",
                              "At least 4 frames and 2 things are needed")

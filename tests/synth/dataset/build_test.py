@@ -72,11 +72,11 @@ def test_things_of_one_name_are_asked_about_by_box_or_relation_alone(scenes):
     told = [(name, subject.track) for name, subject in build.subjects(twins, TYPES)
             if subject.track]
     assert {kind for kind, track in told if track.name == twin.name} == {
-        "box_direction", "destination", "vacated"}
-    assert sum(track is twin for _, track in told) == 3
+        "box_direction", "destination", "vacated", "lookalike"}
+    assert sum(track is twin for _, track in told) == 4
     alone = {name for name, subject in build.subjects(clip, TYPES)
              if subject.track is clip.dynamic}
-    assert alone == {*TYPES} - {"camera"}
+    assert alone == {*TYPES} - {"camera", "lookalike"}
 
 
 def test_a_finished_video_is_not_made_again(tmp_path, scenes):

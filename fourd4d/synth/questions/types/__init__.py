@@ -17,11 +17,12 @@ from fourd4d.synth.questions.types.camera import Camera
 from fourd4d.synth.questions.types.destination import Destination, Vacated
 from fourd4d.synth.questions.types.direction import BoxDirection, Direction
 from fourd4d.synth.questions.types.distance import Distance
+from fourd4d.synth.questions.types.lookalike import Lookalike
 from fourd4d.synth.questions.types.speed import Speed
 
 QUESTION_TYPES: Final[dict[str, QuestionType]] = {
     one.name: one for one in (Camera(), Direction(), Distance(), Speed(), BoxDirection(),
-                              Destination(), Vacated())
+                              Destination(), Vacated(), Lookalike())
 }
 
 

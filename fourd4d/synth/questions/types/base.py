@@ -129,9 +129,9 @@ class ObjectQuestionType(QuestionType):
     def pool(self, spec: AskSpec) -> Pool:
         """Return the answers that may be asked for."""
 
-    def facts(self, clip: Clip, track: Track, frame: int, style: str) -> Mapping[str, str]:
+    def facts(self, clip: Clip, track: Track, frame: int, spec: AskSpec) -> Mapping[str, str]:
         """Return what the wordings hold besides name and times. Raises Ambiguous."""
-        del clip, track, frame, style
+        del clip, track, frame, spec
         return {}
 
     def found_by(self, clip: Clip, track: Track, first: int, last: int, margins: Margins
@@ -186,7 +186,7 @@ class ObjectQuestionType(QuestionType):
         pool = self.pool(spec)
         if answer not in pool.answers:
             raise Ambiguous(f"{self.name}: varies")
-        facts = {**self.facts(clip, track, first, spec.style)}
+        facts = {**self.facts(clip, track, first, spec)}
         shown = [(track, frame) for frame in frames]
         reference = self.found_by(clip, track, first, last, spec.margins)
         if reference is not None:

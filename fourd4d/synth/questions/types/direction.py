@@ -236,9 +236,9 @@ class BoxDirection(Direction):
     introductions: Mapping[str, str] = {"short": "The box holds the {name}.",
                                         "full": "The box at {start} holds the {name}."}
 
-    def facts(self, clip: Clip, track: Track, frame: int, style: str) -> Mapping[str, str]:
+    def facts(self, clip: Clip, track: Track, frame: int, spec: AskSpec) -> Mapping[str, str]:
         """Return the object's box, rounded outwards. Raises Ambiguous where another shares it."""
-        digits = 1 if style == "short" else 2
+        digits = 1 if spec.style == "short" else 2
         unit = 10**digits
         x0, y0, x1, y1 = track.boxes[frame] * unit
         box = np.array([np.floor(x0), np.floor(y0), np.ceil(x1), np.ceil(y1)]) / unit
