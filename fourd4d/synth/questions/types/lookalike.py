@@ -82,9 +82,12 @@ class Lookalike(Destination):
 
     def facts(self, clip: Clip, track: Track, frame: int, spec: AskSpec) -> Mapping[str, str]:
         """Return the quarter in which it starts. Raises Ambiguous where another shares it."""
-        quarters = [quarter_of(*map(float, geometry.box_center(one)[frame]), spec.margins.quarter)
-                    for one in clip.tracks if one.name == track.name]
-        own = quarter_of(*map(float, geometry.box_center(track)[frame]))
+        def quarter(one: Track) -> str:
+            x, y = geometry.box_center(one)[frame]
+            return quarter_of(float(x), float(y), spec.margins.quarter)
+
+        own = quarter(track)
+        quarters = [quarter(one) for one in clip.tracks if one.name == track.name]
         if quarters.count(own) > 1:
             raise Ambiguous("lookalike: two start in one quarter")
         return {"quarter": own.lower()}
