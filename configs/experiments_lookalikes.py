@@ -9,13 +9,12 @@ Every arm says where the thing is at four moments, then where it ends. Arms × s
 
 from ml_collections import ConfigDict
 
-from configs import experiments_imagery
+from configs import experiments_relations
 
 
 def get_config() -> ConfigDict:
-    config = experiments_imagery.get_config()
+    config = experiments_relations.get_config()
     config.workdir = "runs/lookalikes"
-    config.base = "tiny-imagery"
     config.recipe = "dift_lookalikes"
     config.arms = ("imagery", "text", "pause")
     config.synth = "synth_lookalikes"
@@ -23,5 +22,4 @@ def get_config() -> ConfigDict:
     config.test_clips = 160
     config.phases = ("aloud:450",)
     config.budget.max_tokens = 264
-    config.probe = "probe_tiny"
     return config

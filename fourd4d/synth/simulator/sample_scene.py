@@ -95,7 +95,7 @@ def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: s
         elif kind in RELATIONS:
             plan = _destination_plan(rng, spec, kind, wanted)
         elif kind == "lookalike":
-            plan = _lookalike_plan(rng, spec, wanted)
+            plan = _lookalike_plan(rng, spec, *wanted.split(THEN))
         else:
             plan = _object_plan(rng, spec, kind, wanted)
         if plan is None:
@@ -103,8 +103,7 @@ def sample_scene(rng: np.random.Generator, spec: SceneSpec, kind: str, wanted: s
         moving = kind != "camera" or rng.random() < 0.5
         if spec.shake:
             plan = dataclasses.replace(plan, poses=_shaken(rng, plan.poses, spec))
-        others = (_lookalikes(rng, spec, plan, wanted) if kind == "lookalike" else
-                  _others(rng, spec, plan, moving, kind))
+        others = _others(rng, spec, plan, moving, kind, wanted)
         if others is None or not _visible(plan, others, spec, moving, kind):
             continue
         return _dress(rng, spec, plan, others, moving, kind, wanted)
@@ -240,20 +239,21 @@ def _destination_plan(rng: np.random.Generator, spec: SceneSpec, kind: str, want
     return None if moved is None else _Plan(poses, *moved, landmark, own)
 
 
-def _lookalike_plan(rng: np.random.Generator, spec: SceneSpec, want: str) -> _Plan | None:
+def _lookalike_plan(rng: np.random.Generator, spec: SceneSpec, first: str, last: str
+                    ) -> _Plan | None:
     """A main object that goes by a winding way from one wanted quarter to another."""
     height = rng.uniform(2.4, 3.0)
     landmark, own = _on_ground(rng, spec, 7.5, (0.12, 0.15), 0.42)
     z = rng.uniform(3.2, 4.2)
     radius = rng.uniform(0.13, 0.17) / 2 * z / spec.focal
     for _ in range(60):
-        path = _winding(rng, spec, want, z, height, radius)
+        path = _winding(rng, spec, first, last, z, height, radius)
         if path is not None:
             return _Plan(_still(height, spec.frames), path, radius, landmark, own)
     return None
 
 
-def _lookalikes(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, wanted: str
+def _lookalikes(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, first: str, last: str
                 ) -> list[_Other] | None:
     """Things of the main one's size that go from quarters of their own to quarters of their own.
 
@@ -265,13 +265,12 @@ def _lookalikes(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, wanted: 
     boxes, out = [_seen(plan.path, plan.radius, plan.poses, spec)], []
     if _meet(boxes[0], mark).any():
         return None
-    first, last = wanted.split(THEN)
     starts = [one for one in QUARTERS if one != first]
     ends = [one for one in QUARTERS if one != last]
     ends = [ends[i] for i in rng.permutation(len(ends))]
     for start, end in list(zip(starts, ends, strict=True))[: spec.movers - 1]:
         for _ in range(60):
-            path = _winding(rng, spec, start + THEN + end, z, height, plan.radius)
+            path = _winding(rng, spec, start, end, z, height, plan.radius)
             if path is None:
                 continue
             box = _seen(path, plan.radius, plan.poses, spec)
@@ -295,11 +294,10 @@ def _mistakable(one: _Box, other: _Box) -> bool:
     return bool(apart < 1.5 * step or _meet(one, other).any())
 
 
-def _winding(rng: np.random.Generator, spec: SceneSpec, wanted: str, z: float, height: float,
-             radius: float) -> Float[np.ndarray, "T 3"] | None:
+def _winding(rng: np.random.Generator, spec: SceneSpec, first: str, last: str, z: float,
+             height: float, radius: float) -> Float[np.ndarray, "T 3"] | None:
     """Return a way from quarter to quarter at depth z that turns once or twice; None below ground.
     """
-    first, last = wanted.split(THEN)
     points = rng.uniform(0.1, 0.9, (_WAYS, 4, 2))
     points[:, 0], points[:, 3] = _within(rng, first), _within(rng, last)
     at = _times(spec) * 3
@@ -403,9 +401,11 @@ def _distance_path(rng: np.random.Generator, spec: SceneSpec, want: str, z: floa
     return np.stack(points), 0.8 * z
 
 
-def _others(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, moving: bool, kind: str
-            ) -> list[_Other] | None:
+def _others(rng: np.random.Generator, spec: SceneSpec, plan: _Plan, moving: bool, kind: str,
+            wanted: str) -> list[_Other] | None:
     """Draw what there is beside the main object and the landmark; None where these do not do."""
+    if kind == "lookalike":
+        return _lookalikes(rng, spec, plan, *wanted.split(THEN))
     if kind not in RELATIONS and spec.things <= 3:
         return _bystanders(rng, spec)
     if not _visible(plan, [], spec, moving, kind):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import cv2
 import numpy as np
 import pytest
 
@@ -21,6 +20,7 @@ from fourd4d.synth.questions.types.destination import (
 )
 from fourd4d.synth.simulator.clips import outline, simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
+from tests.helpers.overlays import drawn_masks
 
 SPEC = SceneSpec(things=5, movers=4, moving_camera=0.0, kinds=("destination",), weights=(1.0,))
 SHORT = build.DatasetSpec(("destination",), QuestionSpec(style="short"), seed=1)
@@ -41,12 +41,6 @@ def vacated():
 def middles(clip, frame):
     return {track.name: (track.boxes[frame, :2] + track.boxes[frame, 2:]) / 2
             for track in clip.tracks}
-
-
-def drawn_masks(one):
-    """The masks of a sample's overlays, as written."""
-    return [cv2.imdecode(np.frombuffer(one.files[path], np.uint8), 0) > 0
-            for path in one.sample.masks]
 
 
 def test_the_thing_asked_about_is_nearest_to_the_one_named(results):

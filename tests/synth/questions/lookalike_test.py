@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import cv2
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from fourd4d.synth.questions.types.destination import POOL, quarter_of
 from fourd4d.synth.questions.types.lookalike import Lookalike, follow
 from fourd4d.synth.simulator.clips import outline, simulate_clips
 from fourd4d.synth.simulator.spec import SceneSpec
+from tests.helpers.overlays import drawn_masks
 
 SPEC = SceneSpec(things=5, movers=4, moving_camera=0.0, kinds=("lookalike",), weights=(1.0,))
 
@@ -67,8 +67,7 @@ def test_the_images_follow_it(results):
             sample = one.sample
             assert sample.overlay_timestamps == (0.0, 1.0, 2.0, 3.0)
             assert sample.response.count(IMAGE_MARK) == 4
-            drawn = [cv2.imdecode(np.frombuffer(one.files[path], np.uint8), 0) > 0
-                     for path in sample.masks]
+            drawn = drawn_masks(one)
             own, = (track for track in moving(result.clip) if (track.masks[0] == drawn[0]).all())
             for mask, frame in zip(drawn, (0, 2, 4, 6), strict=True):
                 np.testing.assert_array_equal(mask, own.masks[frame])
